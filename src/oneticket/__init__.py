@@ -1,0 +1,38 @@
+"""oneticket: find a winning ticket once, use it everywhere, know whether it really won.
+
+>>> import oneticket as ot
+>>> sorted(ot.__all__)
+['Masks', 'Recipe', 'Ticket', 'find_ticket', 'train', 'transfer']
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oneticket.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from oneticket.masks import Masks
+    from oneticket.search import find_ticket, transfer
+    from oneticket.ticket import Ticket
+    from oneticket.training import Recipe, train
+
+__all__ = ["Masks", "Recipe", "Ticket", "find_ticket", "train", "transfer"]
+
+_HOMES = {
+    "Masks": "oneticket.masks",
+    "Recipe": "oneticket.training",
+    "Ticket": "oneticket.ticket",
+    "find_ticket": "oneticket.search",
+    "train": "oneticket.training",
+    "transfer": "oneticket.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: importing torch takes a second, and `oneticket --help` needs none of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,6 @@
+"""``python -m oneticket``."""
+
+from oneticket.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The command line: thin, one function a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from oneticket.cli.lab_commands import demo, plan, report, results, run
+from oneticket.cli.ticket_commands import find, ticket, transfer
+from oneticket.cli.view_commands import doctor, list_everything
+from oneticket.errors import OneticketError
+from oneticket.version import __version__
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Commands in the order of the contract, and errors as one clear line with their exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from oneticket.errors import nearest
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            close = nearest(args[0], self.commands)
+            ctx.fail(f"unknown command '{args[0]}'" + (f" (did you mean '{close}'?)" if close else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="oneticket")
+def group() -> None:
+    """Find a winning ticket once; use it everywhere; know whether it really won."""
+
+
+for _command in (demo, plan, run, results, report, find, transfer, ticket, list_everything, doctor):
+    group.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    try:
+        code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
+        sys.exit(INTERRUPTED)
+    except OneticketError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(BAD_INPUT)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

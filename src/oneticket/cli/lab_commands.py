@@ -1,0 +1,265 @@
+"""Commands of the laboratory: demo, plan, run, results, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from oneticket.lab.plan import Plan
+    from oneticket.lab.scheduler import Summary
+
+QUICKSTART = Path(__file__).with_name("quickstart.toml")
+
+_experiment = click.argument("experiment", type=click.Path(path_type=Path))
+_store = click.option("--store", type=click.Path(path_type=Path), help="Folder of cells.  [default: stores/NAME]")
+_cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded data.  [default: per user]")
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+_workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: one per core]")
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("oneticket-demo"), show_default=True)
+@_workers
+def demo(out: Path, workers: int | None) -> int:
+    """The quick start: tickets on built-in data, compared and reported, in under 3 minutes."""
+    code = _run(QUICKSTART, out / "store", None, "local", workers, 1, "cpu", as_json=False)
+    if code == 0:
+        page = _report(out / "store", out / "report")
+        click.echo(f"\nThe report: {page}")
+    return code
+
+
+@click.command()
+@_experiment
+@_store
+@_cache
+@_workers
+@_json
+def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
+    """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
+    from oneticket.data import default_cache
+    from oneticket.lab.estimate import estimated_seconds
+    from oneticket.lab.experiment import load_experiment
+    from oneticket.lab.plan import make_plan
+    from oneticket.lab.scheduler import missing
+    from oneticket.lab.store import Store
+
+    loaded = load_experiment(experiment)
+    place = cache or default_cache()
+    _one_thread()
+    graph = make_plan(loaded, folder=experiment.parent, cache=place)
+    root = store or _default_store(loaded.name)
+    opened = Store.open(root) if (root / "store.json").exists() else None
+    lacking = missing(graph, opened)
+    seconds = estimated_seconds(lacking.values(), store=opened, cache=place, folder=experiment.parent)
+    facts: dict[str, Any] = {
+        **_plan_facts(graph),
+        "missing": len(lacking),
+        "workers": workers or default_workers(),
+        "estimated_seconds": round(seconds / (workers or default_workers()), 1),
+    }
+    if as_json:
+        labels = graph.labels()
+        cells = [{"cell": i, "label": labels[i], "parents": c.parents} for i, c in graph.cells.items()]
+        click.echo(json.dumps({**facts, "cells": cells}, indent=1))
+        return
+    from oneticket.cli.progress import duration
+
+    click.echo(f"{loaded.name}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
+    click.echo(f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings")
+    click.echo(f"  {facts['missing']} not yet done in {root}")
+    if lacking:
+        click.echo(f"  about {duration(facts['estimated_seconds'])} with {facts['workers']} workers")
+
+
+@click.command()
+@_experiment
+@_store
+@_cache
+@click.option("--engine", default="local", show_default=True, help="Where cells are computed.")
+@_workers
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one cell.")
+@_device
+@_json
+def run(
+    experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
+    device: str, as_json: bool,
+) -> int:  # fmt: skip
+    """Compute what EXPERIMENT lacks. Interrupted or killed, the same command goes on where it was."""
+    return _run(experiment, store, cache, engine, workers, threads, device, as_json=as_json)
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@click.option("--experiment", help="Only the rows of this experiment.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+def results(store: Path, kind: str, experiment: str | None, out: Path | None) -> None:
+    """The tidy table of STORE: one row for each trained network."""
+    from oneticket.lab import results as table
+    from oneticket.lab.store import Store
+
+    rows = table.tidy(Store.open(store), experiment=experiment)
+    if kind == "table" and out is None:
+        _print_summary(rows)
+        return
+    content = table.as_parquet(rows) if kind == "parquet" else table.as_json(rows) if kind == "json" else table.as_csv(rows)
+    if out is not None:
+        out.write_bytes(content if isinstance(content, bytes) else content.encode())
+    elif isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(content)
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: STORE/report]")
+@click.option("--experiment", help="Only the rows of this experiment.")
+def report(store: Path, out: Path | None, experiment: str | None) -> None:
+    """Write report.html (one file, no network), the figures and the tables of STORE."""
+    click.echo(_report(store, out or store / "report", experiment))
+
+
+def _run(
+    file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
+    device: str, *, as_json: bool,
+) -> int:  # fmt: skip
+    from oneticket.cli.progress import make_watcher
+    from oneticket.data import default_cache
+    from oneticket.lab import results as table
+    from oneticket.lab.cell import Setting
+    from oneticket.lab.engines import engine
+    from oneticket.lab.experiment import load_experiment
+    from oneticket.lab.plan import make_plan
+    from oneticket.lab.scheduler import run_plan
+    from oneticket.lab.store import Store
+
+    make_engine = engine[engine_name]
+    check_device(device)
+    loaded = load_experiment(file)
+    place = cache or default_cache()
+    root = store or _default_store(loaded.name)
+    _one_thread()
+    graph = make_plan(loaded, folder=file.parent, cache=place)
+    opened = Store.open(root, create=True)
+    table.remember(graph, opened)
+    setting = Setting(
+        store=str(root.resolve()),
+        cache=str(place.resolve()),
+        folder=str(file.parent.resolve()),
+        threads=threads,
+        device=device,
+    )
+    summary = run_plan(
+        graph, opened, make_engine(), setting, workers=workers or default_workers(), watcher=make_watcher(quiet=as_json)
+    )
+    rows = table.tidy(opened, experiment=loaded.name)
+    if as_json:
+        click.echo(json.dumps({**_summary_facts(summary), "store": str(root), "rows": rows}, indent=1))
+    else:
+        if rows:
+            _print_summary(rows)
+        _print_end(graph, summary, root)
+    return 0 if summary.complete else 1
+
+
+def _report(store: Path, out: Path, experiment: str | None = None) -> Path:
+    from oneticket.lab.results import tidy
+    from oneticket.lab.store import Store
+    from oneticket.report import write_report
+
+    return write_report(tidy(Store.open(store), experiment=experiment), out)
+
+
+def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from oneticket.report import summary, summary_table
+
+    if not rows:
+        click.echo("No finished cell yet.")
+        return
+    content = summary_table(summary(rows))
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for title, numeric in zip(content.header, content.numeric, strict=True):
+        shown.add_column(title, justify="right" if numeric else "left", no_wrap=True)
+    for cells in content.cells:
+        shown.add_row(*cells)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    console.print(shown)
+
+
+def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
+    from oneticket.cli.progress import duration
+
+    elsewhere = f", {summary.elsewhere} by another run" if summary.elsewhere else ""
+    click.echo(
+        f"\n{summary.trained} trained{elsewhere}, {summary.cached} already there, {len(summary.failed)} failed, "
+        f"{len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
+    )
+    labels = graph.labels()
+    for identity, reason in summary.failed.items():
+        click.echo(f"  failed: {labels[identity]}: {reason}  [{identity[:12]}]", err=True)
+    reasons: dict[str, int] = {}
+    for reason in summary.left_out.values():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    for reason, count in reasons.items():
+        click.echo(f"  left out: {count} cells, because {reason}", err=True)
+
+
+def _summary_facts(summary: Summary) -> dict[str, Any]:
+    import msgspec
+
+    return {**msgspec.to_builtins(summary), "complete": summary.complete}
+
+
+def _plan_facts(graph: Plan) -> dict[str, Any]:
+    from oneticket.lab.description import Round
+
+    search = sum(isinstance(cell.start, Round) for cell in graph.cells.values())
+    return {
+        "experiment": graph.experiment,
+        "networks": len(graph.rows),
+        "trainings": len(graph.cells),
+        "search": search,
+        "unshared": sum(1 + row.search_trainings for row in graph.rows),
+    }
+
+
+def _default_store(name: str) -> Path:
+    return Path("stores") / name
+
+
+def default_workers() -> int:
+    """One per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """InputError when ``device`` is not to be had here."""
+    from oneticket.errors import InputError
+
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("torch sees no CUDA device", where="--device", expected="cpu on this machine")
+
+
+def _one_thread() -> None:
+    # Planning is small work; a pool of threads would only get in the way of the cells.
+    import torch
+
+    torch.set_num_threads(1)

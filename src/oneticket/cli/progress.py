@@ -1,0 +1,139 @@
+"""What a user sees while cells are computed: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from oneticket.lab.engines import Done, Progress
+from oneticket.lab.plan import Plan
+from oneticket.lab.scheduler import Watcher
+
+PLAIN_EVERY = 10.0  # seconds between two plain lines
+
+
+def duration(seconds: float) -> str:
+    """``95`` → ``1 min 35 s``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def make_watcher(*, quiet: bool = False) -> Watcher:
+    """The display that fits where the output goes."""
+    if quiet:
+        return Watcher()
+    console = Console(stderr=True)
+    return _LiveWatcher(console) if console.is_terminal and sys.stdout.isatty() else _PlainWatcher()
+
+
+class _Counting(Watcher):
+    """The figures both displays show."""
+
+    def begin(self, plan: Plan, cached: int) -> None:
+        self.began = time.monotonic()
+        self.labels = plan.labels()
+        self.total, self.cached = len(plan.cells), cached
+        self.work = {identity: cell.recipe.epochs for identity, cell in plan.cells.items()}
+        self.done = self.failures = 0
+        self.running: dict[str, Progress] = {}
+        self.last: deque[str] = deque(maxlen=5)
+
+    def started(self, cell: str) -> None:
+        self.running[cell] = Progress(cell, 0, self.work[cell], None)
+
+    def progress(self, progress: Progress) -> None:
+        if progress.cell in self.running:
+            self.running[progress.cell] = progress
+
+    def finished(self, cell: str, done: Done) -> None:
+        self.running.pop(cell, None)
+        self.done += 1
+        accuracy = done.test_accuracy if done.test_accuracy is not None else done.val_accuracy
+        if accuracy is not None:
+            kind = "test" if done.test_accuracy is not None else "validation"
+            self.last.append(f"{self.labels[cell]}: {100 * accuracy:.2f} % {kind}")
+
+    def retried(self, cell: str, reason: str) -> None:
+        self.running.pop(cell, None)
+        self.say(f"trying again, alone: {self.labels[cell]}: {reason}")
+
+    def failed(self, cell: str, reason: str) -> None:
+        self.running.pop(cell, None)
+        self.failures += 1
+        self.say(f"failed: {self.labels[cell]}: {reason}")
+
+    def say(self, line: str) -> None:
+        """Show a line that must not be missed."""
+
+    def figures(self) -> str:
+        """One line of figures."""
+        left = self.total - self.cached - self.done - self.failures
+        busy = time.monotonic() - self.began
+        ahead = f", {duration(busy / self.done * left)} left" if self.done and left else ""
+        return (
+            f"{self.cached + self.done}/{self.total} cells done ({self.cached} cached), {len(self.running)} running, "
+            f"{self.failures} failed, {duration(busy)} so far{ahead}"
+        )
+
+
+class _PlainWatcher(_Counting):
+    """Lines for logs: figures every few seconds, and every failure."""
+
+    def begin(self, plan: Plan, cached: int) -> None:
+        super().begin(plan, cached)
+        self.spoke = 0.0
+        if cached < self.total:
+            self.say(f"{plan.experiment}: {self.total} cells, {cached} already there")
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now - self.spoke >= PLAIN_EVERY and self.done:
+            self.spoke = now
+            self.say(f"{self.figures()}; last: {self.last[-1]}" if self.last else self.figures())
+
+
+class _LiveWatcher(_Counting):
+    """A display that redraws itself while the run lasts."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+
+    def begin(self, plan: Plan, cached: int) -> None:
+        super().begin(plan, cached)
+        if cached < self.total:
+            self.live = Live(console=self.console, refresh_per_second=8, transient=True, get_renderable=self.picture)
+            self.live.start()
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def say(self, line: str) -> None:
+        self.console.print(line, style="yellow", markup=False, highlight=False)
+
+    def picture(self) -> RenderableType:
+        """The bar, the running cells and the last accuracies."""
+        bar = ProgressBar(total=max(self.total, 1), completed=self.cached + self.done, width=60)
+        cells = Table.grid(padding=(0, 2))
+        for identity, at in list(self.running.items()):
+            accuracy = f"{100 * at.val_accuracy:.2f} % validation" if at.val_accuracy is not None else ""
+            cells.add_row(Text(self.labels[identity]), f"epoch {at.epoch}/{at.epochs}", accuracy)
+        last = Text("\n".join(self.last), style="dim")
+        return Group(bar, Text(self.figures()), Text(""), cells, Text(""), last)

@@ -1,0 +1,251 @@
+"""Commands for single tickets: find, transfer, and ticket show, verify, diff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from oneticket.data import DataSpec, Splits
+    from oneticket.training import Recipe
+
+_file = click.Path(path_type=Path)
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that find and transfer share: the data set and the recipe."""
+    options = [
+        click.option("--data", "data_place", required=True, help="digits, a folder of Parquet files, or of images."),
+        click.option("--size", type=int, help="Height and width that images are brought to."),
+        click.option("--channels", type=click.Choice(["1", "3"]), help="Channels that images are brought to."),
+        click.option("--classes", help="Only these classes: names or numbers, separated by commas."),
+        click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw", "rmsprop"]), default="sgd"),
+        click.option("--lr", type=float, help="Learning rate.  [default: 0.1 with sgd, 3e-4 otherwise]"),
+        click.option("--epochs", type=int, default=10, show_default=True),
+        click.option("--batch-size", type=int, default=128, show_default=True),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+        click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("--model", "model_name", required=True, help="A registered name or package.module:function.")
+@click.option("--option", "model_options", multiple=True, metavar="KEY=VALUE", help="Option of the model, repeatable.")
+@click.option("--head", help="Name of the classifier layer, when it can't be found.")
+@click.option("--density", type=float, default=0.05, show_default=True, help="Fraction of the weights to keep.")
+@click.option("--rewind", default="1ep", show_default=True, help="Moment to rewind to: 1ep, 500it, 0.")
+@click.option("--rounds", type=click.IntRange(1), help="Pruning rounds; 1 is one-shot.  [default: 20 % a round]")
+@click.option("--criterion", default="magnitude", show_default=True)
+@click.option("--allocation", default="global", show_default=True)
+@click.option("--out", type=_file, required=True, help="File of the ticket.")
+@_training_options
+def find(
+    model_name: str, model_options: tuple[str, ...], head: str | None, density: float, rewind: str, rounds: int | None,
+    criterion: str, allocation: str, out: Path, **training: Any,
+) -> None:  # fmt: skip
+    """Find one ticket on one data set and save it."""
+    import msgspec
+
+    from oneticket.models import ModelSpec, build
+    from oneticket.prunable import find_head
+    from oneticket.randomness import Streams
+    from oneticket.search import Training, find_ticket
+    from oneticket.training import Step
+
+    _check_out(out)
+    splits, recipe = _prepared(training)
+    rewind = str(Step.parse(int(rewind) if rewind.isdigit() else rewind))
+    spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
+    classes = len(splits.train.classes)
+    seed = training["seed"]
+    model = build(spec, input_shape=splits.train.shape, classes=classes, seed=Streams(seed).seed("init"))
+
+    def on_round(number: int, total: int, run: Training) -> None:
+        loss = run.history[-1].train_loss
+        click.echo(f"round {number}/{total}: {run.steps} steps in {run.seconds:.1f} s, training loss {loss:.4f}")
+
+    ticket = find_ticket(
+        model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
+        criterion=criterion, allocation=allocation, head=head or find_head(model, classes),
+        name=training["data_place"], device=training["device"], on_round=on_round,
+    )  # fmt: skip
+    ticket.provenance = msgspec.structs.replace(
+        ticket.provenance, model=spec.name, model_options=dict(spec.options), inputs=_input_rule(training)
+    ).normalised()
+    ticket.save(out)
+    click.echo(f"{out}: {ticket!r}")
+
+
+@click.command()
+@click.argument("ticket_file", type=_file)
+@click.option("--head", "how", type=click.Choice(["fresh", "copied"]), default="fresh", show_default=True)
+@_training_options
+@_json
+def transfer(ticket_file: Path, how: str, as_json: bool, **training: Any) -> None:
+    """Train the ticket in TICKET_FILE on another data set and tell its test accuracy."""
+    import msgspec
+
+    from oneticket.models import ModelSpec, build
+    from oneticket.randomness import Streams
+    from oneticket.search import transfer as transfer_ticket
+    from oneticket.ticket import Ticket
+
+    ticket = Ticket.load(ticket_file)
+    if not ticket.provenance.model:
+        raise click.UsageError(f"{ticket_file} does not say which model it belongs to; use the library's put_into")
+    splits, recipe = _prepared(training)
+    spec = ModelSpec(name=ticket.provenance.model, options=ticket.provenance.model_options)
+    model = build(
+        spec,
+        input_shape=splits.train.shape,
+        classes=len(splits.train.classes),
+        seed=Streams(training["seed"]).seed("init"),
+    )
+    result = transfer_ticket(
+        ticket, model, splits.train, recipe=recipe, head=how, seed=training["seed"], device=training["device"],
+        validation=splits.validation if len(splits.validation) else None, test_set=splits.test,
+    )  # fmt: skip
+    if as_json:
+        facts = {
+            "density": result.placement.density,
+            "test_accuracy": result.test_accuracy,
+            "test_loss": result.test_loss,
+            "history": msgspec.to_builtins(result.training.history),
+        }
+        click.echo(json.dumps(facts, indent=1))
+        return
+    click.echo(result.placement)
+    click.echo(f"test accuracy {100 * (result.test_accuracy or 0):.2f} %, test loss {result.test_loss:.4f}")
+
+
+@click.group()
+def ticket() -> None:
+    """Look into ticket files: show, verify, diff."""
+
+
+@ticket.command()
+@click.argument("file", type=_file)
+@_json
+def show(file: Path, as_json: bool) -> None:
+    """What FILE holds and where it comes from: model, every data set seen, round, density of each layer."""
+    import msgspec
+
+    from oneticket.ticket import Ticket
+
+    loaded = Ticket.load(file)
+    facts = msgspec.to_builtins(loaded.provenance)
+    if as_json:
+        layers = [row._asdict() for row in loaded.masks.table()]
+        click.echo(json.dumps({"density": loaded.density, "layers": layers, "provenance": facts}, indent=1))
+        return
+    click.echo(f"{loaded.masks.kept} of {loaded.masks.total} weights kept, density {loaded.density:.6f}\n")
+    width = max(len(name) for name in loaded.masks)
+    for row in loaded.masks.table():
+        note = "  collapsed: no weight left" if row.total and not row.kept else ""
+        click.echo(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}")
+    click.echo("\nprovenance")
+    for key, value in facts.items():
+        for number, line in enumerate(value if key == "seen" else [value]):
+            shown = ", ".join(f"{k} {v}" for k, v in line.items() if v) if isinstance(line, dict) else line
+            click.echo(f"  {key if not number else '':<14}  {shown}")
+
+
+@ticket.command()
+@click.argument("file", type=_file)
+def verify(file: Path) -> None:
+    """Check FILE against its checksum; a damaged, truncated, foreign or too new file is refused with exit code 2."""
+    from oneticket.ticket import Ticket
+
+    found = Ticket.verify(file)
+    click.echo(f"{file}: sound; format {found.version}, {found.bytes} bytes, sha256 {found.checksum}")
+
+
+@ticket.command()
+@click.argument("first", type=_file)
+@click.argument("second", type=_file)
+def diff(first: Path, second: Path) -> int:
+    """Where two tickets differ, layer by layer; exit code 0 also when they do."""
+    from oneticket.ticket import Ticket
+
+    difference = Ticket.load(first).diff(Ticket.load(second))
+    click.echo("the two tickets are equal" if difference.empty else difference)
+    return 0
+
+
+def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
+    """The data and the recipe that the options of a command describe, checked."""
+    import torch
+
+    from oneticket.cli.lab_commands import check_device
+    from oneticket.data import default_cache, open_data, resolve
+    from oneticket.training import Recipe
+
+    check_device(training["device"])
+    torch.set_num_threads(training["threads"])
+    lr = training["lr"] if training["lr"] is not None else 0.1 if training["optimizer"] == "sgd" else 3e-4
+    recipe = Recipe(
+        optimizer=training["optimizer"], lr=lr, epochs=training["epochs"], batch_size=training["batch_size"]
+    )
+    cache = default_cache()
+    ref = resolve({"data": _data_spec(training)}, "data", folder=Path(), cache=cache)
+    return open_data(ref, cache=cache), recipe
+
+
+def _data_spec(training: dict[str, Any]) -> DataSpec:
+    from oneticket.data import DataSpec
+
+    place = training["data_place"]
+    folder = Path(place)
+    origin: dict[str, Any]
+    if (folder / "train.parquet").exists():
+        origin = {"path": place}
+    elif (folder / "train").is_dir():
+        origin = {"images": place}
+    else:
+        origin = {"builtin": place}
+    words = [word.strip() for word in training["classes"].split(",")] if training["classes"] else None
+    classes = tuple(int(word) if word.isdigit() else word for word in words) if words else None
+    channels = int(training["channels"]) if training["channels"] else None
+    return DataSpec(**origin, classes=classes, size=training["size"], channels=channels)  # type: ignore[arg-type]
+
+
+def _input_rule(training: dict[str, Any]) -> str:
+    """The stated rule by which images were brought to the model's input."""
+    rules = [f"resized to {training['size']}" if training["size"] else "", f"{training['channels']} channels"]
+    return ", ".join(rule for rule in rules[: 2 if training["channels"] else 1] if rule) or "as they are"
+
+
+def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs; values are read as TOML and taken as text where they are none."""
+    import tomllib
+
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option {pair}: expected KEY=VALUE")
+        try:
+            parsed[key] = tomllib.loads(f"x = {value}")["x"]
+        except tomllib.TOMLDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a place that cannot be written before hours are spent."""
+    import os
+
+    from oneticket.errors import InputError
+
+    folder = out.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"'{folder}' is no folder that can be written", where="--out", expected="an existing folder")

@@ -1,0 +1,116 @@
+"""Commands that show what there is: list, doctor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command("list")
+@click.argument("kind", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def list_everything(kind: str | None, as_json: bool) -> None:
+    """Everything that can be named in an experiment file, one line each with its source; or one KIND of it."""
+    from oneticket.errors import unknown
+
+    kinds = _kinds()
+    if kind is not None and kind not in kinds:
+        raise unknown("kind", kind, kinds)
+    shown = {k: v for k, v in kinds.items() if kind in (None, k)}
+    if as_json:
+        click.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+        return
+    for title, entries in shown.items():
+        click.secho(title, bold=True)
+        width = max(len(entry["name"]) for entry in entries)
+        for entry in entries:
+            source = f"  ({entry['source']})" if entry["source"] else ""
+            click.echo(f"  {entry['name']:<{width}}  {entry['summary']}{source}")
+        click.echo()
+
+
+def _kinds() -> dict[str, list[dict[str, str]]]:
+    from oneticket.data import source
+    from oneticket.lab.arms import ARM_SOURCES, ARMS
+    from oneticket.lab.engines import engine
+    from oneticket.models import model
+    from oneticket.pruning import allocation, control, criterion
+    from oneticket.weights import draw, rescaling
+
+    arms = [
+        {
+            "name": name,
+            "summary": f"{arm.mask} mask of the {arm.ticket}, {arm.weights} weights, {arm.method}",
+            "source": ARM_SOURCES[name],
+        }
+        for name, arm in ARMS.items()
+    ]
+    registries = (criterion, allocation, control, draw, rescaling, model, source, engine)
+    return {"arm": arms} | {
+        registry.kind: [{"name": e.name, "summary": e.summary, "source": e.source} for e in registry.entries()]
+        for registry in registries
+    }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def doctor(as_json: bool) -> None:
+    """What this machine has: devices, precision, threads, versions, extras."""
+    facts = _facts()
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for title, lines in facts.items():
+        click.secho(title, bold=True)
+        for key, value in lines.items():
+            click.echo(f"  {key:<22} {value}")
+
+
+def _facts() -> dict[str, dict[str, Any]]:
+    import importlib.metadata
+    import importlib.util
+    import os
+    import platform
+
+    import torch
+
+    from oneticket.cli.lab_commands import default_workers
+    from oneticket.data import default_cache
+    from oneticket.version import __version__
+
+    def version(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
+    devices = {
+        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB"
+        for i in range(torch.cuda.device_count())
+    } or {"cuda": "none"}
+    extras = {"data": "datasets", "hub": "huggingface_hub"}
+    return {
+        "versions": {
+            "oneticket": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors", "filelock", "matplotlib")},
+        },
+        "processor": {
+            "cores": default_workers(),
+            "vector instructions": capability,
+            "bfloat16 in hardware": "yes" if bf16 else "no: float32 is faster",
+            "workers by default": f"{default_workers()}, one thread each",
+            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        },
+        "devices": devices,
+        "extras": {
+            extra: f"{package} {version(package)}"
+            + ("" if importlib.util.find_spec(package) else f": pip install 'oneticket[{extra}]'")
+            for extra, package in extras.items()
+        },
+        "places": {"decoded data": str(default_cache())},
+    }

@@ -1,0 +1,83 @@
+"""Augmentation and normalisation of whole batches of uint8 images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oneticket.data.sets import ImageSet
+from oneticket.errors import InputError
+
+_CHUNK = 4096  # images at a time while the statistics are counted
+_LEAST_STD = 1 / 255  # one grey level: what a channel without any variation is divided by
+
+
+class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done to a training image at random, drawn anew for each image in each epoch.
+
+    ``flip``: mirrored left to right with probability ½. ``crop``: a black border of so many pixels is added and a
+    window of the old size taken at random (He et al. 2016, §4.2, with 4).
+    """
+
+    flip: bool = False
+    crop: int = 0
+
+    def __bool__(self) -> bool:
+        return self.flip or self.crop > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What chance decided for each of N images: mirrored or not, bool [N], and the window's corner, int64 [N, 2]."""
+
+    mirrored: Tensor
+    corner: Tensor
+
+    @classmethod
+    def of(cls, augmentation: Augmentation, samples: int, generator: torch.Generator) -> Draws:
+        """One draw for each of ``samples`` images; image i gets the same whatever the order it is visited in."""
+        mirrored = torch.rand(samples, generator=generator) < 0.5
+        corner = torch.randint(0, 2 * augmentation.crop + 1, (samples, 2), generator=generator)
+        return cls(mirrored & augmentation.flip, corner)
+
+    def augment(self, images: Tensor, samples: Tensor, padding: int) -> Tensor:
+        """Images [n, C, H, W] of these samples (int64 [n]): padded, cropped at the corner, then mirrored."""
+        count, channels, height, width = images.shape
+        corner, mirrored = self.corner[samples], self.mirrored[samples]
+        columns = torch.arange(width).expand(count, width)
+        columns = torch.where(mirrored[:, None], width - 1 - columns, columns) + corner[:, 1:]
+        rows = corner[:, :1] + torch.arange(height)
+        pixels = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).view(count, 1, -1)
+        pixels = pixels.to(images.device, non_blocking=True).expand(count, channels, -1)
+        return F.pad(images, (padding,) * 4).flatten(2).gather(2, pixels).view_as(images)
+
+
+class Normalisation(msgspec.Struct, frozen=True):
+    """Mean and standard deviation of each channel, with pixels from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> Normalisation:
+        """Those of a set, usually the training split: exact, from the count of each of the 256 values of a channel."""
+        if not len(images):
+            raise InputError("an empty image set has no mean", expected="at least one image")
+        counts = torch.zeros(images.shape[0], 256, dtype=torch.float64)
+        for samples in torch.split(torch.arange(len(images)), _CHUNK):
+            for channel, values in enumerate(images.gather(samples).transpose(0, 1)):
+                counts[channel] += torch.bincount(values.flatten(), minlength=256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        share = counts / counts.sum(1, keepdim=True)
+        mean = share @ values
+        std = (share * (values - mean[:, None]).square()).sum(1).sqrt().clamp_min(_LEAST_STD)
+        return cls(tuple(mean.tolist()), tuple(std.tolist()))
+
+    def factors(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Scale and offset, float32 [1, C, 1, 1]: ``pixel · scale − offset`` is ``(pixel / 255 − mean) / std``."""
+        mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (1 / (255 * std)).float().to(device), (mean / std).float().to(device)

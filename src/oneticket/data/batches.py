@@ -1,0 +1,217 @@
+"""Batches: shuffled and augmented for training, in order and untouched for evaluation, from any kind of data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+
+from oneticket.data.augmentation import Augmentation, Draws, Normalisation
+from oneticket.data.sets import ImageSet
+from oneticket.errors import InputError
+from oneticket.randomness import seeded
+
+Batch = tuple[Tensor, Tensor]
+_NO_DATASET = (str, bytes, dict, tuple, Tensor, np.ndarray)  # indexed and counted, but not samples of (input, target)
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """What training and evaluation ask of data. Equal generators give equal batches, bit by bit."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in each batch but the last, which may be smaller and is never dropped."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in an epoch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, ⌈samples / batch_size⌉."""
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        """Each sample once, in an order drawn from ``order``, changed at random by ``augmentation``."""
+
+    def ordered(self) -> Iterator[Batch]:
+        """Each sample once, in the order of the data, unaugmented."""
+
+
+class _Batches:
+    """What all sources have in common: the size of a batch and the number of samples."""
+
+    def __init__(self, samples: int, batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"{batch_size} is out of range", where="batch_size", expected="at least 1")
+        self.samples = samples
+        self.batch_size = batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def _shuffled(self, order: torch.Generator) -> tuple[Tensor, ...]:
+        return self._parts(torch.randperm(self.samples, generator=order))
+
+    def _in_order(self) -> tuple[Tensor, ...]:
+        return self._parts(torch.arange(self.samples))
+
+    def _parts(self, samples: Tensor) -> tuple[Tensor, ...]:
+        # An empty tensor splits into one empty part; an empty source has no batch at all.
+        return torch.split(samples, self.batch_size) if self.samples else ()
+
+
+class ImageBatches(_Batches):
+    """Batches of an image set: float32 [n, C, H, W], normalised, and int64 [n], on ``device``.
+
+    On the CPU the pixels stay where they are (memory-mapped, shared by all processes); on another device they are
+    copied there once, as uint8, and augmented and normalised there.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        normalisation: Normalisation,
+        augmentation: Augmentation | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(len(images), batch_size)
+        if len(normalisation.mean) != images.shape[0]:
+            found = f"a normalisation of {len(normalisation.mean)} channels for images of {images.shape[0]}"
+            raise InputError(found, where="normalisation", expected="that of the training split of the same data")
+        self.device = torch.device(device)
+        self.normalisation = normalisation
+        self.augmentation = augmentation or Augmentation()
+        if self.augmentation.crop < 0:
+            raise InputError(f"{self.augmentation.crop} is out of range", where="crop", expected="0 or more")
+        if self.device.type != "cpu":
+            images = ImageSet(images.gather().to(self.device), images.labels, images.classes)
+        self._images = images
+        self._labels = images.labels.to(self.device)
+        self._scale, self._offset = normalisation.factors(self.device)
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        draws = Draws.of(self.augmentation, self.samples, augmentation) if self.augmentation else None
+        for samples in self._shuffled(order):
+            yield self._batch(samples, draws)
+
+    def ordered(self) -> Iterator[Batch]:
+        for samples in self._in_order():
+            yield self._batch(samples, None)
+
+    def _batch(self, samples: Tensor, draws: Draws | None) -> Batch:
+        here = samples.to(self.device, non_blocking=True)
+        images = self._images.gather(here)
+        if draws is not None:
+            images = draws.augment(images, samples, self.augmentation.crop)
+        return images.float().mul_(self._scale).sub_(self._offset), self._labels.index_select(0, here)
+
+
+class TensorBatches(_Batches):
+    """Batches of two tensors of one length, inputs [N, …] and targets [N, …], as they are, on ``device``."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, device: torch.device | str = "cpu") -> None:
+        if len(inputs) != len(targets):
+            raise InputError(f"{len(inputs)} inputs, but {len(targets)} targets", expected="as many of both")
+        super().__init__(len(inputs), batch_size)
+        self._inputs, self._targets = inputs.to(device), targets.to(device)
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        return (self._batch(samples) for samples in self._shuffled(order))
+
+    def ordered(self) -> Iterator[Batch]:
+        return (self._batch(samples) for samples in self._in_order())
+
+    def _batch(self, samples: Tensor) -> Batch:
+        rows = samples.to(self._inputs.device)
+        return self._inputs.index_select(0, rows), self._targets.index_select(0, rows)
+
+
+class DatasetBatches(_Batches):
+    """Batches of any map-style dataset of (input, target) pairs, collated by torch, on ``device``.
+
+    The dataset's own random transforms are drawn anew in every epoch. While a batch is fetched the global generators of
+    torch, NumPy and Python are seeded from the augmentation generator; afterwards they are as they were, so that
+    neither side disturbs the other. In ``ordered`` they are seeded with a constant.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, device: torch.device | str = "cpu") -> None:
+        if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
+            raise InputError(f"{type(dataset).__name__} is no map-style dataset", expected="__len__ and __getitem__")
+        super().__init__(len(dataset), batch_size)
+        self.device = torch.device(device)
+        self._dataset = dataset
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        sampler = RandomSampler(self._dataset, generator=order) if self.samples else None
+        return self._fetched(sampler, augmentation)
+
+    def ordered(self) -> Iterator[Batch]:
+        return self._fetched(None, torch.Generator().manual_seed(0))
+
+    def _fetched(self, sampler: RandomSampler | None, draws: torch.Generator) -> Iterator[Batch]:
+        # A generator of its own, or the loader would take its base seed from torch's global one.
+        loader = DataLoader(self._dataset, self.batch_size, sampler=sampler, generator=torch.Generator())
+        batches = iter(loader)
+        for _ in range(self.steps_per_epoch):
+            with _all_seeded(int(torch.randint(2**32, (), generator=draws))):
+                batch = next(batches)
+            if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
+                raise InputError(f"{type(self._dataset).__name__} gives no (input, target) pairs of tensors or numbers")
+            yield batch[0].to(self.device), batch[1].to(self.device)
+
+
+def as_batches(
+    data: object,
+    batch_size: int,
+    *,
+    normalisation: Normalisation | None = None,
+    augmentation: Augmentation | None = None,
+    device: torch.device | str = "cpu",
+) -> BatchSource:
+    """Batches of ``data``: an ImageSet, a pair of tensors, a TensorDataset or any map-style dataset.
+
+    A BatchSource is returned as it is, with the batch size, normalisation and augmentation it was made with.
+    ``normalisation`` is for an ImageSet only; without one it is that of ``data`` itself, so give that of the training
+    split with a set to evaluate on. Augmentation of anything but an ImageSet is refused: its own dataset does that.
+    """
+    if isinstance(data, BatchSource):
+        return data
+    if isinstance(data, ImageSet):
+        normalisation = normalisation or Normalisation.of(data)
+        return ImageBatches(data, batch_size, normalisation=normalisation, augmentation=augmentation, device=device)
+    if augmentation:
+        found = f"flip and crop are for an ImageSet, not for {type(data).__name__}"
+        raise InputError(found, expected="no augmentation in the recipe; let the dataset draw its own")
+    pair = data.tensors if isinstance(data, TensorDataset) else data
+    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
+        return TensorBatches(pair[0], pair[1], batch_size, device)
+    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, _NO_DATASET):
+        return DatasetBatches(cast("Dataset[Any]", data), batch_size, device)
+    raise InputError(
+        f"{type(data).__name__} can't be made into batches",
+        expected="an ImageSet, a pair (inputs, targets) of tensors, a map-style dataset or a BatchSource",
+    )
+
+
+@contextmanager
+def _all_seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python set to ``seed`` inside, and put back afterwards."""
+    python, legacy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)

@@ -1,0 +1,144 @@
+"""From a data set's description to exactly what identifies it, and from there to its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
+from oneticket.data.sets import ImageSet, Splits
+from oneticket.data.sources import Source, source
+from oneticket.data.spec import DataSpec, chain
+from oneticket.data.steps import AnyStep, Channels, Selection, Size, View, held_out
+from oneticket.errors import InputError
+from oneticket.identity import digest
+
+DEFAULT_VALIDATION = 0.1
+
+
+class DataRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What identifies a data set, without the names and paths by which it was found.
+
+    fingerprint : of the decoded base. steps : what is derived from it, in order; steps that would change nothing are
+    left out. split : the number of the random split that the validation images are drawn from. validation : the
+    fraction of each class of the training split that they are.
+    """
+
+    fingerprint: str
+    steps: tuple[AnyStep, ...] = ()
+    split: int = 0
+    validation: float = DEFAULT_VALIDATION
+
+
+def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Path) -> DataRef:
+    """The data set ``name`` of ``specs``, decoded into ``cache`` where it is not there yet.
+
+    Relative paths are relative to ``folder``, that of the experiment file. Raises InputError, placed at
+    ``data.NAME: key``, for everything about the data that can't be used.
+    """
+    path = chain(specs, name)
+    fingerprint = _decoded(path, folder, cache)
+    view = _whole(_base(cache, fingerprint))
+    steps: list[AnyStep] = []
+    split, validation = 0, DEFAULT_VALIDATION
+    for where, spec in path:
+        split = split if spec.split is None else spec.split
+        validation = validation if spec.validation is None else float(spec.validation)
+        try:
+            for step in spec.steps(view.classes, split):
+                derived = step.apply(view)
+                if not derived.equals(view):
+                    steps.append(step)
+                view = derived
+            for part_name, part in (("train", view.train), ("test", view.test)):
+                if not len(part.rows):
+                    raise InputError(f"the {part_name} split is empty")
+        except InputError as error:
+            raise error.at(f"data.{where}") from None
+    try:
+        held_out(view, split, validation)
+    except InputError as error:
+        raise error.at(f"data.{name}") from None
+    # Steps on pixels and steps on rows commute: one order for both keeps equal data under one identity.
+    ordered = sorted(steps, key=lambda step: isinstance(step, Size | Channels))
+    return DataRef(fingerprint=fingerprint, steps=tuple(ordered), split=split, validation=validation)
+
+
+def open_data(ref: DataRef, *, cache: Path) -> Splits:
+    """Train, validation and test of ``ref``, memory-mapped from the cache; the source is not needed any more.
+
+    Images at another size or with other channels are made when they are first opened, and kept in the cache. Raises
+    InputError where the cache lacks the data.
+    """
+    base = _base(cache, ref.fingerprint)
+    view = _whole(base)
+    for step in ref.steps:
+        view = step.apply(view)
+    train, validation = held_out(view, ref.split, ref.validation)
+    images = _images(base, ref, cache)
+
+    def shown(part: Selection, pixels: Tensor) -> ImageSet:
+        everything = torch.equal(part.rows, torch.arange(len(pixels)))
+        return ImageSet(pixels, part.labels, view.classes, None if everything else part.rows)
+
+    return Splits(shown(train, images["train"]), shown(validation, images["train"]), shown(view.test, images["test"]))
+
+
+def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str:
+    """The fingerprint of the base, from the memo where its files are as they were, otherwise by decoding it."""
+    where, base = path[0]
+    kind, place = base.origin
+    size = next((Size(spec.size, spec.fit) for _, spec in path if spec.size is not None), None)
+    try:
+        found = source[kind](place, folder)
+        same_size, mixed = (digest([kind, _state(found) or place, to]) for to in (None, msgspec.to_builtins(size)))
+        with locked(cache, same_size):
+            fingerprint = remembered(cache, same_size) or remembered(cache, mixed)
+            if fingerprint is None:
+                data, resized = found.read(size)
+                fingerprint = keep(cache, data)
+                remember(cache, mixed if resized else same_size, fingerprint)
+    except InputError as error:
+        raise error.at(f"data.{where}") from None
+    return fingerprint
+
+
+def _state(found: Source) -> list[tuple[str, int, int]]:
+    """Absolute path, size in bytes and time of the last change (ns) of each file."""
+    states = ((file.resolve(), file.stat()) for file in found.files)
+    return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
+
+
+def _base(cache: Path, fingerprint: str) -> Decoded:
+    base = kept(cache, fingerprint)
+    if base is None:
+        raise InputError(
+            f"the data {fingerprint[:12]}… is not in the cache {cache}", expected="the experiment planned again"
+        )
+    return base
+
+
+def _whole(base: Decoded) -> View:
+    def everything(part: Part) -> Selection:
+        return Selection(torch.arange(len(part.labels)), part.labels)
+
+    channels, height, width = base.train.images.shape[1:]
+    return View(base.classes, everything(base.train), everything(base.test), (channels, height, width))
+
+
+def _images(base: Decoded, ref: DataRef, cache: Path) -> dict[str, Tensor]:
+    steps = [step for step in ref.steps if isinstance(step, Size | Channels)]
+    if not steps:
+        return {name: part.images for name, part in base.parts.items()}
+
+    def drawn(part: str) -> Tensor:
+        images = base.parts[part].images
+        for step in steps:
+            images = step.pixels(images)
+        return images
+
+    return redrawn(cache, digest([ref.fingerprint, msgspec.to_builtins(steps)]), drawn)

@@ -1,0 +1,161 @@
+"""The ``[data.NAME]`` tables of an experiment file: where images come from, and what is derived from what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from oneticket.data.pixels import Fit
+from oneticket.data.steps import (
+    AnyStep,
+    Channels,
+    Classes,
+    Fraction,
+    Half,
+    PerClass,
+    ShuffledLabels,
+    Size,
+)
+from oneticket.errors import InputError, nearest, unknown
+
+ORIGINS = ("path", "hub", "builtin", "images", "from")
+LARGEST_SIDE = 4096
+
+
+class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One data set as the user describes it: exactly one origin, and what is derived from it.
+
+    Origin
+        ``path``: a folder with train.parquet and test.parquet in the Hugging Face convention. ``hub``: an id of the
+        Hugging Face hub. ``builtin``: ``"digits"``. ``images``: a folder of train/CLASS/FILE and test/CLASS/FILE.
+        ``from``: the name of another data set (``from_`` in Python), to whose derivations these are added.
+    Train and test
+        ``classes``: names or numbers, renumbered in this order. ``size``: height and width, reached by ``fit``.
+        ``channels``: 1 or 3.
+    Train only
+        ``half``, ``per_class`` or ``fraction`` (equal in each class), ``labels = "shuffled"``.
+    Random choice
+        ``split``: the number of the random split, which says which halves, subsets and validation images;
+        ``validation``: the fraction of the training images of each class that is held out. Both are taken over
+        through ``from``; without any they are 0 and 0.1.
+
+    They act in the order classes, half, per_class or fraction, labels, size, channels.
+
+    >>> spec = DataSpec(from_="fashion", classes=(0, "Dress"), half="a")
+    >>> spec.origin
+    ('from', 'fashion')
+    """
+
+    path: str | None = None
+    hub: str | None = None
+    builtin: str | None = None
+    images: str | None = None
+    from_: str | None = msgspec.field(name="from", default=None)
+    classes: tuple[int | str, ...] | None = None
+    half: Literal["a", "b"] | None = None
+    per_class: int | None = None
+    fraction: float | None = None
+    labels: Literal["true", "shuffled"] = "true"
+    size: int | None = None
+    channels: Literal[1, 3] | None = None
+    fit: Fit = "resize"
+    split: int | None = None
+    validation: float | None = None
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The key and the value of the origin; InputError unless there is exactly one."""
+        values = (self.path, self.hub, self.builtin, self.images, self.from_)
+        given = [(key, value) for key, value in zip(ORIGINS, values, strict=True) if value is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(key for key, _ in given)} are all given" if given else "there is no origin"
+            raise InputError(found, expected=f"exactly one of {', '.join(ORIGINS)}")
+        return given[0]
+
+    def check(self) -> None:
+        """Raise InputError, placed at the key, for a value out of its range."""
+        try:
+            msgspec.convert(msgspec.to_builtins(self), DataSpec)
+        except msgspec.ValidationError as error:
+            raise InputError(str(error)) from None
+        _ = self.origin
+        _check("classes", self.classes, self.classes is None or len(self.classes) > 0, "at least one class")
+        _check("per_class", self.per_class, self.per_class is None or self.per_class >= 1, "at least 1")
+        _check("fraction", self.fraction, self.fraction is None or 0 < self.fraction <= 1, "above 0 and at most 1")
+        _check("size", self.size, self.size is None or 1 <= self.size <= LARGEST_SIDE, f"1 to {LARGEST_SIDE}")
+        _check("split", self.split, self.split is None or self.split >= 0, "0 or more")
+        _check("validation", self.validation, self.validation is None or 0 <= self.validation < 1, "0 to below 1")
+        if self.per_class is not None and self.fraction is not None:
+            raise InputError("per_class and fraction are both given", where="fraction", expected="one of them")
+        if self.fit == "pad" and self.size is None:
+            raise InputError('"pad" without a size', where="fit", expected="size beside it")
+
+    def steps(self, classes: Sequence[str], split: int) -> Iterator[AnyStep]:
+        """The derivation steps in the order in which they act, on data that has these classes."""
+        if self.classes is not None:
+            yield Classes(_named(self.classes, classes))
+        if self.half is not None:
+            yield Half(self.half, split)
+        if self.per_class is not None:
+            yield PerClass(self.per_class, split)
+        if self.fraction is not None:
+            yield Fraction(float(self.fraction), split)
+        if self.labels == "shuffled":
+            yield ShuffledLabels(split)
+        if self.size is not None:
+            yield Size(self.size, self.fit)
+        if self.channels is not None:
+            yield Channels(self.channels)
+
+
+def chain(specs: Mapping[str, DataSpec], name: str) -> list[tuple[str, DataSpec]]:
+    """``name`` and what it is derived from, the base first; InputError for an unknown name, a cycle, a bad value."""
+    found: list[tuple[str, DataSpec]] = []
+    wanted: str | None = name
+    while wanted is not None:
+        where = f"data.{found[-1][0]}.from" if found else None
+        if wanted not in specs:
+            raise unknown("data set", wanted, specs, where)
+        names = [seen for seen, _ in found]
+        if wanted in names:
+            raise InputError(f"goes round in a circle: {' → '.join([*names, wanted])}", where=where)
+        spec = specs[wanted]
+        try:
+            spec.check()
+        except InputError as error:
+            raise error.at(f"data.{wanted}") from None
+        found.append((wanted, spec))
+        wanted = spec.from_
+    return found[::-1]
+
+
+def _check(key: str, value: object, fine: bool, expected: str) -> None:
+    if not fine:
+        raise InputError(f"{value} is out of range", where=key, expected=expected)
+
+
+def _named(wanted: Sequence[int | str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Each wanted class by its name; InputError for one that the data lacks, and for one wanted twice."""
+    names: list[str] = []
+    for word in wanted:
+        if isinstance(word, int):
+            if not 0 <= word < len(classes):
+                found = f"the data has no class {word}"
+                raise InputError(found, where="classes", expected=f"0 to {len(classes) - 1}")
+            name = classes[word]
+        elif word in classes:
+            name = word
+        else:
+            few = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+            raise InputError(
+                f"the data has no class '{word}'",
+                where="classes",
+                expected=f"one of {few}, or a number from 0 to {len(classes) - 1}",
+                nearest=nearest(word, classes),
+            )
+        if name in names:
+            raise InputError(f"class '{name}' is given twice", where="classes", expected="each class once")
+        names.append(name)
+    return tuple(names)

@@ -1,0 +1,201 @@
+"""Derivation steps: how one data set is made from another, each a small value that can be written as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+import torch
+from torch import Tensor
+
+from oneticket.data.pixels import Fit, check_padding, fitted, recoloured
+from oneticket.errors import InputError
+from oneticket.randomness import Streams
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which rows of a stored split are taken (int64 [N], ascending), and with which labels (int64 [N])."""
+
+    rows: Tensor
+    labels: Tensor
+
+    def take(self, positions: Tensor) -> Selection:
+        """The samples at ``positions``, in their old order."""
+        positions = positions.sort().values
+        return Selection(self.rows[positions], self.labels[positions])
+
+    def equals(self, other: Selection) -> bool:
+        """Whether the same rows are taken, with the same labels."""
+        return torch.equal(self.rows, other.rows) and torch.equal(self.labels, other.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A data set as it stands between two steps: what it takes of the base, its classes, and the shape (C, H, W)."""
+
+    classes: tuple[str, ...]
+    train: Selection
+    test: Selection
+    shape: tuple[int, int, int]
+
+    def equals(self, other: View) -> bool:
+        """Whether both are the same data."""
+        return (
+            (self.classes, self.shape) == (other.classes, other.shape)
+            and self.train.equals(other.train)
+            and self.test.equals(other.test)
+        )
+
+
+class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
+    """One derivation; InputError, placed at its key, where the data does not allow it."""
+
+    def apply(self, view: View) -> View:
+        """What ``view`` becomes."""
+        raise NotImplementedError
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """What the pixels become, uint8 [N, C, H, W]; most steps leave them alone."""
+        return images
+
+
+class Classes(Step, frozen=True, tag="classes"):
+    """Only these classes, in train and test; labels are numbered in the given order."""
+
+    keep: tuple[str, ...]
+
+    def apply(self, view: View) -> View:
+        number = torch.full((len(view.classes),), -1)
+        for label, name in enumerate(self.keep):
+            number[view.classes.index(name)] = label
+
+        def kept(part: Selection) -> Selection:
+            labels = number[part.labels]
+            return Selection(part.rows[labels >= 0], labels[labels >= 0])
+
+        return replace(view, classes=self.keep, train=kept(view.train), test=kept(view.test))
+
+
+class Half(Step, frozen=True, tag="half"):
+    """One of two halves of the train split: disjoint, together all of it, equal in each class (to within one image)."""
+
+    which: Literal["a", "b"]
+    split: int
+
+    def apply(self, view: View) -> View:
+        first = 0 if self.which == "a" else 1
+        chosen = [drawn[first::2] for drawn in shuffled_by_class(view, self.split, "half")]
+        return replace(view, train=_taken(view, chosen, "half", f'half = "{self.which}"'))
+
+
+class PerClass(Step, frozen=True, tag="per_class"):
+    """This many training images of each class; a smaller number takes a part of what a larger one takes."""
+
+    count: int
+    split: int
+
+    def apply(self, view: View) -> View:
+        chosen = []
+        for name, drawn in zip(view.classes, shuffled_by_class(view, self.split, "subset"), strict=True):
+            if len(drawn) < self.count:
+                found = f"{self.count} images a class are asked for, but class '{name}' has {len(drawn)}"
+                raise InputError(found, where="per_class")
+            chosen.append(drawn[: self.count])
+        return replace(view, train=_taken(view, chosen, "per_class", f"per_class = {self.count}"))
+
+
+class Fraction(Step, frozen=True, tag="fraction"):
+    """⌊fraction · n⌉ of the n training images of each class; a smaller one takes a part of what a larger one takes."""
+
+    value: float
+    split: int
+
+    def apply(self, view: View) -> View:
+        drawn = shuffled_by_class(view, self.split, "subset")
+        chosen = [positions[: round(self.value * len(positions))] for positions in drawn]
+        return replace(view, train=_taken(view, chosen, "fraction", f"fraction = {self.value}"))
+
+
+class ShuffledLabels(Step, frozen=True, tag="shuffled_labels"):
+    """The training labels permuted over all training images: as many of each class, but they mean nothing."""
+
+    split: int
+
+    def apply(self, view: View) -> View:
+        generator = Streams(self.split).generator("split", "labels")
+        labels = view.train.labels[torch.randperm(len(view.train.labels), generator=generator)]
+        return replace(view, train=replace(view.train, labels=labels))
+
+
+class Size(Step, frozen=True, tag="size"):
+    """Images of ``side`` × ``side``, in train and test."""
+
+    side: int
+    fit: Fit
+
+    def apply(self, view: View) -> View:
+        channels, height, width = view.shape
+        if self.fit == "pad":
+            check_padding(height, width, self.side)
+        return replace(view, shape=(channels, self.side, self.side))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return fitted(images, self.side, self.fit)
+
+
+class Channels(Step, frozen=True, tag="channels"):
+    """Images of 1 (grey) or 3 (RGB) channels, in train and test."""
+
+    count: Literal[1, 3]
+
+    def apply(self, view: View) -> View:
+        return replace(view, shape=(self.count, *view.shape[1:]))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return recoloured(images, self.count)
+
+
+AnyStep = Classes | Half | PerClass | Fraction | ShuffledLabels | Size | Channels
+
+
+def shuffled_by_class(view: View, split: int, purpose: str) -> Iterator[Tensor]:
+    """For each class, the positions of its training images in random order, int64.
+
+    The order depends on ``split``, ``purpose``, the name of the class and the number of its images, and on nothing
+    else: a half holds the same images whichever other classes are there.
+    """
+    labels = view.train.labels
+    counts = torch.bincount(labels, minlength=len(view.classes)).tolist()
+    streams = Streams(split)
+    for name, positions in zip(view.classes, torch.split(labels.argsort(stable=True), counts), strict=True):
+        generator = streams.generator("split", purpose, name)
+        yield positions[torch.randperm(len(positions), generator=generator)]
+
+
+def held_out(view: View, split: int, fraction: float) -> tuple[Selection, Selection]:
+    """The train split without its validation part, and that part: ⌊fraction · n⌉ of the n images of each class."""
+    train, validation = [], []
+    for drawn in shuffled_by_class(view, split, "validation"):
+        count = round(fraction * len(drawn))
+        validation.append(drawn[:count])
+        train.append(drawn[count:])
+    rest = _taken(view, train, "validation", f"validation = {fraction}")
+    part = view.train.take(torch.cat(validation))
+    if fraction and not len(part.rows):
+        found = f"validation = {fraction} of {len(view.train.rows)} images in {len(view.classes)} classes leaves none"
+        raise InputError(f"{found} to validate on", where="validation", expected="a larger fraction, or 0 for none")
+    return rest, part
+
+
+def _taken(view: View, chosen: Sequence[Tensor], key: str, text: str) -> Selection:
+    """The chosen positions of each class; InputError where a class that had images would be left without."""
+    part = view.train.take(torch.cat(list(chosen)))
+    size = len(view.classes)
+    before, after = (torch.bincount(s.labels, minlength=size).tolist() for s in (view.train, part))
+    for name, had, has in zip(view.classes, before, after, strict=True):
+        if had and not has:
+            raise InputError(f"{text} leaves no training image of class '{name}', which has {had}", where=key)
+    return part

@@ -1,0 +1,80 @@
+"""Errors that tell a user what was wrong, where, what was expected, and the nearest valid word."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OneticketError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class InputError(OneticketError, ValueError):
+    """Something the user gave cannot be used; nothing has been started.
+
+    ``what`` names the fault, ``where`` the place (file and key, or argument), ``expected`` what would have been
+    accepted and ``nearest`` the closest valid word.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, expected: str | None = None, nearest: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.nearest = what, where, expected, nearest
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if self.nearest:
+            text += f" (did you mean '{self.nearest}'?)"
+        return text
+
+    def at(self, where: str) -> InputError:
+        """The same fault, with its place put in front of the place already known."""
+        place = f"{where}: {self.where}" if self.where else where
+        return type(self)(self.what, where=place, expected=self.expected, nearest=self.nearest)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.expected, self.nearest))
+
+
+def _rebuild(
+    kind: type[InputError], what: str, where: str | None, expected: str | None, nearest: str | None
+) -> InputError:
+    return kind(what, where=where, expected=expected, nearest=nearest)
+
+
+class TicketError(InputError):
+    """A ticket file cannot be used."""
+
+
+class ForeignFile(TicketError):
+    """The file is no ticket at all."""
+
+
+class DamagedTicket(TicketError):
+    """The file is a ticket whose content does not agree with its checksum, or that ends too early."""
+
+
+class TooNewTicket(TicketError):
+    """The ticket was written by a later version of the format."""
+
+
+class NonFiniteLoss(OneticketError):
+    """Training diverged: the loss is no longer a finite number."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str | None:
+    """The valid word closest to ``word``, or None when none is close."""
+    found = difflib.get_close_matches(word.lower(), {v.lower(): v for v in valid}, n=1, cutoff=0.5)
+    return next((v for v in valid if found and v.lower() == found[0]), None)
+
+
+def unknown(kind: str, word: str, valid: Iterable[str], where: str | None = None) -> InputError:
+    """The error for a word that is none of the valid ones, naming the nearest."""
+    words = list(valid)
+    return InputError(
+        f"unknown {kind} '{word}'", where=where, expected="one of " + ", ".join(words), nearest=nearest(word, words)
+    )

@@ -1,0 +1,1 @@
+"""The laboratory: experiment file → plan → cells in a store → one tidy table."""

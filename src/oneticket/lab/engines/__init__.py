@@ -1,0 +1,27 @@
+"""Engines: where cells are computed. One file each, found by name."""
+
+from oneticket.lab.engines.base import (
+    CellFailed,
+    DiskFull,
+    Done,
+    Engine,
+    OutOfMemory,
+    Progress,
+    Task,
+    WorkerDied,
+    engine,
+)
+from oneticket.lab.engines.local import LocalEngine
+
+__all__ = [
+    "CellFailed",
+    "DiskFull",
+    "Done",
+    "Engine",
+    "LocalEngine",
+    "OutOfMemory",
+    "Progress",
+    "Task",
+    "WorkerDied",
+    "engine",
+]

@@ -1,0 +1,72 @@
+"""Estimates: how long the missing cells of a plan will take, measured rather than guessed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.lab.description import Description
+from oneticket.lab.store import Store
+from oneticket.models import ModelSpec, build
+from oneticket.training import Step
+
+STEPS = 4  # timed, after as many to warm up
+OVERHEAD = 0.3  # seconds to start a worker and to write a cell
+
+
+def estimated_seconds(
+    cells: Iterable[Description], *, store: Store | None, cache: Path, folder: Path, device: str = "cpu"
+) -> float:
+    """Seconds of one worker for all ``cells``.
+
+    The time of a step of each kind of training (network, data, recipe) comes from finished cells of that kind where
+    the store has any, and is measured on a few steps otherwise.
+    """
+    known: dict[str, float] = {}
+    total = 0.0
+    for cell in cells:
+        kind = f"{cell.network}|{cell.data}|{cell.recipe}"
+        if kind not in known:
+            known[kind] = _seconds_per_step(cell, cache, folder, device)
+        total += OVERHEAD + known[kind] * _steps(cell, cache)
+    return total
+
+
+def _steps(cell: Description, cache: Path) -> int:
+    samples = len(open_data(cell.data, cache=cache).train)
+    per_epoch = -(-samples // cell.recipe.batch_size)
+    ticket = getattr(cell.start, "ticket", None)
+    started = Step.parse(ticket.search.rewind).iterations(per_epoch) if ticket and not cell.test else 0
+    return cell.recipe.epochs * per_epoch - started
+
+
+def _seconds_per_step(cell: Description, cache: Path, folder: Path, device: str) -> float:
+    splits = open_data(cell.data, cache=cache)
+    network = cell.network
+    spec = ModelSpec(name=network.name, options=network.options)
+    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder).to(device).train()
+    batches = ImageBatches(
+        splits.train,
+        cell.recipe.batch_size,
+        normalisation=Normalisation.of(splits.train),
+        augmentation=cell.recipe.augment,
+        device=device,
+    )
+    optimizer = cell.recipe.make_optimizer(model)
+    times = []
+    generator = torch.Generator().manual_seed(0)
+    began = time.perf_counter()
+    for number, (inputs, targets) in enumerate(batches.epoch(generator, generator)):
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if number + 1 == 2 * STEPS:
+            break
+    return statistics.median(times[STEPS:] or times)

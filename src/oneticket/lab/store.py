@@ -1,0 +1,159 @@
+"""The store: finished cells under the names of what they compute, readable without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLease, Timeout
+
+from oneticket.errors import InputError, OneticketError
+from oneticket.identity import canonical_json
+
+STORE_VERSION = 1
+LEASE_SECONDS = 30.0  # a claim that nobody refreshed for so long is taken over; a dead process's at once
+
+
+class Busy(OneticketError):
+    """Another process is computing this cell."""
+
+
+class Store:
+    """A folder of cells.
+
+    ``cells/ab/abcdef…/`` holds a finished cell and appears whole, by a rename; while it is computed its files lie in
+    ``working/``. ``experiments/`` says which cell fills which row of which experiment's table, ``failures/`` why a
+    cell failed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = False) -> Store:
+        """The store at ``root``; InputError when it is none, was written by a later version, or can't be written."""
+        marker = root / "store.json"
+        if not marker.exists():
+            if not create:
+                raise InputError("is no store of oneticket", where=str(root), expected="a folder that `run` has made")
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                _write_whole(marker, canonical_json({"store": STORE_VERSION}))
+            except OSError as error:
+                raise _unwritable(root, error) from None
+        try:
+            version = json.loads(marker.read_text())["store"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"store.json cannot be read ({error})", where=str(root)) from None
+        if not isinstance(version, int) or version > STORE_VERSION:
+            raise InputError(
+                f"the store has version {version}", where=str(root), expected=f"at most {STORE_VERSION}: update oneticket"
+            )
+        if create:
+            try:
+                for folder in ("cells", "working", "leases", "experiments", "failures"):
+                    (root / folder).mkdir(exist_ok=True)
+                probe = root / "working" / f".probe-{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise _unwritable(root, error) from None
+        return cls(root)
+
+    # -- finished cells ------------------------------------------------------------------------------------------
+    def folder(self, identity: str) -> Path:
+        """Where the finished cell lies."""
+        return self.root / "cells" / identity[:2] / identity
+
+    def has(self, identity: str) -> bool:
+        """Whether the cell is finished."""
+        return (self.folder(identity) / "cell.json").exists()
+
+    def read(self, identity: str) -> dict[str, Any]:
+        """The ``cell.json`` of a finished cell."""
+        path = self.folder(identity) / "cell.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cell {identity[:12]} cannot be read ({error})",
+                where=str(path),
+                expected="a finished cell; delete its folder and run again",
+            ) from None
+        return record
+
+    # -- computing a cell ----------------------------------------------------------------------------------------
+    @contextmanager
+    def claimed(self, identity: str) -> Iterator[Path]:
+        """The working folder of a cell, while no other process may compute it; raises Busy when one does."""
+        (self.root / "leases").mkdir(exist_ok=True)
+        lease = SoftFileLease(str(self.root / "leases" / f"{identity}.lease"), lease_duration=LEASE_SECONDS)
+        try:
+            lease.acquire(timeout=0)
+        except Timeout:
+            raise Busy(f"cell {identity[:12]} is being computed by another process") from None
+        try:
+            working = self.root / "working" / identity
+            working.mkdir(parents=True, exist_ok=True)
+            yield working
+        finally:
+            lease.release()
+
+    def commit(self, identity: str, working: Path, record: Mapping[str, Any]) -> None:
+        """Turn a working folder into the finished cell: everything on disk first, then one rename."""
+        shutil.rmtree(working / "checkpoint", ignore_errors=True)
+        (working / "cell.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        for path in working.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        target = self.folder(identity)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(working, target)
+        except OSError:
+            # Somebody else finished the same cell meanwhile: equal by construction, so theirs stays.
+            if not self.has(identity):
+                raise
+            shutil.rmtree(working, ignore_errors=True)
+        (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
+
+    def discard(self, identity: str) -> None:
+        """Remove what an unfinished cell left."""
+        shutil.rmtree(self.root / "working" / identity, ignore_errors=True)
+
+    def note_failure(self, identity: str, label: str, reason: str) -> None:
+        """Keep the reason why a cell failed, for whoever looks later; never in the way of the run."""
+        try:
+            _write_whole(
+                self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason})
+            )
+        except OSError:
+            return
+
+    # -- experiments ---------------------------------------------------------------------------------------------
+    def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
+        """Remember which cell fills which row of an experiment's table."""
+        _write_whole(self.root / "experiments" / f"{name}.json", canonical_json(content))
+
+    def experiments(self) -> Iterator[dict[str, Any]]:
+        """Every experiment that has been run in this store, by name."""
+        for path in sorted((self.root / "experiments").glob("*.json")):
+            try:
+                yield json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise InputError(f"cannot be read ({error})", where=str(path), expected="run the experiment again") from None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _unwritable(root: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder for --store")

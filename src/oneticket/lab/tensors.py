@@ -1,0 +1,58 @@
+"""The tensor files of a cell: states and masks as safetensors that anyone can read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from oneticket.identity import canonical_json
+from oneticket.masks import Masks
+
+
+def save_masks(path: Path, masks: Masks) -> None:
+    """Packed bits of every mask (numpy.packbits), their shapes as JSON in the metadata."""
+    shapes = {name: list(tensor.shape) for name, tensor in masks.items()}
+    _save(path, masks.packed(), {"shapes": shapes})
+
+
+def load_masks(path: Path) -> Masks:
+    """The inverse of :func:`save_masks`."""
+    tensors, facts = _load(path)
+    return Masks.unpacked({name: tensors[name] for name in facts["shapes"]}, facts["shapes"])
+
+
+def save_state(path: Path, state: Mapping[str, Tensor], masks: Masks | None = None) -> None:
+    """A state dict; of a masked tensor only the kept values, row-major, as a vector."""
+    kept = masks or Masks({})
+    tensors = {n: t[kept[n]] if n in kept else t.contiguous() for n, t in state.items()}
+    _save(path, tensors, {"kept_values_of": sorted(n for n in state if n in kept), "names": list(state)})
+
+
+def load_state(path: Path, masks: Masks | None = None) -> dict[str, Tensor]:
+    """The inverse of :func:`save_state`, given the same masks; masked entries are zero."""
+    tensors, facts = _load(path)
+    for name in facts["kept_values_of"]:
+        mask = (masks or Masks({}))[name]
+        full = torch.zeros(mask.shape, dtype=tensors[name].dtype)
+        full[mask] = tensors[name]
+        tensors[name] = full
+    return {name: tensors[name] for name in facts["names"]}
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    beside = path.with_name(path.name + ".writing")
+    save_file(dict(tensors), beside, metadata={"oneticket": canonical_json(facts)})
+    os.replace(beside, path)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
+        return tensors, json.loads(file.metadata()["oneticket"])

@@ -1,0 +1,127 @@
+"""Which tensors of a network may be pruned, and which layer is its head.
+
+By default prunable are the weights of convolutions and linear layers (and of recurrent cells and attention
+projections), without the classifier head. Normalisation parameters and biases are never pruned, never permuted, never
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.errors import InputError, nearest
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class Prunable:
+    """A network seen as the weights that pruning may touch.
+
+    Parameters
+    ----------
+    model : the network; it is referred to, not copied.
+    head : name of the classifier layer; found by :func:`find_head` when None.
+    prune_head : whether the head's weight is prunable too.
+    only : names of the parameters that may be pruned, instead of the default set.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        head: str | None = None,
+        prune_head: bool = False,
+        only: Sequence[str] | None = None,
+    ) -> None:
+        self.model = model
+        self.head = head if head is not None else find_head(model)
+        check_head(model, self.head)
+        self.names = tuple(only) if only is not None else tuple(_default_names(model, self.head, prune_head))
+        parameters = dict(model.named_parameters())
+        for name in self.names:
+            if name not in parameters:
+                raise InputError(
+                    f"the model has no parameter '{name}' to prune",
+                    expected=f"one of {', '.join(parameters)}",
+                    nearest=nearest(name, parameters),
+                )
+        if not self.names:
+            raise InputError("the model has nothing to prune", expected="a convolution or linear layer besides its head")
+
+    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and parameter of each prunable weight, in the model's order."""
+        parameters = dict(self.model.named_parameters())
+        return ((name, parameters[name]) for name in self.names)
+
+    def values(self) -> dict[str, Tensor]:
+        """A detached copy of each prunable weight."""
+        return {name: weight.detach().clone() for name, weight in self.weights()}
+
+    @property
+    def total(self) -> int:
+        """ΣN_l, the number of prunable weights."""
+        return sum(weight.numel() for _, weight in self.weights())
+
+
+def fan_in(weight: Tensor) -> int:
+    """Inputs of one output unit: entries of one slice along the first dimension."""
+    return weight[0].numel()
+
+
+def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        if module_name == head and not prune_head:
+            seen.update(id(p) for p in module.parameters())
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen and _is_weight(module, name, parameter):
+                seen.add(id(parameter))
+                yield f"{module_name}.{name}" if module_name else name
+
+
+def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+        return name == "weight"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return name.startswith("weight")
+    if isinstance(module, nn.MultiheadAttention):
+        return name.endswith("proj_weight") and parameter.dim() == 2
+    return False
+
+
+def find_head(model: nn.Module, classes: int | None = None) -> str:
+    """Name of the classifier: the last linear layer (the last one with ``classes`` outputs, where that is known).
+
+    Raises InputError, which says how to name the head, when there is none.
+    """
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    fitting = [name for name, m in linear if classes is None or m.out_features == classes]
+    if fitting:
+        return fitting[-1]
+    if classes is not None:
+        convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+        fitting = [n for n, m in convolutions if m.out_channels == classes]
+        if fitting:
+            return fitting[-1]
+    with_outputs = f" with {classes} outputs" if classes is not None else ""
+    choices = ", ".join(f"'{n}' ({m.out_features} outputs)" for n, m in linear) or "no linear layer at all"
+    raise InputError(
+        f"the head of {type(model).__name__} can't be found: no linear layer{with_outputs}",
+        expected=f"the name of the layer that gives the classes, as head=\"…\"; the model has {choices}",
+    )
+
+
+def check_head(model: nn.Module, head: str) -> None:
+    """Raise InputError unless ``head`` names a layer of ``model`` that has a weight."""
+    modules = dict(model.named_modules())
+    if head not in modules or not isinstance(getattr(modules[head], "weight", None), torch.Tensor):
+        weighted = [n for n, m in modules.items() if isinstance(getattr(m, "weight", None), torch.Tensor)]
+        raise InputError(
+            f"the model has no layer '{head}' that could be its head",
+            expected=f"one of {', '.join(weighted)}",
+            nearest=nearest(head, weighted),
+        )

@@ -1,0 +1,95 @@
+"""Allocations: where in the network the budget of kept weights goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.pruning.base import Scores, allocation, kept_count
+from oneticket.pruning.selection import apportion, erk_share, largest_alive
+
+
+@allocation("global", source="Han et al. 2015; Frankle & Carbin 2019")
+def globally(scores: Scores, density: float, alive: Masks) -> Masks:
+    """The best of the whole network by one threshold; a layer may lose everything."""
+    every = torch.cat([s.flatten() for s in scores.values()])
+    living = torch.cat([alive[name].flatten() for name in scores])
+    kept = largest_alive(every, living, kept_count(density, every.numel()))
+    pieces = kept.split_with_sizes([s.numel() for s in scores.values()])
+    return Masks({name: piece.view(s.shape) for (name, s), piece in zip(scores.items(), pieces, strict=True)})
+
+
+@allocation("layerwise", source="Frankle & Carbin 2019")
+def layerwise(scores: Scores, density: float, alive: Masks) -> Masks:
+    """The best of each layer, every layer at the same density.
+
+    A layer with fewer weights alive keeps those, and the others share what it could not take.
+    """
+    return _best(scores, alive, _rest_uniform(scores, alive, _budget(scores, density), {}))
+
+
+@allocation("uniform+", source="Gale et al. 2019")
+def uniform_plus(scores: Scores, density: float, alive: Masks) -> Masks:
+    """First convolution dense, last layer at 20 % or more, every other layer at the same density.
+
+    A network without convolutions has no first one to spare. InputError when the density is too low for that, or when
+    too few weights of the two layers are alive.
+    """
+    budget, last = _budget(scores, density), list(scores)[-1]
+    first = next((name for name, s in scores.items() if s.dim() >= 3), None)
+    least = {last: -(-scores[last].numel() // 5)}
+    dense = {} if first is None else {first: scores[first].numel()}
+    _refuse_impossible(least | dense, budget, alive)
+    counts = _rest_uniform(scores, alive, budget, dense)
+    if counts[last] < (least | dense)[last]:
+        counts = _rest_uniform(scores, alive, budget, least | dense)
+    return _best(scores, alive, counts)
+
+
+@allocation("erk", source="Evci et al. 2020, §3")
+def erk(scores: Scores, density: float, alive: Masks) -> Masks:
+    """The best of each layer, layer densities ρ_l ∝ Σdims/Πdims (Erdős–Rényi kernel).
+
+    Layers that would exceed 1, or what is alive of them, are kept whole and the scale is solved again for the others.
+    """
+    shares = {name: erk_share(s.shape) for name, s in scores.items()}
+    return _best(scores, alive, _counts(_budget(scores, density), shares, alive))
+
+
+def _budget(scores: Scores, density: float) -> int:
+    return kept_count(density, sum(s.numel() for s in scores.values()))
+
+
+def _counts(budget: int, shares: Mapping[str, int], alive: Masks) -> dict[str, int]:
+    parts = apportion(budget, list(shares.values()), [int(alive[name].sum()) for name in shares])
+    return dict(zip(shares, parts, strict=True))
+
+
+def _rest_uniform(scores: Scores, alive: Masks, budget: int, fixed: Mapping[str, int]) -> dict[str, int]:
+    sizes = {name: s.numel() for name, s in scores.items() if name not in fixed}
+    return {**fixed, **_counts(budget - sum(fixed.values()), sizes, alive)}
+
+
+def _refuse_impossible(least: Mapping[str, int], budget: int, alive: Masks) -> None:
+    where = "allocation 'uniform+'"
+    for name, count in least.items():
+        living = int(alive[name].sum())
+        if living < count:
+            fault = f"needs {count} weights of '{name}', of which {living} are alive"
+            raise InputError(
+                fault, where=where, expected="masks that kept the first convolution and 20 % of the last layer"
+            )
+    needed = sum(least.values())
+    if budget < needed:
+        raise InputError(
+            f"needs {needed} weights for the first convolution and 20 % of the last layer, and has {budget}",
+            where=where,
+            expected=f"a density of at least {needed / alive.total:.4g}",
+        )
+
+
+def _best(scores: Scores, alive: Masks, counts: Mapping[str, int]) -> Masks:
+    return Masks({name: largest_alive(s, alive[name], counts[name]) for name, s in scores.items()})

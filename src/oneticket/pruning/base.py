@@ -1,0 +1,186 @@
+"""The small interface of pruning: criterion → scores, allocation → masks, control → other masks; and ``prune``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError, OneticketError
+from oneticket.masks import Masks
+from oneticket.prunable import Prunable
+from oneticket.registry import Registry
+
+T = TypeVar("T")
+
+Scores: TypeAlias = dict[str, Tensor]
+"""Parameter name → floating-point tensor of that parameter's shape; the smallest scores go first."""
+
+Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+"""Pairs of inputs and targets."""
+
+
+class Evidence:
+    """What a criterion may look at beyond the weights; what it does not ask for is not computed.
+
+    Each argument is called when its property is first asked for, and once at most. Asking for what was not given raises
+    InputError.
+
+    Parameters
+    ----------
+    initial : gives W_0 by parameter name (a full state dict will do).
+    batches : gives training batches.
+    generator : gives the random generator (on the CPU) of criteria that draw.
+
+    >>> Evidence(initial=lambda: {"fc.weight": torch.zeros(2, 3)}).initial["fc.weight"].shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        initial: Callable[[], Mapping[str, Tensor]] | None = None,
+        batches: Callable[[], Batches] | None = None,
+        generator: Callable[[], torch.Generator] | None = None,
+    ) -> None:
+        self._initial, self._batches, self._generator = initial, batches, generator
+
+    @cached_property
+    def initial(self) -> Mapping[str, Tensor]:
+        """W_0, the weights at initialisation, by parameter name."""
+        return _given(self._initial, "initial", "the initial weights")
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Training batches: pairs of inputs and targets."""
+        return _given(self._batches, "batches", "training batches")
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """The random generator, on the CPU."""
+        return _given(self._generator, "generator", "a random generator")
+
+
+def _given(source: Callable[[], T] | None, name: str, thing: str) -> T:
+    if source is None:
+        raise InputError(f"the criterion looks at {thing}, which were not given", expected=f"Evidence({name}=…)")
+    return source()
+
+
+Criterion: TypeAlias = Callable[[Prunable, Evidence], Scores]
+Allocation: TypeAlias = Callable[[Scores, float, Masks], Masks]
+Control: TypeAlias = Callable[[Masks, torch.Generator], Masks]
+
+criterion: Registry[Criterion] = Registry("criterion")
+"""Scores every prunable weight; says nothing about how many go."""
+
+allocation: Registry[Allocation] = Registry("allocation")
+"""Turns scores (in the model's order), a density and the weights still alive into masks.
+
+Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index.
+"""
+
+control: Registry[Control] = Registry("control")
+"""Makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4)."""
+
+
+def kept_count(density: float, total: int) -> int:
+    """⌊ρN⌉, the number of weights kept of ``total`` at ``density``; a half is rounded up.
+
+    >>> kept_count(0.5, 5), kept_count(0.8, 266_200)
+    (3, 212960)
+    """
+    return math.floor(density * total + 0.5)
+
+
+# Inside `prune` the registries' names are those of its arguments.
+_CRITERIA, _ALLOCATIONS = criterion, allocation
+
+
+def prune(
+    model: Prunable,
+    evidence: Evidence,
+    *,
+    criterion: str,
+    allocation: str,
+    density: float,
+    alive: Masks | None = None,
+) -> Masks:
+    """Masks that keep exactly ⌊ρN⌉ prunable weights: the best by ``criterion``, where ``allocation`` says.
+
+    Parameters
+    ----------
+    model : the network, seen as its N prunable weights.
+    evidence : what the criterion may look at beyond them.
+    criterion, allocation : registered names.
+    density : ρ in (0, 1], of all N weights, not of those alive.
+    alive : the weights that may still be kept; all when None. The result is a subset.
+
+    Raises InputError for an unknown name, a density out of range or that leaves no weight, more weights asked for than
+    are alive, scores that are not finite or not of the weights' shapes. The masks are on the CPU.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    >>> prune(Prunable(net), Evidence(), criterion="magnitude", allocation="global", density=0.25).kept
+    3
+    """
+    score, allocate = _CRITERIA[criterion], _ALLOCATIONS[allocation]
+    alive = Masks.full(dict(model.weights())) if alive is None else _matching(model, alive)
+    count = _checked_count(density, alive)
+    scores = _checked_scores(model, score(model, evidence), f"criterion '{criterion}'")
+    masks = allocate(scores, density, alive)
+    if masks.kept != count or not masks <= alive:
+        raise OneticketError(
+            f"allocation '{allocation}' broke its promise: it kept {masks.kept} weights instead of {count}, "
+            f"{(masks - alive).kept} of them no longer alive"
+        )
+    return masks
+
+
+def _checked_count(density: float, alive: Masks) -> int:
+    if not 0 < density <= 1:
+        raise InputError(f"density {density} is out of range", where="density", expected="0 < density ≤ 1")
+    count = kept_count(density, alive.total)
+    if count < 1:
+        least = f"at least {0.5 / alive.total:.3g} for {alive.total} weights"
+        raise InputError(f"density {density} leaves no weight at all", where="density", expected=least)
+    if count > alive.kept:
+        raise InputError(
+            f"density {density} asks for {count} weights where {alive.kept} are alive",
+            where="density",
+            expected=f"at most {alive.kept / alive.total:.6g}",
+        )
+    return count
+
+
+def _matching(model: Prunable, alive: Masks) -> Masks:
+    shapes = {name: tuple(weight.shape) for name, weight in model.weights()}
+    given = {name: tuple(mask.shape) for name, mask in alive.items()}
+    if shapes != given:
+        name = next(n for n in [*shapes, *given] if shapes.get(n) != given.get(n))
+        raise InputError(
+            f"mask '{name}' has the shape {given[name]}" if name in given else f"no mask for '{name}'",
+            where="alive",
+            expected=f"the shape {shapes[name]}" if name in shapes else "masks of prunable weights only",
+        )
+    return Masks({name: alive[name].cpu() for name in shapes})
+
+
+def _checked_scores(model: Prunable, scores: Scores, where: str) -> Scores:
+    weights = dict(model.weights())
+    for name in [*weights, *scores]:
+        if name not in scores or name not in weights:
+            fault = "weight without a score" if name in weights else "score of what is no prunable weight"
+            raise InputError(f"'{name}': {fault}", where=where, expected="one score for each prunable weight")
+        if scores[name].shape != weights[name].shape:
+            raise InputError(
+                f"scores of '{name}' have the shape {tuple(scores[name].shape)}",
+                where=where,
+                expected=f"{tuple(weights[name].shape)}",
+            )
+        if not bool(torch.isfinite(scores[name]).all()):
+            raise InputError(f"scores of '{name}' are not all finite", where=where, expected="finite numbers")
+    return {name: scores[name].detach().cpu() for name in weights}

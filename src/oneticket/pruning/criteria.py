@@ -1,0 +1,58 @@
+"""Criteria that look at magnitudes, and the random one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError
+from oneticket.prunable import Prunable
+from oneticket.pruning.base import Evidence, Scores, criterion
+
+
+@criterion("magnitude", source="Han et al. 2015, §3")
+def magnitude(model: Prunable, _: Evidence) -> Scores:
+    """Absolute value of each weight, |W|."""
+    return {name: weight.detach().abs() for name, weight in model.weights()}
+
+
+@criterion("magnitude-init", source="Frankle et al. 2021")
+def magnitude_init(model: Prunable, evidence: Evidence) -> Scores:
+    """Absolute value of each weight at initialisation, |W_0|."""
+    return {name: _initial(evidence, name).abs() for name in model.names}
+
+
+@criterion("normalised-magnitude", source="Morcos et al. 2019, review")
+def normalised_magnitude(model: Prunable, evidence: Evidence) -> Scores:
+    """Absolute value over the spread of the layer's initial weights, |W| / σ_l, in float64.
+
+    σ_l is the population standard deviation of W_0,l. InputError for a layer whose initial weights are all equal.
+    """
+    return {name: weight.detach().double().abs() / _spread(evidence, name) for name, weight in model.weights()}
+
+
+@criterion("random")
+def uniform(model: Prunable, evidence: Evidence) -> Scores:
+    """Uniform random numbers."""
+    # In float32, 20 million draws would tie by the hundred thousand, and ties are broken by index.
+    return {
+        name: torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float64)
+        for name, weight in model.weights()
+    }
+
+
+def _initial(evidence: Evidence, name: str) -> Tensor:
+    if name not in evidence.initial:
+        raise InputError(f"the initial weights have no '{name}'", expected="a value for each prunable weight")
+    return evidence.initial[name].detach()
+
+
+def _spread(evidence: Evidence, name: str) -> float:
+    spread = float(_initial(evidence, name).double().std(correction=0))
+    if spread == 0:
+        raise InputError(
+            f"the initial weights of '{name}' are all equal, so magnitudes cannot be normalised by their spread",
+            where="criterion 'normalised-magnitude'",
+            expected="randomly initialised weights",
+        )
+    return spread

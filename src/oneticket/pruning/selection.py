@@ -1,0 +1,77 @@
+"""Exact selection: the k entries that stay, and the parts of a budget of k that go to each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` largest of ``values``, both of shape (n,); of equal values the lower index is kept.
+
+    Linear in n: the threshold is selected, not found by sorting. ``values`` must hold no NaN.
+
+    >>> largest(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3)
+    tensor([ True,  True, False,  True])
+    """
+    if not 0 <= count <= values.numel():
+        raise InputError(f"cannot keep {count} of {values.numel()} weights")
+    if count == 0:
+        return torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    threshold = values.kthvalue(values.numel() - count + 1).values
+    kept = values > threshold
+    # `values >= threshold` would keep every weight that ties with the last one, so only as many as are still due stay.
+    ties = (values == threshold).nonzero().flatten()
+    kept[ties[: count - int(kept.sum())]] = True
+    return kept
+
+
+def largest_alive(scores: Tensor, alive: Tensor, count: int) -> Tensor:
+    """Mask of the ``count`` largest scores among those alive; ``scores`` and ``alive`` of one shape, as the result."""
+    kept = torch.zeros_like(alive)
+    kept[alive] = largest(scores[alive], count)
+    return kept
+
+
+def random_positions(shape: Iterable[int], count: int, generator: torch.Generator) -> Tensor:
+    """Mask of the given shape with ``count`` entries kept, every choice equally probable."""
+    mask = torch.zeros(tuple(shape), dtype=torch.bool)
+    mask.view(-1)[torch.randperm(mask.numel(), generator=generator)[:count]] = True
+    return mask
+
+
+def apportion(total: int, shares: Sequence[int], caps: Sequence[int]) -> list[int]:
+    """``total`` divided in proportion to ``shares``, no part above its cap: integers that add up exactly.
+
+    Parts that would exceed their cap get the cap, and the scale is solved again for the others until none does.
+    Fractions go to the largest remainders, equal ones to the earlier part. Integers throughout, so nothing is lost
+    to floating point. A share may be 0 only where its cap is. Raises InputError when the caps leave too little room.
+
+    >>> apportion(10, shares=[6, 3, 1], caps=[4, 9, 9])
+    [4, 5, 1]
+    """
+    if total > sum(caps):
+        raise InputError(f"cannot keep {total} of {sum(caps)} weights")
+    parts = list(caps)
+    budget, free = total, list(range(len(shares)))
+    whole = sum(shares)
+    while full := {i for i in free if shares[i] * budget >= caps[i] * whole}:
+        budget -= sum(caps[i] for i in full)
+        free = [i for i in free if i not in full]
+        whole = sum(shares[i] for i in free)
+    remainders = {}
+    for i in free:
+        parts[i], remainders[i] = divmod(shares[i] * budget, whole)
+    due = budget - sum(parts[i] for i in free)
+    for i in sorted(free, key=lambda i: -remainders[i])[:due]:
+        parts[i] += 1
+    return parts
+
+
+def erk_share(shape: Iterable[int]) -> int:
+    """N_l · Σdims/Πdims = Σdims: the share of a layer in an Erdős–Rényi-kernel budget (Evci et al. 2020, §3)."""
+    return sum(shape) or 1

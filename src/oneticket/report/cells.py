@@ -1,0 +1,135 @@
+"""Tables as text: which columns a reader needs, and how each number is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from oneticket.report.tables import COSTS, Cost, CostRow, SummaryRow
+from oneticket.statistics import Difference, Interval
+
+NONE = "—"
+MINUS = "−"
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; ``numeric`` says which columns are numbers, to be set flush right."""
+
+    header: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class _Column:
+    header: str
+    text: Callable[[SummaryRow], str]
+    numeric: bool = True
+    # Left out when it would say the same in each row.
+    optional: bool = False
+
+
+_SUMMARY = (
+    _Column("experiment", lambda row: row.group.experiment, numeric=False, optional=True),
+    _Column("model", lambda row: row.group.model, numeric=False, optional=True),
+    _Column("target", lambda row: at(row.group.target, row.group.target_recipe), numeric=False, optional=True),
+    _Column("source", lambda row: at(row.group.source, row.group.source_recipe), numeric=False, optional=True),
+    _Column("weights %", lambda row: density(row.density)),
+    _Column("effective %", lambda row: density(row.effective_density), optional=True),
+    _Column("arm", lambda row: row.group.arm, numeric=False),
+    _Column("rescale", lambda row: row.group.rescale, numeric=False, optional=True),
+    _Column("n", lambda row: str(row.accuracy.n)),
+    _Column("accuracy %", lambda row: spread(row.accuracy.mean, row.accuracy.deviation)),
+    _Column("95 % interval", lambda row: interval(row.accuracy.interval)),
+    _Column("vs dense", lambda row: difference(row.versus_dense), optional=True),
+    _Column("vs random", lambda row: difference(row.versus_random), optional=True),
+)
+_COST_HEADERS = {
+    "search_trainings": "search trainings",
+    "train_flops": "training FLOPs",
+    "masked_flops": "mask-aware FLOPs",
+    "seconds": "seconds",
+}
+
+
+def summary_table(rows: Sequence[SummaryRow]) -> Table:
+    """The summary as text, for a terminal, a page or a paper; columns that say nothing are left out.
+
+    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density.
+    """
+    columns = [column for column in _SUMMARY if not column.optional or len({column.text(row) for row in rows}) > 1]
+    return Table(
+        header=tuple(column.header for column in columns),
+        cells=tuple(tuple(column.text(row) for column in columns) for row in rows),
+        numeric=tuple(column.numeric for column in columns),
+    )
+
+
+def cost_table(rows: Sequence[CostRow]) -> Table:
+    """The costs as text: the mean and, where the networks differ, the least and the greatest in brackets."""
+    keys = [key for key in ("experiment", "model") if len({getattr(row, key) for row in rows}) > 1]
+    kept = [cost for cost in COSTS if any(row.costs[cost] for row in rows)]
+    return Table(
+        header=(*keys, "arm", "networks", *(_COST_HEADERS[cost] for cost in kept)),
+        cells=tuple(
+            (*(str(getattr(row, key)) for key in keys), row.arm, str(row.n), *(_cost(row.costs[c]) for c in kept))
+            for row in rows
+        ),
+        numeric=(*(False for _ in keys), False, *(True for _ in range(1 + len(kept)))),
+    )
+
+
+def at(name: str, recipe: str) -> str:
+    """A data set with its recipe, ``fashion@sgd``; a dash for neither."""
+    return f"{name}@{recipe}" if name and recipe else name or NONE
+
+
+def density(value: float | None) -> str:
+    """A fraction as a percentage with three significant digits."""
+    return NONE if value is None else f"{100 * value:.3g}"
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with two decimals."""
+    return f"{100 * value:.2f}".replace("-", MINUS)
+
+
+def spread(mean: float, deviation: float | None) -> str:
+    """Mean ± standard deviation, fractions as percentages; the mean alone for one seed."""
+    return percent(mean) if deviation is None else f"{percent(mean)} ± {percent(deviation)}"
+
+
+def interval(value: Interval | None) -> str:
+    """An interval of fractions, as percentages in brackets."""
+    return NONE if value is None else f"[{percent(value.low)}, {percent(value.high)}]"
+
+
+def difference(value: Difference | None) -> str:
+    """A difference of fractions in percentage points, with its sign and its interval."""
+    if value is None:
+        return NONE
+    if value.interval is None:
+        return _signed(value.mean)
+    return f"{_signed(value.mean)} [{_signed(value.interval.low)}, {_signed(value.interval.high)}]"
+
+
+def quantity(value: float) -> str:
+    """A count or an amount with three significant digits and an SI prefix: ``1.23 T``."""
+    for unit, prefix in PREFIXES:
+        if abs(value) >= unit:
+            return f"{value / unit:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def _signed(value: float) -> str:
+    text = f"{100 * value:+.2f}".replace("-", MINUS)
+    return "0.00" if text[1:] == "0.00" else text
+
+
+def _cost(cost: Cost | None) -> str:
+    if cost is None:
+        return NONE
+    least, most = quantity(cost.low), quantity(cost.high)
+    return quantity(cost.mean) if least == most else f"{quantity(cost.mean)} ({least} – {most})"

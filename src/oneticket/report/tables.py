@@ -1,0 +1,209 @@
+"""The tidy table in short: accuracy by arm and density, and what each arm cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from oneticket.errors import InputError
+from oneticket.report.palette import arm_order
+from oneticket.statistics import Difference, Sample, describe, mean, paired_difference
+
+Row = Mapping[str, Any]
+
+COLUMNS = (
+    "experiment",
+    "model",
+    "source",
+    "source_recipe",
+    "target",
+    "target_recipe",
+    "arm",
+    "rescale",
+    "density_asked",
+    "density",
+    "effective_density",
+    "round",
+    "seed",
+    "test_accuracy",
+    "val_accuracy",
+    "test_loss",
+    "best_epoch",
+    "steps_to_converge",
+    "search_trainings",
+    "train_flops",
+    "masked_flops",
+    "seconds",
+    "cell",
+)
+COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds")
+
+
+class Group(NamedTuple):
+    """What the rows that differ in their seed only have in common."""
+
+    experiment: str
+    model: str
+    source: str
+    source_recipe: str
+    target: str
+    target_recipe: str
+    arm: str
+    rescale: str
+    density_asked: float | None
+
+    @property
+    def section(self) -> Section:
+        """The target this belongs to."""
+        return Section(self.experiment, self.model, self.target, self.target_recipe)
+
+
+class Section(NamedTuple):
+    """One target of one experiment: a figure and a table of the report."""
+
+    experiment: str
+    model: str
+    target: str
+    target_recipe: str
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One arm at one density over its seeds; accuracies and densities are fractions of 1.
+
+    ``versus_dense`` and ``versus_random`` are paired by seed with the dense network of the same target and with the
+    arm ``random`` of the same source, target, rescaling and density; None where there is none.
+    """
+
+    group: Group
+    density: float | None
+    effective_density: float | None
+    accuracy: Sample
+    versus_dense: Difference | None
+    versus_random: Difference | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Mean, least and greatest of one cost over ``n`` networks."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What one arm cost, over all its sources, targets, densities and seeds; None where nothing was recorded."""
+
+    experiment: str
+    model: str
+    arm: str
+    n: int
+    costs: Mapping[str, Cost | None]
+
+
+def checked(rows: Iterable[Row]) -> list[Row]:
+    """The rows in the order of a report, each network once.
+
+    InputError when there is none, when a column is missing, or when two networks claim one place (the same arm,
+    density and seed), since no average over them would mean anything.
+    """
+    table = list(rows)
+    if not table:
+        raise InputError("there is nothing to report: the table of results is empty", expected="at least one network")
+    for row in table:
+        if missing := [column for column in COLUMNS if column not in row]:
+            raise InputError(f"the table lacks the column '{missing[0]}'", expected="the columns " + ", ".join(COLUMNS))
+    places: dict[Hashable, Row] = {}
+    for row in table:
+        place = (group_of(row), row["seed"])
+        other = places.setdefault(place, row)
+        if other["cell"] != row["cell"]:
+            raise InputError(
+                f"two networks are the arm '{row['arm']}' of '{row['experiment']}' on '{row['target']}' at density "
+                f"{row['density_asked']} with seed {row['seed']}: the cells {other['cell']} and {row['cell']}",
+                expected="one; give experiments that differ different names",
+            )
+    return sorted(places.values(), key=_row_order)
+
+
+def group_of(row: Row) -> Group:
+    """The group a row belongs to; where no density was asked for, the one it has stands in."""
+    group = Group(*(row[column] for column in Group._fields))
+    return group if group.density_asked is not None else group._replace(density_asked=row["density"])
+
+
+def summary(rows: Iterable[Row]) -> list[SummaryRow]:
+    """One row per group, by target, source, density (falling) and arm; networks without a test accuracy don't count."""
+    groups: dict[Group, list[Row]] = defaultdict(list)
+    for row in checked(rows):
+        if row["test_accuracy"] is not None:
+            groups[group_of(row)].append(row)
+    accuracies = {group: {row["seed"]: float(row["test_accuracy"]) for row in kept} for group, kept in groups.items()}
+    dense = {(group.section, group.rescale): values for group, values in accuracies.items() if group.arm == "dense"}
+
+    def versus(group: Group, arm: str, baseline: Mapping[Any, float] | None) -> Difference | None:
+        return None if group.arm == arm or baseline is None else paired_difference(accuracies[group], baseline)
+
+    return [
+        SummaryRow(
+            group=group,
+            density=_mean(kept, "density"),
+            effective_density=_mean(kept, "effective_density"),
+            accuracy=describe(accuracies[group].values()),
+            # A dense network has nothing to rescale, so one trained without serves every rescaling.
+            versus_dense=versus(
+                group, "dense", dense.get((group.section, group.rescale)) or dense.get((group.section, "none"))
+            ),
+            versus_random=versus(group, "random", accuracies.get(group._replace(arm="random"))),
+        )
+        for group, kept in groups.items()
+    ]
+
+
+def costs(rows: Iterable[Row]) -> list[CostRow]:
+    """One row per experiment, model and arm."""
+    arms: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in checked(rows):
+        arms[row["experiment"], row["model"], row["arm"]].append(row)
+    return [
+        CostRow(experiment, model, arm, len(kept), {cost: _cost(kept, cost) for cost in COSTS})
+        for (experiment, model, arm), kept in sorted(
+            arms.items(), key=lambda item: (item[0][0], item[0][1], arm_order(item[0][2]))
+        )
+    ]
+
+
+def _values(rows: Sequence[Row], column: str) -> list[float]:
+    return [float(row[column]) for row in rows if row[column] is not None]
+
+
+def _mean(rows: Sequence[Row], column: str) -> float | None:
+    values = _values(rows, column)
+    return mean(values) if values else None
+
+
+def _cost(rows: Sequence[Row], column: str) -> Cost | None:
+    values = _values(rows, column)
+    return Cost(len(values), mean(values), min(values), max(values)) if values else None
+
+
+def _row_order(row: Row) -> tuple[Any, ...]:
+    group = group_of(row)
+    density = 1.0 if group.density_asked is None else float(group.density_asked)
+    place = (
+        *group.section,
+        group.source,
+        group.source_recipe,
+        -density,
+        arm_order(group.arm),
+        group.rescale != "none",
+        group.rescale,
+    )
+    # As text where it is not a number, so that any two seeds can be compared.
+    seed = row["seed"]
+    return (*place, (0, seed, "") if isinstance(seed, int) else (1, 0, str(seed)))

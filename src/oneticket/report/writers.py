@@ -1,0 +1,127 @@
+"""The tables as files: CSV with every digit, LaTeX ready for a paper; written beside, then renamed into place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from oneticket.report.cells import at, summary_table
+from oneticket.report.tables import COLUMNS, Group, Row, SummaryRow
+from oneticket.statistics import Difference
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "—": "---",
+    "–": "--",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}
+
+
+def results_csv(rows: Iterable[Row]) -> str:
+    """The tidy table: one line a network, numbers with all their digits, nothing where a value is unknown."""
+    return _csv(COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+
+
+def summary_csv(rows: Iterable[SummaryRow]) -> str:
+    """The summary with all digits, in fractions of 1; the p values are of one test each, uncorrected."""
+    header = [*Group._fields, "density", "effective_density", "n", "mean", "standard_deviation", "low_95", "high_95"]
+    for arm in ("dense", "random"):
+        header += [f"versus_{arm}_{field}" for field in ("n", "mean", "low_95", "high_95", "p")]
+    return _csv(header, map(_summary_line, rows))
+
+
+def summary_latex(rows: Sequence[SummaryRow]) -> str:
+    """The summary as one booktabs table a target; needs ``\\usepackage{booktabs}`` and nothing else."""
+    tables = [_latex(list(section)) for _, section in groupby(rows, key=lambda row: row.group.section)]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
+
+
+def escape_latex(text: str) -> str:
+    """Text with every character that LaTeX reads as a command made literal."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _summary_line(row: SummaryRow) -> list[Any]:
+    accuracy = row.accuracy
+    interval = [accuracy.interval.low, accuracy.interval.high] if accuracy.interval else [None, None]
+    return [
+        *row.group,
+        row.density,
+        row.effective_density,
+        accuracy.n,
+        accuracy.mean,
+        accuracy.deviation,
+        *interval,
+        *_difference_fields(row.versus_dense),
+        *_difference_fields(row.versus_random),
+    ]
+
+
+def _difference_fields(value: Difference | None) -> list[Any]:
+    if value is None:
+        return [None] * 5
+    interval = [value.interval.low, value.interval.high] if value.interval else [None, None]
+    return [value.n, value.mean, *interval, value.p]
+
+
+def _latex(rows: Sequence[SummaryRow]) -> str:
+    table, group = summary_table(rows), rows[0].group
+    seeds = sorted({row.accuracy.n for row in rows})
+    count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    caption = (
+        f"{escape_latex(group.model)} on {escape_latex(at(group.target, group.target_recipe))} "
+        f"({escape_latex(group.experiment)}): test accuracy, mean $\\pm$ sample standard deviation over "
+        f"$n = {count}$ seeds, with Student's 95\\,\\% interval of the mean; differences are paired by seed, "
+        "in percentage points."
+    )
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{@{{}}{''.join('r' if number else 'l' for number in table.numeric)}@{{}}}}",
+            r"\toprule",
+            _latex_line(table.header),
+            r"\midrule",
+            *map(_latex_line, table.cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(map(escape_latex, cells)) + r" \\"

@@ -1,0 +1,196 @@
+"""The ticket: masks, rewound weights, everything else at the rewind point, and where all of it comes from."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.errors import DamagedTicket, InputError, TicketError
+from oneticket.masks import Masks
+from oneticket.ticket import format as ticket_file
+from oneticket.ticket.difference import Difference, difference
+from oneticket.ticket.format import Contents, Verification
+from oneticket.ticket.placement import Placement, carried, place
+from oneticket.ticket.provenance import Provenance
+from oneticket.training.keeping import MaskKeeper
+
+
+class Ticket:
+    """A winning ticket (m, W_k), as a value.
+
+    Parameters
+    ----------
+    masks : which weights of the prunable tensors are kept.
+    weights : the prunable tensors at the rewind point W_k, of full shape; what the masks drop becomes 0.0.
+    rest : every other parameter and buffer at W_k: biases, norm parameters and statistics, the head.
+    head : name of the classifier layer, "" where there is none.
+    provenance : where the ticket comes from.
+
+    Tensors are copied to the CPU. Raises InputError when names or shapes disagree, or when weights are not finite.
+
+    >>> ticket = Ticket(Masks({"fc": torch.tensor([True, False])}), {"fc": torch.tensor([2.0, 3.0])})
+    >>> ticket.weights["fc"], ticket.density
+    (tensor([2., 0.]), 0.5)
+    """
+
+    def __init__(
+        self,
+        masks: Masks,
+        weights: Mapping[str, Tensor],
+        rest: Mapping[str, Tensor] | None = None,
+        head: str = "",
+        provenance: Provenance | None = None,
+    ) -> None:
+        rest = rest or {}
+        _check(masks, weights, rest)
+        self.masks = Masks({name: _own(mask) for name, mask in masks.items()})
+        self.weights = {name: _own(weights[name]).masked_fill_(~mask, 0) for name, mask in self.masks.items()}
+        self.rest = {name: _own(rest[name]) for name in sorted(rest)}
+        self.head = head
+        self.provenance = (provenance or Provenance()).normalised()
+        self._placed: list[tuple[weakref.ref[nn.Module], Masks]] = []
+        for name, weight in self.weights.items():
+            if not bool(weight.isfinite().all()):
+                raise InputError(f"kept weights of '{name}' are not finite", expected="weights of a sound training")
+
+    @property
+    def density(self) -> float:
+        """ρ, the fraction of the prunable weights that is kept."""
+        return self.masks.density
+
+    def __repr__(self) -> str:
+        model = self.provenance.model or "unnamed model"
+        return f"Ticket({model}, density {self.density:.4g}, {self.masks.kept} of {self.masks.total} weights)"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
+        if not isinstance(other, Ticket):
+            return NotImplemented
+        return list(self.masks) == list(other.masks) and difference(self._contents(), other._contents()).empty
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Ticket], Contents]:
+        return type(self), self._contents()
+
+    def _contents(self) -> Contents:
+        return Contents(self.masks, self.weights, self.rest, self.head, self.provenance)
+
+    # -- the file ----------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ticket to ``path``: whole or not at all. Equal tickets give equal bytes.
+
+        Raises InputError where the folder is missing or cannot be written.
+        """
+        ticket_file.write(path, ticket_file.encode(self._contents()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ticket:
+        """The ticket in a file. Nothing in the file is executed, and the checksum is always compared.
+
+        Raises ForeignFile, DamagedTicket, TooNewTicket, or TicketError for a file that is not there.
+        """
+        return cls._read(path)[0]
+
+    @classmethod
+    def verify(cls, path: str | os.PathLike[str]) -> Verification:
+        """What a sound ticket file holds; raises as :meth:`load` does when it is not sound."""
+        return cls._read(path)[1]
+
+    @classmethod
+    def _read(cls, path: str | os.PathLike[str]) -> tuple[Ticket, Verification]:
+        contents, verification = ticket_file.read(path)
+        try:
+            return cls(*contents), verification
+        except TicketError:
+            raise
+        except InputError as error:
+            raise DamagedTicket(f"the ticket is damaged: {error}", where=verification.path) from error
+
+    # -- in a model --------------------------------------------------------------------------------------------------
+    def put_into(
+        self,
+        model: nn.Module,
+        *,
+        head: str = "fresh",
+        seed: int = 0,
+        stem: str = "adapt",
+        model_head: str | None = None,
+    ) -> Placement:
+        """Set the weights of ``model`` to this ticket, in place, wherever names and shapes fit.
+
+        Parameters
+        ----------
+        head : "fresh" draws the model's head anew from ``seed``; "keep" leaves it as it is; "copied" takes the
+            ticket's where its shapes agree and draws it anew otherwise.
+        stem : what happens to the first convolution when its input channels differ, 1 against 3: "adapt" repeats or
+            sums the weights over the channels; "fresh" leaves it as it is, unmasked; "strict" refuses it.
+        model_head : name of the model's classifier; the ticket's head when the model has that layer, else found.
+
+        Returns what matched, what is fresh and what was refused, with reasons; warns when a prunable tensor was
+        refused. Raises InputError, before anything is changed, when no prunable tensor fits.
+        """
+        placement = place(self._contents(), model, head=head, seed=seed, stem=stem, model_head=model_head)
+        self._placed = [(ref, masks) for ref, masks in self._live() if ref() is not model]
+        self._placed.append((weakref.ref(model), placement.masks))
+        return placement
+
+    def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> MaskKeeper:
+        """A context in which ``optimizer`` keeps every masked weight at exactly 0.0.
+
+        Holds for the models this ticket was put into. Pass ``model`` for one that carries the ticket without having
+        got it from this object: a copy, or one loaded from a checkpoint. Raises InputError when none of the
+        optimiser's parameters carries the ticket.
+        """
+        placed = [(found, masks) for ref, masks in self._live() if (found := ref()) is not None]
+        if model is not None:
+            known = [masks for found, masks in placed if found is model]
+            placed = [(model, known[0] if known else carried(self._contents(), model))]
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        masked: dict[int, tuple[Tensor, Tensor]] = {}
+        for found, masks in placed:
+            parameters = dict(found.named_parameters(remove_duplicate=False))
+            if lost := [name for name in masks if name not in parameters]:
+                expected = "the names as they were when the ticket was put in"
+                raise InputError(f"the model no longer has the parameters {', '.join(lost)}", expected=expected)
+            masked |= {id(parameters[name]): (parameters[name], mask) for name, mask in masks.items()}
+        pairs = [pair for key, pair in masked.items() if key in stepped]
+        if not pairs:
+            raise InputError(
+                "none of the optimiser's parameters carries this ticket",
+                where="Ticket.kept",
+                expected="ticket.put_into(model) before, or model=… naming the one that carries it, "
+                "and an optimiser over the parameters of that model",
+            )
+        return MaskKeeper(optimizer, pairs)
+
+    def _live(self) -> Iterator[tuple[weakref.ref[nn.Module], Masks]]:
+        return ((ref, masks) for ref, masks in self._placed if ref() is not None)
+
+    # -- beside another ----------------------------------------------------------------------------------------------
+    def diff(self, other: Ticket) -> Difference:
+        """Where this ticket and ``other`` differ: masks and weights layer by layer, the rest, the provenance."""
+        return difference(self._contents(), other._contents())
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(device="cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _check(masks: Masks, weights: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> None:
+    if not masks:
+        raise InputError("a ticket without masks", expected="the mask of at least one tensor")
+    for name in [*masks, *(n for n in weights if n not in masks)]:
+        if name not in weights or name not in masks:
+            raise InputError(f"tensor '{name}' is in only one of masks and weights", expected="the same names in both")
+        if masks[name].shape != weights[name].shape:
+            shapes = f"{tuple(masks[name].shape)} and {tuple(weights[name].shape)}"
+            raise InputError(f"mask and weights of '{name}' have the shapes {shapes}", expected="equal shapes")
+        if not weights[name].is_floating_point():
+            raise InputError(f"weights of '{name}' have dtype {weights[name].dtype}", expected="floating point")
+        if name in rest:
+            raise InputError(f"tensor '{name}' is among both the weights and the rest", expected="only one of them")

@@ -1,0 +1,44 @@
+"""The head of the model a ticket is put into: finding it, and drawing it anew."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+from oneticket.prunable import check_head, find_head
+from oneticket.randomness import Streams, seeded
+
+
+def head_of(model: nn.Module, asked: str | None, same: str | None) -> str:
+    """The model's head: the one asked for, else the layer named as the ticket's head, else the last linear layer."""
+    if asked is not None:
+        check_head(model, asked)
+        return asked
+    layer = dict(model.named_modules()).get(same) if same is not None else None
+    if same is not None and isinstance(getattr(layer, "weight", None), Tensor):
+        return same
+    try:
+        return find_head(model)
+    except InputError as error:
+        raise InputError(error.what, where="Ticket.put_into", expected='its name, as model_head="…"') from error
+
+
+@torch.no_grad()
+def draw_head(layer: nn.Module, seed: int) -> None:
+    """Draw ``layer`` anew from the "head" stream of ``seed``, in place, the same numbers on every device.
+
+    By the layer's own ``reset_parameters``; without one, Kaiming normal for weights and zero for vectors.
+    """
+    drawn = copy.deepcopy(layer).cpu()
+    with seeded(Streams(seed).seed("head")):
+        if callable(reset := getattr(drawn, "reset_parameters", None)):
+            reset()
+        else:
+            for parameter in drawn.parameters():
+                nn.init.zeros_(parameter) if parameter.dim() < 2 else nn.init.kaiming_normal_(parameter)
+    old, new = ([*module.parameters(), *module.buffers()] for module in (layer, drawn))
+    for tensor, value in zip(old, new, strict=True):
+        tensor.copy_(value)

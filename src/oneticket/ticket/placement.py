@@ -1,0 +1,286 @@
+"""Putting a ticket into a model: which tensors fit, what becomes of the head and of the first layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from oneticket.errors import InputError, unknown
+from oneticket.masks import Masks
+from oneticket.ticket.format import Contents
+from oneticket.ticket.head import draw_head, head_of
+
+HEADS = ("fresh", "keep", "copied")
+STEMS = ("adapt", "fresh", "strict")
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Outcome(NamedTuple):
+    """What became of one tensor, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What putting a ticket into a model did.
+
+    ``matched`` and ``fresh`` carry the names of the model's tensors, ``refused`` those of the ticket's. ``masks`` are
+    the masks as they lie in the model now, by its parameters' names; ``ticket_density`` is the ticket's own.
+    """
+
+    matched: tuple[Outcome, ...]
+    fresh: tuple[Outcome, ...]
+    refused: tuple[Outcome, ...]
+    masks: Masks
+    ticket_density: float
+
+    @property
+    def density(self) -> float:
+        """ρ over the tensors of the model that are masked now."""
+        return self.masks.density
+
+    @property
+    def densities(self) -> dict[str, float]:
+        """ρ_l of each tensor of the model that is masked now."""
+        return self.masks.densities()
+
+    def __str__(self) -> str:
+        masked = [outcome for outcome in self.matched if outcome.name in self.masks]
+        densities = self.densities
+        rows = [("matched", o.name, f"{densities[o.name]:.4f}", o.reason) for o in masked]
+        rows += [("fresh", o.name, "", o.reason) for o in self.fresh]
+        rows += [("refused", o.name, "", o.reason) for o in self.refused]
+        width = max(len(name) for _, name, _, _ in rows)
+        lines = [f"{kind:8} {name:{width}} {density:>7}  {reason}".rstrip() for kind, name, density, reason in rows]
+        lines.append(f"{len(self.matched) - len(masked)} other tensors copied")
+        lines.append(f"density {self.density:.4g} in the model, {self.ticket_density:.4g} in the ticket")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Plan:
+    """What would be done to a model, nothing of it done yet; names are the model's but for ``refused``."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    matched: list[Outcome] = field(default_factory=list)
+    fresh: list[Outcome] = field(default_factory=list)
+    refused: list[Outcome] = field(default_factory=list)
+    adapted: set[str] = field(default_factory=set)
+    redraw: str | None = None
+
+    def take(self, name: str, value: Tensor, mask: Tensor | None, reason: str) -> None:
+        self.values[name] = value
+        if mask is not None:
+            self.masks[name] = mask
+        self.matched.append(Outcome(name, reason))
+
+
+class _Sides:
+    """The tensors of ticket and model under common names: wrappers' prefixes stripped, heads told apart."""
+
+    def __init__(self, ticket: Contents, model: nn.Module, model_head: str | None) -> None:
+        self.ticket, self.model = ticket, model
+        tensors = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+        if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
+            raise InputError(
+                f"the model's tensor '{lazy[0]}' has no shape yet", expected="one batch run through it first"
+            )
+        ticket_prefix = _wrapping([*ticket.weights, *ticket.rest])
+        self.prefix = _wrapping(tensors)
+        source_head = ticket.head.removeprefix(ticket_prefix)
+        self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None)
+        target_head = self.model_head.removeprefix(self.prefix)
+        targets = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        # A tensor tied to the head belongs to the head: drawing the head anew changes it.
+        tied = {id(tensor) for name, tensor in targets.items() if _suffix(name, target_head) is not None}
+        self.body = {name: tensor for name, tensor in targets.items() if id(tensor) not in tied}
+        self.head_names = targets.keys() - self.body.keys()
+        self.head = {s: t for name, t in targets.items() if (s := _suffix(name, target_head)) is not None}
+        self.own_head: dict[str, str] = {}
+        self.own_body: dict[str, str] = {}
+        for name in [*ticket.weights, *ticket.rest]:
+            plain = name.removeprefix(ticket_prefix)
+            suffix = _suffix(plain, source_head) if ticket.head else None
+            if suffix is not None:
+                self.own_head[suffix] = name
+            else:
+                self.own_body[plain] = name
+
+    def of_ticket(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Value and mask of a tensor of the ticket; no mask for one of the rest."""
+        if name in self.ticket.masks:
+            return self.ticket.weights[name], self.ticket.masks[name]
+        return self.ticket.rest[name], None
+
+    def layer_of(self, name: str) -> nn.Module:
+        """The layer of the model that holds the tensor ``name``."""
+        return self.model.get_submodule((self.prefix + name).rpartition(".")[0])
+
+
+def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str, model_head: str | None) -> Placement:
+    """Put ``ticket`` into ``model`` in place; see :meth:`oneticket.ticket.Ticket.put_into`."""
+    if head not in HEADS:
+        raise unknown("head", head, HEADS, where="Ticket.put_into")
+    if stem not in STEMS:
+        raise unknown("stem", stem, STEMS, where="Ticket.put_into")
+    sides = _Sides(ticket, model, model_head)
+    plan = _plan(sides, head, seed, stem)
+    if not plan.masks:
+        first = plan.refused[0] if plan.refused else Outcome("", "the ticket has nothing for this model")
+        raise InputError(
+            f"no prunable tensor of the ticket fits the model; {first.name or 'first'}: {first.reason}",
+            where="Ticket.put_into",
+            expected=f"a model like the ticket's ({ticket.provenance.model or 'unnamed'}), with tensors named as in it",
+        )
+    _apply(plan, model, seed)
+    refused = [outcome for outcome in plan.refused if outcome.name in ticket.masks]
+    if refused:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in refused)
+        warnings.warn(f"{len(refused)} of {len(ticket.masks)} masked tensors refused: {listed}", stacklevel=3)
+    return Placement(
+        tuple(plan.matched), tuple(plan.fresh), tuple(plan.refused), Masks(plan.masks), ticket.masks.density
+    )
+
+
+def carried(ticket: Contents, model: nn.Module) -> Masks:
+    """The masks of the tensors of ``model`` that carry ``ticket``: they fit it and are zero wherever it masks.
+
+    Raises InputError for a tensor that fits exactly and is not zero there: training went on without the masks.
+    """
+    plan = _plan(_Sides(ticket, model, None), "copied", 0, "adapt")
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    zero = {n: not bool(parameters[n].detach()[~m.to(parameters[n].device)].any()) for n, m in plan.masks.items()}
+    if drifted := [name for name in plan.masks if not zero[name] and name not in plan.adapted]:
+        raise InputError(
+            f"the model does not carry this ticket: masked weights of {', '.join(drifted)} are not zero",
+            where="Ticket.kept",
+            expected="ticket.put_into(model) before",
+        )
+    return Masks({name: mask for name, mask in plan.masks.items() if zero[name]})
+
+
+# -- planning --------------------------------------------------------------------------------------------------------
+def _plan(sides: _Sides, head: str, seed: int, stem: str) -> _Plan:
+    plan = _Plan()
+    left_fresh: set[str] = set()  # tensors of a first layer that stays as it is
+    for name, own in sides.own_body.items():
+        value, mask = sides.of_ticket(own)
+        target = sides.body.get(name)
+        if name in left_fresh:
+            continue
+        if target is None:
+            reason = "belongs to the head of the model" if name in sides.head_names else "not in the model"
+            plan.refused.append(Outcome(own, reason))
+        elif mask is not None and not isinstance(target, nn.Parameter):
+            plan.refused.append(Outcome(own, "a buffer in the model, which cannot be trained"))
+        elif value.shape == target.shape:
+            plan.take(sides.prefix + name, value, mask, "equal shape")
+        elif mask is not None and stem != "strict" and not left_fresh and _is_stem(sides, name, value, plan):
+            if stem == "fresh":
+                layer = name.rpartition(".")[0]
+                left_fresh |= {n for n in sides.body if n.rpartition(".")[0] == layer}
+            else:
+                adapted, kept, reason = _adapted(value, mask)
+                plan.take(sides.prefix + name, adapted, kept, reason)
+                plan.adapted.add(sides.prefix + name)
+        else:
+            plan.refused.append(Outcome(own, _mismatch(value, target, mask, sides.layer_of(name), plan)))
+    for name in sides.body:
+        if name in left_fresh:
+            plan.fresh.append(Outcome(sides.prefix + name, "first layer left as it was, unmasked"))
+        elif sides.prefix + name not in plan.values:
+            known = "refused" if name in sides.own_body else "not in the ticket"
+            plan.fresh.append(Outcome(sides.prefix + name, f"left as it was: {known}"))
+    _plan_head(plan, sides, head, seed)
+    return plan
+
+
+def _plan_head(plan: _Plan, sides: _Sides, head: str, seed: int) -> None:
+    names = {suffix: sides.model_head + suffix for suffix in sides.head}
+    reason = f"head drawn anew, seed {seed}"
+    if head == "keep":
+        reason = "head left as it was"
+    elif head == "copied":
+        own = {suffix: sides.of_ticket(name) for suffix, name in sides.own_head.items()}
+        if own.keys() == sides.head.keys() and all(v.shape == sides.head[s].shape for s, (v, _) in own.items()):
+            for suffix, (value, mask) in own.items():
+                plan.take(names[suffix], value, mask, "head copied")
+                plan.adapted.add(names[suffix])
+            return
+        theirs, ours = _shapes(t for t, _ in own.values()), _shapes(sides.head.values())
+        reason += f": the ticket's head ({theirs}) does not fit the model's ({ours})"
+    plan.fresh += [Outcome(name, reason) for name in names.values()]
+    plan.redraw = None if head == "keep" else sides.model_head
+
+
+def _is_stem(sides: _Sides, name: str, value: Tensor, plan: _Plan) -> bool:
+    """Whether this is the first layer, in all but its 1 or 3 input channels what the ticket has.
+
+    It is the first layer whose shape disagrees, and nothing before it was refused.
+    """
+    layer, target = sides.layer_of(name), sides.body[name]
+    if not isinstance(layer, _CONVOLUTIONS) or layer.groups != 1 or plan.refused or plan.adapted:
+        return False
+    alike = value.dim() == target.dim() and value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]
+    return alike and {value.shape[1], target.shape[1]} == {1, 3}
+
+
+def _adapted(value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Weights and mask of a first convolution for 3 channels instead of 1, or 1 instead of 3.
+
+    On an image with equal channels both compute what the ticket's layer computes.
+    """
+    if value.shape[1] == 1:
+        repeats = [1, 3] + [1] * (value.dim() - 2)
+        return value.repeat(repeats) / 3, mask.repeat(repeats), "grey→rgb: repeated over the channels, divided by 3"
+    return value.sum(1, keepdim=True), mask.any(1, keepdim=True), "rgb→grey: summed over the channels"
+
+
+def _mismatch(value: Tensor, target: Tensor, mask: Tensor | None, layer: nn.Module, plan: _Plan) -> str:
+    reason = f"shape {tuple(value.shape)} in the ticket, {tuple(target.shape)} in the model"
+    first = mask is not None and not plan.refused
+    if first and value.dim() == target.dim() >= 2 and value.shape[0] == target.shape[0]:
+        if isinstance(layer, _CONVOLUTIONS):
+            return f"{reason}; give the data channels = {value.shape[1] * layer.groups}"
+        return f"{reason}; give the data the size and channels of the ticket's inputs (size = …, channels = …)"
+    return reason
+
+
+# -- acting ----------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def _apply(plan: _Plan, model: nn.Module, seed: int) -> None:
+    tensors = model.state_dict(keep_vars=True)
+    # Masked tensors last: of two names of one tensor, the masked one decides.
+    for name, value in sorted(plan.values.items(), key=lambda item: item[0] in plan.masks):
+        tensors[name].copy_(value)
+    if plan.redraw is not None:
+        draw_head(model.get_submodule(plan.redraw), seed)
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+def _wrapping(names: Iterable[str]) -> str:
+    """The prefix that wrappers put before every one of the names."""
+    every = list(names)
+    prefix = ""
+    while step := next((w for w in _WRAPPERS if every and all(n.startswith(prefix + w) for n in every)), ""):
+        prefix += step
+    return prefix
+
+
+def _suffix(name: str, layer: str) -> str | None:
+    """What follows the layer's name (".weight"), or None for a tensor of another layer."""
+    return name.removeprefix(layer) if name.startswith(f"{layer}.") else None
+
+
+def _shapes(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or "none"

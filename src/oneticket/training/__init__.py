@@ -1,0 +1,27 @@
+"""Training: recipe, schedule, loop, checkpoint, cost; and the keeper of masks."""
+
+from oneticket.training.checkpoint import Checkpoint
+from oneticket.training.cost import Cost, forward_flops
+from oneticket.training.keeping import MaskKeeper
+from oneticket.training.loop import EpochRecord, Snapshot, Training, evaluate, train
+from oneticket.training.recipe import Recipe
+from oneticket.training.schedule import Constant, Cosine, Schedule, StepDecay
+from oneticket.training.step import Step
+
+__all__ = [
+    "Checkpoint",
+    "Constant",
+    "Cosine",
+    "Cost",
+    "EpochRecord",
+    "MaskKeeper",
+    "Recipe",
+    "Schedule",
+    "Snapshot",
+    "Step",
+    "StepDecay",
+    "Training",
+    "evaluate",
+    "forward_flops",
+    "train",
+]

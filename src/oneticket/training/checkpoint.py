@@ -1,0 +1,66 @@
+"""Checkpoints: a training that was killed goes on at the last finished epoch, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+
+
+class Checkpoint:
+    """One file that holds the whole state of a running training.
+
+    Written beside and renamed, so that it is there whole or not at all; not more often than every ``every`` seconds.
+    """
+
+    def __init__(self, path: Path, *, every: float = 20.0) -> None:
+        self.path, self.every = path, every
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() - self._last >= self.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write ``state`` (tensors, numbers, strings, and lists and dicts of them)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".writing")
+        torch.save(state, beside)
+        os.replace(beside, self.path)
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last, or None; only tensors and plain values are ever unpickled."""
+        if not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        return state
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers, as ``parameter/quantity`` → tensor (a copy)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{quantity}": torch.as_tensor(value).detach().clone()
+        for parameter, memory in optimizer.state.items()
+        for quantity, value in memory.items()
+        if value is not None
+    }
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` took; InputError when it names a parameter the model lacks."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, _, quantity = key.rpartition("/")
+        if name not in parameters:
+            raise InputError(f"the optimiser state speaks of '{name}'", expected="a parameter of the model")
+        target = parameters[name]
+        placed = value.to(target.device) if value.shape == target.shape else value
+        optimizer.state[target][quantity] = placed.clone()

@@ -1,0 +1,222 @@
+"""The one training loop: every network that oneticket trains goes through here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneticket.data import BatchSource, as_batches
+from oneticket.errors import InputError, NonFiniteLoss
+from oneticket.masks import Masks
+from oneticket.randomness import Streams, seeded
+from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from oneticket.training.keeping import MaskKeeper
+from oneticket.training.recipe import Recipe
+from oneticket.training.schedule import learning_rates
+from oneticket.training.step import Step
+
+_CHECK_EVERY = 100  # steps between looks at the losses: each look waits for the device
+
+
+class EpochRecord(msgspec.Struct, frozen=True):
+    """One line of the history: after ``step`` optimiser steps. Accuracies are fractions; validation may be absent."""
+
+    epoch: int
+    step: int
+    lr: float
+    train_loss: float
+    val_accuracy: float | None = None
+    val_loss: float | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The network at one moment: full state (parameters and buffers) and what the optimiser remembered."""
+
+    state: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class Training(msgspec.Struct, frozen=True):
+    """What a training leaves behind besides the trained network.
+
+    ``steps`` and ``samples`` count the whole training, ``seconds`` this process only; ``resumed_at`` tells from which
+    step it went on.
+    """
+
+    history: list[EpochRecord]
+    snapshots: dict[str, Snapshot]
+    steps: int
+    samples: int
+    seconds: float
+    resumed_at: int
+
+
+def train(
+    model: nn.Module,
+    train_set: Any,
+    recipe: Recipe,
+    *,
+    masks: Masks | None = None,
+    validation: Any = None,
+    seed: int = 0,
+    start: str | int | Step = 0,
+    snapshots: Sequence[str | int | Step] = (),
+    optimizer_state: dict[str, Tensor] | None = None,
+    lr_schedule: str = "recipe",
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Training:
+    """Train ``model`` in place by ``recipe``; masked weights are exactly 0.0 throughout.
+
+    Parameters
+    ----------
+    train_set, validation : whatever :func:`oneticket.data.as_batches` takes.
+    masks : parameter name → boolean mask; those weights are zeroed before the first step and stay so.
+    seed : the replicate; data order, augmentation and dropout come from its named streams.
+    start : the moment of the recipe at which to begin (rewinding to step k continues with the schedule of step k).
+    snapshots : moments at which to keep a copy of the network and of the optimiser's memory.
+    optimizer_state : memory to begin with, as a snapshot holds it; fresh when None.
+    lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
+    checkpoint : where to keep the running state; a checkpoint found there is continued.
+
+    Raises NonFiniteLoss, with step and learning rate, when the loss is no longer finite.
+    """
+    began = time.perf_counter()
+    batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
+    judge = None if validation is None else as_batches(validation, max(recipe.batch_size, 512), device=device)
+    streams = Streams(seed)
+    per_epoch = batches.steps_per_epoch
+    total = recipe.epochs * per_epoch
+    step = first = Step.parse(start).iterations(per_epoch)
+    if step > total:
+        raise InputError(f"the training would start at step {step}, but it has only {total}", where="start")
+    wanted = {Step.parse(moment).iterations(per_epoch): str(Step.parse(moment)) for moment in snapshots}
+    for moment, name in wanted.items():
+        if not first <= moment <= total:
+            raise InputError(f"the moment {name} is outside the training", expected=f"steps {first} to {total}")
+
+    rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
+    last_rate = rate(total - 1)
+    model.to(device)
+    optimizer = recipe.make_optimizer(model)
+    taken: dict[str, Snapshot] = {}
+    history: list[EpochRecord] = []
+    saved = checkpoint.load() if checkpoint else None
+    if saved is not None:
+        step = saved["step"]
+        model.load_state_dict(saved["model"])
+        load_optimizer_tensors(model, optimizer, saved["optimizer"])
+        history = [msgspec.convert(record, EpochRecord) for record in saved["history"]]
+        taken = {name: Snapshot(*parts) for name, parts in saved["snapshots"].items()}
+    elif optimizer_state is not None:
+        load_optimizer_tensors(model, optimizer, optimizer_state)
+
+    def take() -> None:
+        if step in wanted and wanted[step] not in taken:
+            state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            memory = {name: value.cpu() for name, value in optimizer_tensors(model, optimizer).items()}
+            taken[wanted[step]] = Snapshot(state, memory)
+
+    resumed_at = step
+    samples = (recipe.epochs - first // per_epoch) * batches.samples - first % per_epoch * recipe.batch_size
+    losses: list[Tensor] = []
+    rates: list[float] = []
+    autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
+    with _keeper(model, optimizer, masks):
+        take()
+        while step < total:
+            epoch = step // per_epoch
+            skipped = step - epoch * per_epoch
+            model.train()
+            loss_sum, seen = 0.0, 0
+            order, augmentation = streams.generator("data-order", epoch), streams.generator("augmentation", epoch)
+            with seeded(streams.seed("noise", epoch)):
+                for position, (inputs, targets) in enumerate(batches.epoch(order, augmentation)):
+                    if position < skipped:
+                        continue
+                    lr = last_rate if lr_schedule == "last" else rate(step)
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr
+                    with autocast or nullcontext():
+                        loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if recipe.clip_norm is not None:
+                        _clip(model, masks, recipe.clip_norm)
+                    optimizer.step()
+                    step += 1
+                    losses.append(loss.detach() * len(targets))
+                    rates.append(lr)
+                    seen += len(targets)
+                    take()
+                    if len(losses) == _CHECK_EVERY or step % per_epoch == 0:
+                        loss_sum += _finite_sum(losses, rates, step)
+                        losses, rates = [], []
+            val_accuracy, val_loss = evaluate(model, judge) if judge is not None else (None, None)
+            record = EpochRecord(epoch + 1, step, lr, loss_sum / max(seen, 1), val_accuracy, val_loss)
+            history.append(record)
+            if checkpoint is not None and step < total and checkpoint.due():
+                checkpoint.save(
+                    {
+                        "step": step,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer_tensors(model, optimizer),
+                        "history": [msgspec.to_builtins(entry) for entry in history],
+                        "snapshots": {name: [s.state, s.optimizer] for name, s in taken.items()},
+                    }
+                )
+            if on_epoch is not None:
+                on_epoch(record)
+    return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at)
+
+
+def evaluate(model: nn.Module, data: Any, *, device: str = "cpu", batch_size: int = 512) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode."""
+    batches: BatchSource = as_batches(data, batch_size, device=device)
+    was_training = model.training
+    model.eval()
+    correct, loss, count = 0, 0.0, 0
+    with torch.inference_mode():
+        for inputs, targets in batches.ordered():
+            logits = model(inputs).float()
+            correct += int((logits.argmax(1) == targets).sum())
+            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            count += len(targets)
+    model.train(was_training)
+    if not count:
+        raise InputError("there is nothing to evaluate on: the split is empty")
+    return correct / count, loss / count
+
+
+def _keeper(model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks | None) -> MaskKeeper:
+    parameters = dict(model.named_parameters())
+    for name in masks or ():
+        if name not in parameters or parameters[name].shape != masks[name].shape:  # type: ignore[index]
+            raise InputError(f"the mask '{name}' fits no parameter of the model", expected="equal names and shapes")
+    return MaskKeeper(optimizer, [(parameters[name], mask) for name, mask in (masks or {}).items()])
+
+
+def _clip(model: nn.Module, masks: Masks | None, norm: float) -> None:
+    # The norm must not count gradients of weights that do not exist.
+    for name, parameter in model.named_parameters():
+        if masks is not None and name in masks and parameter.grad is not None:
+            parameter.grad.mul_(masks[name].to(parameter.device))
+    torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+
+def _finite_sum(losses: list[Tensor], rates: list[float], step: int) -> float:
+    values = torch.stack(losses).tolist()
+    for behind, (value, lr) in enumerate(zip(values, rates, strict=True)):
+        if not math.isfinite(value):
+            at = step - len(values) + behind
+            raise NonFiniteLoss(f"the loss is {value} at step {at} (learning rate {lr:g})")
+    return math.fsum(values)

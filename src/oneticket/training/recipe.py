@@ -1,0 +1,115 @@
+"""Recipe: everything about one training that is not the network, the data or the seed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import nn
+
+from oneticket.data import Augmentation
+from oneticket.errors import InputError
+from oneticket.training.schedule import Constant, Schedule
+from oneticket.training.step import Step
+
+_NORMALISATION = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network is trained.
+
+    ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW. ``weight_decay``
+    is added to the gradient (L2) except with AdamW. With ``decay_norms = false`` biases and normalisation parameters
+    are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a moment such as ``"1ep"``.
+
+    >>> Recipe.sgd(epochs=2).momentum
+    0.9
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
+    lr: float
+    epochs: int
+    batch_size: int = 128
+    momentum: float | None = None
+    nesterov: bool = False
+    betas: tuple[float, float] | None = None
+    weight_decay: float = 1e-4
+    decay_norms: bool = True
+    schedule: Schedule = Constant()
+    warmup: str | int = 0
+    label_smoothing: float = 0.0
+    augment: Augmentation = Augmentation()
+    clip_norm: float | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        def put(field: str, value: Any) -> None:
+            msgspec.structs.force_setattr(self, field, value)
+
+        def require(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise InputError(f"{field} = {getattr(self, field)}", expected=expected)
+
+        if self.momentum is None and self.optimizer in ("sgd", "rmsprop"):
+            put("momentum", 0.9 if self.optimizer == "sgd" else 0.0)
+        if self.betas is None and self.optimizer in ("adam", "adamw"):
+            put("betas", (0.9, 0.999))
+        put("warmup", str(Step.parse(self.warmup)))
+        adaptive = self.optimizer in ("adam", "adamw")
+        require(self.momentum is None or not adaptive, "momentum", f"no momentum with {self.optimizer}: use betas")
+        require(self.betas is None or adaptive, "betas", f"no betas with {self.optimizer}: use momentum")
+        require(not self.nesterov or self.optimizer == "sgd", "nesterov", "nesterov only with sgd")
+        require(not self.nesterov or bool(self.momentum), "nesterov", "a momentum above 0 with nesterov")
+        require(0 < self.lr < float("inf"), "lr", "a number above 0")
+        require(self.epochs >= 1, "epochs", "at least 1")
+        require(self.batch_size >= 1, "batch_size", "at least 1")
+        require(self.momentum is None or 0 <= self.momentum < 1, "momentum", "a number from 0 to below 1")
+        require(self.betas is None or all(0 <= b < 1 for b in self.betas), "betas", "numbers from 0 to below 1")
+        require(0 <= self.weight_decay < float("inf"), "weight_decay", "a number of at least 0")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 to below 1")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "a number above 0")
+
+    @classmethod
+    def sgd(cls, *, epochs: int, lr: float = 0.1, **options: Any) -> Recipe:
+        """SGD with momentum 0.9, learning rate 0.1 and weight decay 1e-4 unless said otherwise."""
+        return cls(optimizer="sgd", lr=lr, epochs=epochs, **options)
+
+    @classmethod
+    def adam(cls, *, epochs: int, lr: float = 3e-4, **options: Any) -> Recipe:
+        """Adam with learning rate 3e-4 and weight decay 1e-4 (L2) unless said otherwise."""
+        return cls(optimizer="adam", lr=lr, epochs=epochs, **options)
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over the parameters of ``model`` that are to be trained."""
+        groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        if not self.decay_norms:
+            spared = {id(p) for p in _spared_parameters(model)}
+            everything = groups[0]["params"]
+            groups = [
+                {"params": [p for p in everything if id(p) not in spared]},
+                {"params": [p for p in everything if id(p) in spared], "weight_decay": 0.0},
+            ]
+        common = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=self.momentum or 0.0, nesterov=self.nesterov, fused=True, **common)
+        if self.optimizer == "rmsprop":
+            return torch.optim.RMSprop(groups, momentum=self.momentum or 0.0, foreach=True, **common)
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, betas=self.betas or (0.9, 0.999), fused=True, **common)
+
+
+def _spared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Biases and the parameters of normalisation layers."""
+    return [
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(module, _NORMALISATION) or "bias" in name
+    ]

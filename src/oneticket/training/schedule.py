@@ -1,0 +1,66 @@
+"""Learning-rate schedules: the factor on the base rate at each optimiser step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from oneticket.errors import InputError
+from oneticket.training.step import Step
+
+
+class Constant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="constant"):
+    """The same rate throughout."""
+
+    def factor(self, iteration: int, total: int, steps_per_epoch: int) -> float:
+        """1."""
+        return 1.0
+
+
+class StepDecay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="step"):
+    """The rate multiplied by ``factor`` at each moment of ``at``."""
+
+    at: tuple[str, ...]
+    decay: float = msgspec.field(default=0.1, name="factor")
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "at", tuple(str(Step.parse(moment)) for moment in self.at))
+        if not 0 < self.decay <= 1:
+            raise InputError(f"factor = {self.decay}", expected="a number above 0, at most 1")
+
+    def factor(self, iteration: int, total: int, steps_per_epoch: int) -> float:
+        """``decay`` to the power of the moments passed."""
+        passed = sum(iteration >= Step.parse(moment).iterations(steps_per_epoch) for moment in self.at)
+        return float(self.decay**passed)
+
+
+class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cosine"):
+    """From 1 down to ``final`` along half a cosine over the whole training."""
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise InputError(f"final = {self.final}", expected="a number from 0 to 1")
+
+    def factor(self, iteration: int, total: int, steps_per_epoch: int) -> float:
+        """``final + (1 − final)·(1 + cos(πt/T))/2``."""
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * iteration / max(total, 1)))
+
+
+Schedule = Constant | StepDecay | Cosine
+
+
+def learning_rates(
+    schedule: Schedule, lr: float, warmup: Step, total: int, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """The learning rate at each 0-based optimiser step, after a linear warm-up from ``lr / n`` to ``lr``."""
+    warm = warmup.iterations(steps_per_epoch)
+
+    def rate(iteration: int) -> float:
+        ramp = (iteration + 1) / warm if iteration < warm else 1.0
+        return lr * ramp * schedule.factor(iteration, total, steps_per_epoch)
+
+    return rate

@@ -1,0 +1,209 @@
+"""Allocations against references written out with sorting and bisection."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.pruning import Scores, allocation
+
+# A small first convolution, as in real networks: ERK makes it dense at quite low densities.
+NETWORK = {"conv1": (8, 3, 3, 3), "conv2": (16, 8, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
+SHAPES = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4)
+
+
+def scored(shapes: dict[str, tuple[int, ...]], seed: int = 0, levels: int | None = None) -> Scores:
+    """Random scores; with ``levels``, only so many different values, so that they tie."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.rand(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    return {name: (s * levels).floor() if levels else s for name, s in scores.items()}
+
+
+def best_of(score: torch.Tensor, alive: torch.Tensor, count: int) -> np.ndarray:
+    """Mask of the ``count`` best alive by sorting: descending score, then ascending index."""
+    flat, living = score.numpy().ravel(), alive.numpy().ravel()
+    order = [i for i in np.lexsort((np.arange(flat.size), -flat)) if living[i]]
+    mask = np.zeros(flat.size, dtype=bool)
+    mask[order[:count]] = True
+    return mask.reshape(score.shape)
+
+
+def counts(masks: Masks) -> list[int]:
+    return [row.kept for row in masks.table()]
+
+
+def total_of(scores: Scores) -> int:
+    return sum(s.numel() for s in scores.values())
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Scores, float, Masks]:
+    """Scores that tie, weights of which some are dead, and a density that those alive can meet."""
+    shapes = {f"layer{i}": shape for i, shape in enumerate(draw(SHAPES))}
+    scores = scored(shapes, seed=draw(st.integers(0, 1000)), levels=draw(st.sampled_from([1, 3, 1000])))
+    keep = draw(st.sampled_from([0.5, 0.9, 1.0]))
+    alive = Masks({name: s <= keep for name, s in scored(shapes, seed=draw(st.integers(0, 1000))).items()})
+    return scores, draw(st.floats(0, 1)) * alive.kept / alive.total, alive
+
+
+# -- every allocation by itself, whatever is alive -----------------------------------------------------------------
+@given(cases())
+def test_global_keeps_the_best_of_the_network(case: tuple[Scores, float, Masks]) -> None:
+    scores, density, alive = case
+    masks = allocation["global"](scores, density, alive)
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    living = torch.cat([a.flatten() for a in alive.values()])
+    expected = best_of(flat, living, math.floor(density * flat.numel() + 0.5))
+    np.testing.assert_array_equal(torch.cat([m.flatten() for m in masks.values()]).numpy(), expected)
+    assert [(n, m.shape) for n, m in masks.items()] == [(n, s.shape) for n, s in scores.items()]
+
+
+@pytest.mark.parametrize("name", ["layerwise", "erk"])
+@given(case=cases())
+def test_layers_get_their_share_and_keep_their_best(name: str, case: tuple[Scores, float, Masks]) -> None:
+    scores, density, alive = case
+    masks = allocation[name](scores, density, alive)
+    total = math.floor(density * total_of(scores) + 0.5)
+    assert masks.kept == total
+    shares = np.array([s.numel() if name == "layerwise" else sum(s.shape) for s in scores.values()], dtype=np.float64)
+    caps = np.array(counts(alive), dtype=np.float64)
+    low, high = 0.0, 1e4
+    for _ in range(200):
+        scale = (low + high) / 2
+        low, high = (scale, high) if np.minimum(caps, scale * shares).sum() < total else (low, scale)
+    assert (np.abs(counts(masks) - np.minimum(caps, high * shares)) < 1 + 1e-6).all()
+    for layer, score in scores.items():
+        expected = best_of(score, alive[layer], int(masks[layer].sum()))
+        np.testing.assert_array_equal(masks[layer].numpy(), expected)
+
+
+# -- global --------------------------------------------------------------------------------------------------------
+def test_global_may_collapse_a_layer_and_says_so() -> None:
+    scores = {"weak": torch.full((2, 2), 0.1), "strong": torch.full((2, 2), 0.9)}
+    masks = allocation["global"](scores, 0.5, Masks.full(scores))
+    assert masks.collapsed() == ["weak"]
+    assert masks.density == 0.5
+
+
+def test_global_compares_layers_of_different_precision() -> None:
+    scores = {"half": torch.tensor([0.5, 2.0], dtype=torch.bfloat16), "double": torch.tensor([1.0, 0.25]).double()}
+    masks = allocation["global"](scores, 0.5, Masks.full(scores))
+    assert [m.tolist() for m in masks.values()] == [[False, True], [True, False]]
+
+
+# -- layerwise -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("density", [0.8**n for n in range(1, 20, 3)])
+def test_layerwise_gives_each_layer_the_same_density(density: float) -> None:
+    scores = scored(NETWORK)
+    masks = allocation["layerwise"](scores, density, Masks.full(scores))
+    assert masks.kept == math.floor(density * total_of(scores) + 0.5)
+    for row in masks.table():
+        assert abs(row.kept - density * row.total) < 1.5
+
+
+def test_layerwise_rounds_the_largest_remainders_up() -> None:
+    scores = scored({"a": (3,), "b": (5,), "c": (12,)})
+    # Shares of 9 of 20: 1.35, 2.25, 5.4.
+    assert counts(allocation["layerwise"](scores, 0.45, Masks.full(scores))) == [1, 2, 6]
+
+
+def test_layerwise_passes_on_what_a_thinned_layer_cannot_take() -> None:
+    scores = scored({"a": (10,), "b": (10,), "c": (20,)})
+    alive = Masks.full(scores)
+    alive = Masks({**alive, "a": torch.arange(10) < 2})
+    assert counts(allocation["layerwise"](scores, 0.5, alive)) == [2, 6, 12]
+
+
+# -- uniform+ ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.2, 0.15])
+def test_uniform_plus_spares_the_ends(density: float) -> None:
+    scores = scored(NETWORK)
+    masks = allocation["uniform+"](scores, density, Masks.full(scores))
+    total, rho = math.floor(density * total_of(scores) + 0.5), masks.densities()
+    assert masks.kept == total
+    assert rho["conv1"] == 1.0
+    sizes = {name: s.numel() for name, s in scores.items()}
+    everywhere = (total - sizes["conv1"]) / (total_of(scores) - sizes["conv1"])
+    if everywhere >= 0.2:
+        expected = dict.fromkeys(("conv2", "fc1", "fc2"), everywhere)
+    else:
+        between = (total - sizes["conv1"] - 0.2 * sizes["fc2"]) / (sizes["conv2"] + sizes["fc1"])
+        expected = {"conv2": between, "fc1": between, "fc2": 0.2}
+    for name, value in expected.items():
+        assert abs(rho[name] - value) * sizes[name] < 1 + 1e-9
+
+
+def test_both_sides_of_twenty_percent_were_tested() -> None:
+    scores = scored(NETWORK)
+    last = [allocation["uniform+"](scores, d, Masks.full(scores)).densities()["fc2"] for d in (0.5, 0.2)]
+    assert last[0] > 0.4
+    assert last[1] == 0.2
+
+
+def test_twenty_percent_of_the_last_layer_is_rounded_up() -> None:
+    scores = scored({"conv": (1, 1, 1), "middle": (100, 9), "last": (99,)})
+    masks = allocation["uniform+"](scores, 0.1, Masks.full(scores))
+    assert counts(masks) == [1, 79, 20]
+
+
+def test_uniform_plus_without_convolutions_spares_the_last_layer_only() -> None:
+    scores = scored({"fc1": (30, 30), "fc2": (10, 10)})
+    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [80, 20]
+    assert counts(allocation["uniform+"](scores, 0.5, Masks.full(scores))) == [450, 50]
+
+
+def test_a_first_convolution_that_is_also_the_last_layer_stays_dense() -> None:
+    scores = scored({"fc": (30, 30), "conv": (10, 1, 3)})
+    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [63, 30]
+
+
+def test_uniform_plus_refuses_what_cannot_be() -> None:
+    scores = scored(NETWORK)
+    least = 216 + 80
+    assert allocation["uniform+"](scores, least / total_of(scores), Masks.full(scores)).collapsed() == ["conv2", "fc1"]
+    with pytest.raises(
+        InputError, match=r"uniform\+': needs 296 weights .* has 295; expected a density of at least 0.06"
+    ):
+        allocation["uniform+"](scores, (least - 1) / total_of(scores), Masks.full(scores))
+    thinned = Masks({**Masks.full(scores), "conv1": scores["conv1"] > 0.1})
+    with pytest.raises(InputError, match=r"needs 216 weights of 'conv1', of which \d+ are alive"):
+        allocation["uniform+"](scores, 0.5, thinned)
+
+
+# -- erk -----------------------------------------------------------------------------------------------------------
+def erk_densities(shapes: list[tuple[int, ...]], density: float) -> tuple[np.ndarray, bool]:
+    """ρ_l = min(1, ε Σdims/Πdims) with the ε that meets the density, by bisection; and whether a layer saturates."""
+    raw = np.array([sum(shape) / np.prod(shape) for shape in shapes], dtype=np.float64)
+    sizes = np.array([np.prod(shape) for shape in shapes], dtype=np.float64)
+    low, high = 0.0, 1e6
+    for _ in range(300):
+        epsilon = (low + high) / 2
+        met = (np.minimum(1, epsilon * raw) * sizes).sum() / sizes.sum()
+        low, high = (epsilon, high) if met < density else (low, epsilon)
+    return np.minimum(1, high * raw), bool((high * raw > 1).any())
+
+
+@pytest.mark.parametrize(("density", "saturates"), [(0.9, True), (0.5, True), (0.2, False), (0.05, False)])
+def test_erk_densities_also_where_layers_saturate(density: float, saturates: bool) -> None:
+    scores = scored(NETWORK)
+    masks = allocation["erk"](scores, density, Masks.full(scores))
+    expected, saturated = erk_densities(list(NETWORK.values()), density)
+    assert saturated is saturates
+    assert masks.kept == math.floor(density * total_of(scores) + 0.5)
+    for row, rho in zip(masks.table(), expected, strict=True):
+        assert abs(row.kept - rho * row.total) < 1.5
+        assert rho < 1 or row.kept == row.total
+
+
+def test_erk_by_hand() -> None:
+    """Linear layers 10×10 and 30×30: shares 20 : 60. At 0.16, 160 of 1000: 40 and 120. At 0.8, 200 > 100: dense."""
+    scores = scored({"a": (10, 10), "b": (30, 30)})
+    assert counts(allocation["erk"](scores, 0.16, Masks.full(scores))) == [40, 120]
+    assert counts(allocation["erk"](scores, 0.8, Masks.full(scores))) == [100, 700]

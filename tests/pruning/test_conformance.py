@@ -1,0 +1,134 @@
+"""What every criterion, allocation and control owes, registered today or later; none is named here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from oneticket.masks import Masks
+from oneticket.pruning import Evidence, Prunable, allocation, control, criterion, prune
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 16, 20),
+        nn.ReLU(),
+        nn.Linear(20, 10),
+        nn.Linear(10, 3),
+    )
+
+
+def evidence(model: nn.Module) -> Evidence:
+    """Everything a criterion may ask for."""
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+
+    def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        return [(torch.randn(6, 1, 4, 4, generator=generator), torch.arange(6) % 3) for _ in range(2)]
+
+    return Evidence(initial=lambda: state, batches=batches, generator=lambda: torch.Generator().manual_seed(2))
+
+
+def ticket() -> Masks:
+    """Masks of that network with a collapsed layer, a full one and two between."""
+    masks = Masks.full(dict(Prunable(network()).weights()))
+    some = {"0.weight": 0.0, "3.weight": 1.0, "6.weight": 0.1, "8.weight": 0.5}
+    generator = torch.Generator().manual_seed(3)
+    return Masks({n: torch.rand(m.shape, generator=generator) < some[n] for n, m in masks.items()})
+
+
+@pytest.mark.parametrize("registry", [criterion, allocation, control], ids=lambda registry: registry.kind)
+def test_every_entry_says_what_it_is(registry: type) -> None:
+    assert list(registry)
+    for entry in registry.entries():
+        assert entry.summary
+        assert entry.name == entry.name.lower()
+        assert " " not in entry.name
+
+
+@pytest.mark.parametrize("name", list(criterion))
+def test_criteria_score_every_prunable_weight(name: str) -> None:
+    model = network()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    training = [module.training for module in model.modules()]
+    scores = criterion[name](Prunable(model), evidence(model))
+    assert {n: s.shape for n, s in scores.items()} == {n: w.shape for n, w in Prunable(model).weights()}
+    for score in scores.values():
+        assert score.is_floating_point()
+        assert torch.isfinite(score).all()
+        assert not score.requires_grad
+        assert score.unique().numel() > 1
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert [module.training for module in model.modules()] == training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", list(criterion))
+def test_criteria_repeat(name: str) -> None:
+    first, again = (criterion[name](Prunable(network()), evidence(network())) for _ in range(2))
+    assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.parametrize("score", list(criterion))
+@pytest.mark.parametrize("name", list(allocation))
+def test_allocations_are_exact_and_repeat(name: str, score: str) -> None:
+    model = network()
+    total = Prunable(model).total
+    for density in (1.0, 0.9, 0.51234, 0.3):
+        masks, again = (
+            prune(Prunable(model), evidence(model), criterion=score, allocation=name, density=density) for _ in range(2)
+        )
+        assert masks.kept == math.floor(density * total + 0.5)
+        assert list(masks) == list(Prunable(model).names)
+        assert masks == again
+
+
+@pytest.mark.parametrize("name", list(allocation))
+def test_allocations_prefer_the_better_of_a_layer_and_never_revive(name: str) -> None:
+    model, alive = network(), None
+    for round_ in range(5):
+        masks = prune(
+            Prunable(model),
+            evidence(model),
+            criterion="magnitude",
+            allocation=name,
+            density=0.8**round_,
+            alive=alive,
+        )
+        living = Masks.full(masks) if alive is None else alive
+        assert masks <= living
+        for layer, weight in Prunable(model).weights():
+            kept, gone = weight[masks[layer]].abs(), weight[(living[layer] & ~masks[layer])].abs()
+            assert not kept.numel() or not gone.numel() or kept.min() >= gone.max()
+        alive = masks
+
+
+@pytest.mark.parametrize("name", list(allocation))
+def test_allocations_count_exactly_when_all_scores_tie(name: str) -> None:
+    scores = {n: torch.zeros_like(w.detach()) for n, w in Prunable(network()).weights()}
+    full = Masks.full(scores)
+    for density in (0.3, 0.31, 0.5, 1.0):
+        assert allocation[name](scores, density, full).kept == math.floor(density * full.total + 0.5)
+
+
+@pytest.mark.parametrize("name", list(control))
+@pytest.mark.parametrize("density", ["none", "some", "all"])
+def test_controls_keep_the_count_and_the_shapes(name: str, density: str) -> None:
+    full = Masks.full(ticket())
+    before = {"none": ~full, "some": ticket(), "all": full}[density]
+    copy = Masks({n: t.clone() for n, t in before.items()})
+    after, again = (control[name](before, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert after.kept == before.kept
+    assert [(n, t.shape) for n, t in after.items()] == [(n, t.shape) for n, t in before.items()]
+    assert after == again
+    assert before == copy

@@ -1,0 +1,122 @@
+"""Criteria against references written out in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from oneticket.errors import InputError
+from oneticket.pruning import Evidence, Prunable, criterion
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+    )
+
+
+@pytest.fixture
+def initial(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Initial weights on another scale in each layer, so that a criterion that ignores the scale is found out."""
+    generator = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(t.shape, generator=generator) for name, t in model.state_dict().items()}
+    return {name: t * 10.0**i + 0.3 for i, (name, t) in enumerate(state.items())}
+
+
+def test_magnitude(model: nn.Module) -> None:
+    scores = criterion["magnitude"](Prunable(model), Evidence())
+    assert list(scores) == ["0.weight", "3.weight", "4.weight"]
+    for name, score in scores.items():
+        weight = model.get_parameter(name).detach().numpy()
+        assert (weight < 0).any()
+        np.testing.assert_array_equal(score.numpy(), np.where(weight < 0, -weight, weight))
+        assert not score.requires_grad
+
+
+def test_magnitude_at_init_looks_at_the_initial_weights_only(
+    model: nn.Module, initial: dict[str, torch.Tensor]
+) -> None:
+    scores = criterion["magnitude-init"](Prunable(model), Evidence(initial=lambda: initial))
+    for name, score in scores.items():
+        np.testing.assert_array_equal(score.numpy(), np.abs(initial[name].numpy()))
+
+
+def test_normalised_magnitude(model: nn.Module, initial: dict[str, torch.Tensor]) -> None:
+    scores = criterion["normalised-magnitude"](Prunable(model), Evidence(initial=lambda: initial))
+    for name, score in scores.items():
+        start = initial[name].numpy().astype(np.float64)
+        sigma = np.sqrt(((start - start.sum() / start.size) ** 2).sum() / start.size)
+        weight = model.get_parameter(name).detach().numpy().astype(np.float64)
+        np.testing.assert_allclose(score.numpy(), np.abs(weight) / sigma, rtol=1e-12)
+        assert score.dtype == torch.float64
+
+
+def test_normalised_magnitude_is_blind_to_a_layers_scale(model: nn.Module, initial: dict[str, torch.Tensor]) -> None:
+    before = criterion["normalised-magnitude"](Prunable(model), Evidence(initial=lambda: initial))
+    with torch.no_grad():
+        model.get_parameter("3.weight").mul_(8)
+    scaled = {**initial, "3.weight": initial["3.weight"] * 8}
+    after = criterion["normalised-magnitude"](Prunable(model), Evidence(initial=lambda: scaled))
+    assert all(torch.allclose(before[n], after[n], rtol=1e-12) for n in before)
+
+
+def test_a_layer_without_spread_cannot_be_normalised(model: nn.Module, initial: dict[str, torch.Tensor]) -> None:
+    initial["3.weight"] = torch.zeros(5, 12)
+    with pytest.raises(InputError, match=r"initial weights of '3.weight' are all equal"):
+        criterion["normalised-magnitude"](Prunable(model), Evidence(initial=lambda: initial))
+
+
+@pytest.mark.parametrize("name", ["magnitude-init", "normalised-magnitude"])
+def test_initial_weights_of_another_network_are_refused(name: str, model: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"the initial weights have no '0.weight'"):
+        criterion[name](Prunable(model), Evidence(initial=lambda: {"conv.weight": torch.ones(1)}))
+
+
+def test_random_scores_are_uniform_and_follow_the_generator() -> None:
+    model = Prunable(nn.Sequential(nn.Linear(100, 200), nn.Linear(200, 2)))
+    first, again, other = (
+        criterion["random"](model, Evidence(generator=lambda s=s: torch.Generator().manual_seed(s)))["0.weight"]
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.unique().numel() == first.numel()
+    # Mean 1/2 ± 1/√(12n), 4 deviations; the deciles hold n/10 each.
+    assert abs(float(first.mean()) - 0.5) < 4 / (12 * first.numel()) ** 0.5
+    deciles = torch.histc(first, bins=10, min=0, max=1) / first.numel()
+    assert ((deciles - 0.1).abs() < 4 * (0.1 * 0.9 / first.numel()) ** 0.5).all()
+
+
+def test_random_layers_differ() -> None:
+    model = Prunable(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)))
+    scores = criterion["random"](model, Evidence(generator=torch.Generator))
+    assert not torch.equal(scores["0.weight"], scores["1.weight"])
+
+
+# -- evidence ------------------------------------------------------------------------------------------------------
+def test_evidence_is_computed_when_asked_for_and_once() -> None:
+    asked: list[str] = []
+    evidence = Evidence(
+        initial=lambda: asked.append("initial") or {},  # type: ignore[func-returns-value]
+        batches=lambda: asked.append("batches") or [],  # type: ignore[func-returns-value]
+        generator=lambda: asked.append("generator") or torch.Generator(),  # type: ignore[func-returns-value]
+    )
+    assert asked == []
+    assert evidence.generator is evidence.generator
+    assert asked == ["generator"]
+    assert evidence.initial is evidence.initial
+    assert evidence.batches is evidence.batches
+    assert asked == ["generator", "initial", "batches"]
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [("initial", "the initial weights"), ("batches", "training batches"), ("generator", "a random generator")],
+)
+def test_evidence_that_was_not_given_is_named(name: str, thing: str) -> None:
+    with pytest.raises(InputError, match=rf"looks at {thing}, which were not given; expected Evidence\({name}=…\)"):
+        getattr(Evidence(), name)

@@ -1,0 +1,119 @@
+"""Statistics over seeds, against scipy, statsmodels and simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
+
+from oneticket.errors import InputError
+from oneticket.statistics import Interval, describe, deviation, mean, paired_difference, t_interval
+
+accuracies = st.floats(0, 1, allow_subnormal=False)
+# Equal values apart by rounding only would compare rounding errors, so spread them over a grid.
+spread = st.lists(st.integers(0, 10_000).map(lambda k: k / 10_000), min_size=2, max_size=12).filter(
+    lambda values: len(set(values)) > 1
+)
+
+
+@given(spread)
+def test_a_sample_agrees_with_statsmodels(values: list[float]) -> None:
+    sample, oracle = describe(values), DescrStatsW(values)
+    assert sample.n == len(values)
+    assert sample.mean == pytest.approx(oracle.mean, abs=1e-14)
+    assert sample.deviation == pytest.approx(stats.tstd(values), rel=1e-9)
+    assert sample.interval is not None
+    low, high = oracle.tconfint_mean(alpha=0.05)
+    assert (sample.interval.low, sample.interval.high) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
+
+
+@given(spread, st.floats(0.5, 0.999))
+def test_the_interval_agrees_with_scipy_at_any_confidence(values: list[float], confidence: float) -> None:
+    interval = t_interval(values, confidence)
+    low, high = stats.t.interval(confidence, len(values) - 1, np.mean(values), stats.sem(values))
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-8, abs=1e-11)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)), min_size=3, max_size=10))
+def test_a_paired_difference_agrees_with_scipy(pairs: list[tuple[int, int]]) -> None:
+    first = {seed: a / 10_000 for seed, (a, _) in enumerate(pairs)}
+    second = {seed: b / 10_000 for seed, (_, b) in enumerate(pairs)}
+    if len({a - b for a, b in pairs}) == 1:
+        return
+    oracle = stats.ttest_rel(list(first.values()), list(second.values()))
+    found = paired_difference(first, second)
+    assert found is not None
+    assert found.n == len(pairs)
+    assert found.p == pytest.approx(oracle.pvalue, rel=1e-6, abs=1e-12)
+    assert found.interval is not None
+    interval = oracle.confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+@given(st.lists(accuracies, min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_the_order_of_the_seeds_changes_no_bit(values: list[float], random: object) -> None:
+    shuffled = list(values)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert describe(shuffled) == describe(values)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_the_95_percent_interval_covers_the_true_mean_95_times_in_a_hundred(n: int) -> None:
+    draws = np.random.default_rng(n).normal(0.9, 0.01, size=(4000, n))
+    intervals = [t_interval(row) for row in draws]
+    covered = np.mean([i is not None and i.low <= 0.9 <= i.high for i in intervals])
+    # Four binomial standard deviations of 4,000 draws at 0.95; the normal quantile would cover 70 to 90 %.
+    assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_the_p_value_is_uniform_under_no_difference() -> None:
+    draws = np.random.default_rng(0).normal(size=(2000, 2, 6))
+    differences = [paired_difference(dict(enumerate(a)), dict(enumerate(b))) for a, b in draws]
+    assert stats.kstest([d.p for d in differences if d is not None], "uniform").pvalue > 0.001
+
+
+def test_pairs_are_matched_by_seed_and_the_others_left_out() -> None:
+    first, second = {2: 0.5, 0: 0.9, 1: 0.8, 7: 0.0}, {0: 0.8, 1: 0.6, 2: 0.4, 9: 1.0}
+    found = paired_difference(first, second)
+    assert found is not None
+    assert found.n == 3
+    assert found.mean == pytest.approx((0.1 + 0.2 + 0.1) / 3)
+
+
+def test_the_difference_is_the_first_less_the_second() -> None:
+    found = paired_difference({0: 3.0, 1: 5.0}, {0: 1.0, 1: 1.0})
+    assert found is not None
+    assert found.mean == 3.0
+
+
+def test_without_a_common_seed_there_is_no_difference() -> None:
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_one_value_has_a_mean_and_nothing_more() -> None:
+    sample = describe([0.25])
+    assert (sample.n, sample.mean, sample.deviation, sample.interval) == (1, 0.25, None, None)
+    found = paired_difference({0: 0.75}, {0: 0.5})
+    assert found is not None
+    assert (found.n, found.mean, found.interval, found.p) == (1, 0.25, None, None)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.0)])
+def test_equal_differences_have_a_point_for_interval(shift: float, p: float) -> None:
+    first = {0: 0.5, 1: 0.25, 2: 0.125}
+    found = paired_difference({seed: x + shift for seed, x in first.items()}, first)
+    assert found is not None
+    assert (found.interval, found.p) == (Interval(shift, shift), p)
+
+
+@pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf]])
+def test_nothing_and_what_is_not_finite_are_refused(values: list[float]) -> None:
+    for function in (mean, deviation, t_interval, describe):
+        with pytest.raises(InputError, match="statistics"):
+            function(values)
