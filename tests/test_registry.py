@@ -11,7 +11,7 @@ from oneticket.registry import Entry, Registry
 def filled() -> Registry:
     shapes: Registry = Registry("shape")
 
-    @shapes("square", source="Euclid, book I")
+    @shapes("square", source="Euclid, book I", corners="four")
     def square() -> int:
         """Four equal sides.
 
@@ -32,8 +32,10 @@ def test_what_was_registered_is_found() -> None:
     assert "square" in shapes
     assert "sphere" not in shapes
     assert list(shapes) == ["square", "circle"]
-    assert shapes.entry("square") == Entry("square", shapes["square"], "Four equal sides.", "Euclid, book I")
-    assert [(e.name, e.summary, e.source) for e in shapes.entries()][1] == ("circle", "", "")
+    square = Entry("square", shapes["square"], "Four equal sides.", "Euclid, book I", {"corners": "four"})
+    circle = Entry("circle", shapes["circle"], "", "", {})
+    assert shapes.entry("square") == square
+    assert shapes.entries() == [square, circle]
 
 
 def test_the_decorated_function_stays_itself() -> None:

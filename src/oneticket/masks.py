@@ -139,7 +139,7 @@ class Masks(Mapping[str, Tensor]):
         if not self:
             return Masks({})
         flat = _shuffled(torch.cat([t.flatten() for t in self.values()]), generator)
-        pieces = flat.split([t.numel() for t in self.values()])
+        pieces = torch.split(flat, [t.numel() for t in self.values()])
         return Masks({name: piece.view(t.shape) for (name, t), piece in zip(self.items(), pieces, strict=True)})
 
     # -- packing -------------------------------------------------------------------------------------------------

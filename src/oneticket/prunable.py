@@ -49,7 +49,9 @@ class Prunable:
                     nearest=nearest(name, parameters),
                 )
         if not self.names:
-            raise InputError("the model has nothing to prune", expected="a convolution or linear layer besides its head")
+            raise InputError(
+                "the model has nothing to prune", expected="a convolution or linear layer besides its head"
+            )
 
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and parameter of each prunable weight, in the model's order."""
@@ -98,20 +100,19 @@ def find_head(model: nn.Module, classes: int | None = None) -> str:
 
     Raises InputError, which says how to name the head, when there is none.
     """
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    linear: list[tuple[str, nn.Linear]] = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     fitting = [name for name, m in linear if classes is None or m.out_features == classes]
     if fitting:
         return fitting[-1]
     if classes is not None:
-        convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-        fitting = [n for n, m in convolutions if m.out_channels == classes]
+        fitting = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
         if fitting:
             return fitting[-1]
     with_outputs = f" with {classes} outputs" if classes is not None else ""
     choices = ", ".join(f"'{n}' ({m.out_features} outputs)" for n, m in linear) or "no linear layer at all"
     raise InputError(
         f"the head of {type(model).__name__} can't be found: no linear layer{with_outputs}",
-        expected=f"the name of the layer that gives the classes, as head=\"…\"; the model has {choices}",
+        expected=f'the name of the layer that gives the classes, as head="…"; the model has {choices}',
     )
 
 

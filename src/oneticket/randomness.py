@@ -47,7 +47,7 @@ def seeded(seed: int) -> Iterator[None]:
     Modules draw their weights from the global generator when they are built; this is how a draw gets a seed of its own
     without disturbing the caller's random state.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-Make = Callable[..., Path]
+from oneticket.data import DataRef, DataSpec, reference, resolve
+from oneticket.data.cache import Decoded, keep, kept
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -44,6 +45,12 @@ def write_parquet(
 
 
 @pytest.fixture
+def parquet() -> Callable[..., None]:
+    """Writes a table: file, images, labels, names of the classes."""
+    return write_parquet
+
+
+@pytest.fixture
 def animals(tmp_path: Path) -> Path:
     """A folder of grey 6×6 parquet data: cat, dog, eel with 12, 9 and 7 training and 3 test images each."""
     for part, counts in {"train": (12, 9, 7), "test": (3, 3, 3)}.items():
@@ -65,3 +72,39 @@ def folder_of(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
         return tmp_path / "pictures"
 
     return write
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def ref_of(animals: Path, cache: Path) -> Callable[..., DataRef]:
+    """The reference of a data set derived from the animals, which are named ``base`` in the file."""
+
+    def find(name: str = "x", /, **specs: DataSpec) -> DataRef:
+        return resolve({"base": DataSpec(path="animals"), **specs}, name, folder=animals.parent, cache=cache)
+
+    return find
+
+
+@pytest.fixture
+def base(ref_of: Callable[..., DataRef], cache: Path) -> Decoded:
+    """The animals as they were decoded."""
+    data = kept(cache, ref_of("base").fingerprint)
+    assert data is not None
+    return data
+
+
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The fingerprints of what was decoded, in order."""
+    names: list[str] = []
+
+    def counting(cache: Path, data: Decoded) -> str:
+        names.append(keep(cache, data))
+        return names[-1]
+
+    monkeypatch.setattr(reference, "keep", counting)
+    return names

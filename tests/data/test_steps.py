@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -100,7 +102,7 @@ def test_fractions_are_exact_in_each_class_and_nested(counts: list[int], split: 
     view = view_of(counts)
     small, large = sorted((one, two))
     little, much = (Fraction(value, split).apply(view) for value in (small, large))
-    assert histogram(little) == [round(small * n) for n in counts]
+    assert histogram(little) == [math.floor(small * n + 0.5) for n in counts]
     assert rows(little) <= rows(much) <= rows(view)
 
 
@@ -127,7 +129,7 @@ def test_shuffled_labels_agree_with_the_true_ones_as_often_as_chance() -> None:
     assert abs(agreement - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
 
 
-@given(st.lists(st.integers(5, 30), min_size=1, max_size=4), splits, st.floats(0.1, 0.9))
+@given(st.lists(st.integers(5, 30), min_size=1, max_size=4), splits, st.floats(0.1, 0.85))
 def test_validation_is_a_balanced_part_and_leaves_the_rest(counts: list[int], split: int, fraction: float) -> None:
     view = view_of(counts)
     train, validation = held_out(view, split, fraction)
@@ -135,7 +137,7 @@ def test_validation_is_a_balanced_part_and_leaves_the_rest(counts: list[int], sp
     assert not inside & set(train.rows.tolist())
     assert inside | set(train.rows.tolist()) == rows(view)
     held = torch.bincount(validation.labels, minlength=len(counts)).tolist()
-    assert held == [round(fraction * n) for n in counts]
+    assert held == [math.floor(fraction * n + 0.5) for n in counts]
 
 
 def test_validation_of_zero_is_empty_and_changes_nothing() -> None:
@@ -151,13 +153,13 @@ def test_validation_of_zero_is_empty_and_changes_nothing() -> None:
         (lambda v: PerClass(5, 0).apply(v), "per_class: 5 images a class .* class 'dog' has 4"),
         (lambda v: Fraction(0.1, 0).apply(v), "fraction: fraction = 0.1 leaves no training image of class 'dog'"),
         (lambda v: Half("b", 0).apply(Classes(("eel",)).apply(v)), "half: .* leaves no training image of class 'eel'"),
-        (lambda v: held_out(v, 0, 0.1), "validation: validation = 0.1 of 13 images in 3 classes leaves none"),
+        (lambda v: held_out(v, 0, 0.1), "validation: validation = 0.1 of 12 images in 3 classes leaves none"),
         (lambda v: held_out(v, 0, 0.9), "validation: validation = 0.9 leaves no training image of class 'dog'"),
         (lambda v: Size(5, "pad").apply(v), "size: images of 6×6 cannot be padded to 5×5"),
     ],
 )
 def test_what_the_data_does_not_allow_is_refused(act: object, message: str) -> None:
-    view = view_of([8, 4, 1]) if "0.1 of" not in message else view_of([4, 4, 5])
+    view = view_of([8, 4, 1]) if "0.1 of" not in message else view_of([4, 4, 4])
     with pytest.raises(InputError, match=message):
         act(view)  # type: ignore[operator]
 

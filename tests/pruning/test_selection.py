@@ -34,11 +34,10 @@ def test_any_float64_is_compared_as_such(values: list[float], data: st.DataObjec
 
 
 def test_differences_below_float32_are_seen() -> None:
-    assert largest(torch.tensor([1.0, 1.0 + 1e-12, 1.0 - 1e-12], dtype=torch.float64), 1).tolist() == [
-        False,
-        True,
-        False,
-    ]
+    values = torch.tensor([1.0, 1.0 + 1e-12, 1.0 - 1e-12], dtype=torch.float64)
+    assert largest(values, 1).tolist() == [False, True, False]
+    assert largest_alive(values, torch.tensor([True, False, True]), 1).tolist() == [True, False, False]
+    assert largest_alive(values.flip(0), torch.ones(3, dtype=torch.bool), 1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

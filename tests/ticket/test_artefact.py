@@ -242,6 +242,7 @@ def test_any_change_makes_a_ticket_unequal() -> None:
         small(rest={"fc.weight": torch.eye(2), "body.bias": torch.tensor([0.0, 1.0])}),
         small(rest={"fc.weight": torch.eye(2), "body.bias": torch.tensor([0.0, -0.0])}),
         small(rest={"fc.weight": torch.eye(2), "body.bias": torch.zeros(2, dtype=torch.float64)}),
+        small(rest={"fc.weight": torch.eye(2), "body.bias": torch.zeros(2, dtype=torch.int32)}),
         small(rest={"fc.weight": torch.eye(2), "body.bias": torch.zeros(1, 2)}),
         small(weights=weights | {"conv.weight": torch.tensor([1.0, 1.5])}),
         small(masks=Masks({"body.weight": mask & (torch.arange(6).view(2, 3) > 0), "conv.weight": torch.ones(2) > 0})),
@@ -251,6 +252,14 @@ def test_any_change_makes_a_ticket_unequal() -> None:
     for ticket in changed:
         assert ticket != small()
     assert small() != "ticket"
+
+
+def test_the_order_of_the_rest_is_no_part_of_a_ticket(tmp_path: Path) -> None:
+    other = small(rest=dict(reversed(small().rest.items())))
+    assert other == small()
+    other.save(tmp_path / "a")
+    small().save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_diff_gives_overlap_densities_and_fields() -> None:

@@ -195,7 +195,10 @@ def test_shapes_that_cannot_exist(path: Path, shape: list[int], tmp_path: Path) 
     assert isinstance(outcome(path, data), TicketError)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", "", '{"format":NaN}', '{"a":"\\ud800"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "3", "", "{}", '{"format":1}', '{"format":1,"a":NaN}', '{"format":1,"a":"\\ud800"}', "[" * 100_000],
+)
 def test_metadata_that_are_no_json_of_ours(path: Path, text: str) -> None:
     data = save({"mask/x": torch.zeros(1)}, {"oneticket": text})
     assert isinstance(outcome(path, data), DamagedTicket)
@@ -208,6 +211,13 @@ def test_a_header_that_is_broken_json_is_damage_to_a_ticket(whole: bytes, path: 
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**7])
+def test_a_header_with_broken_unicode_is_damage_to_a_ticket(whole: bytes, path: Path) -> None:
+    size = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + size].replace(b'"rest/fc.bias"', b'"rest/\\ud800"')
+    found = outcome(path, len(header).to_bytes(8, "little") + header + whole[8 + size :])
+    assert isinstance(found, DamagedTicket)
+
+
 def test_an_absurd_header_length(whole: bytes, path: Path, length: int) -> None:
     found = outcome(path, length.to_bytes(8, "little") + whole[8:])
     assert isinstance(found, DamagedTicket)

@@ -183,6 +183,49 @@ def test_kept_refuses_a_copy_that_was_trained_without_masks() -> None:
         ticket.kept(torch.optim.SGD(other.parameters(), lr=0.1), model=other)
 
 
+def test_kept_takes_a_model_it_was_put_into_although_it_was_trained_without_masks() -> None:
+    model = Convolutional()
+    ticket = random_ticket(model)
+    ticket.put_into(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step(model, optimizer, torch.Generator().manual_seed(0))
+    with ticket.kept(optimizer, model=model):
+        assert leaks(model, ticket) == []
+
+
+def test_the_last_placement_counts() -> None:
+    ticket, model = random_ticket(Convolutional()), Convolutional()
+    model.conv1 = nn.Conv2d(3, 6, 3)
+    ticket.put_into(model, stem="adapt")
+    ticket.put_into(model, stem="fresh")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ticket.kept(optimizer):
+        model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+    assert model.conv1.weight.all(), "the first layer is masked although it was left fresh"
+    assert not model.conv2.weight.all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_ticket_goes_into_a_model_on_a_gpu(network: str) -> None:
+    ticket = random_ticket(NETWORKS[network]())
+    on_cpu, on_gpu = NETWORKS[network](), NETWORKS[network]().cuda()
+    state = torch.cuda.get_rng_state()
+    ticket.put_into(on_cpu, seed=3)
+    ticket.put_into(on_gpu, seed=3)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    for name, tensor in on_cpu.state_dict().items():
+        assert torch.equal(on_gpu.state_dict()[name].cpu(), tensor), name
+    other = copy.deepcopy(on_gpu)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    with ticket.kept(optimizer, model=other):
+        nn.functional.cross_entropy(other(torch.randn(8, 1, 8, 8).cuda()), torch.zeros(8).long().cuda()).backward()
+        optimizer.step()
+    assert leaks(other.cpu(), ticket) == []
+
+
 def test_an_optimizer_over_a_part_of_the_model_keeps_that_part() -> None:
     model = Convolutional()
     ticket = random_ticket(model)

@@ -74,7 +74,9 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     from oneticket.cli.progress import duration
 
     click.echo(f"{loaded.name}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
-    click.echo(f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings")
+    click.echo(
+        f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
+    )
     click.echo(f"  {facts['missing']} not yet done in {root}")
     if lacking:
         click.echo(f"  about {duration(facts['estimated_seconds'])} with {facts['workers']} workers")
@@ -111,7 +113,9 @@ def results(store: Path, kind: str, experiment: str | None, out: Path | None) ->
     if kind == "table" and out is None:
         _print_summary(rows)
         return
-    content = table.as_parquet(rows) if kind == "parquet" else table.as_json(rows) if kind == "json" else table.as_csv(rows)
+    content = (
+        table.as_parquet(rows) if kind == "parquet" else table.as_json(rows) if kind == "json" else table.as_csv(rows)
+    )
     if out is not None:
         out.write_bytes(content if isinstance(content, bytes) else content.encode())
     elif isinstance(content, bytes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -58,8 +58,8 @@ def find(
     from oneticket.models import ModelSpec, build
     from oneticket.prunable import find_head
     from oneticket.randomness import Streams
-    from oneticket.search import Training, find_ticket
-    from oneticket.training import Step
+    from oneticket.search import find_ticket
+    from oneticket.training import Step, Training
 
     _check_out(out)
     splits, recipe = _prepared(training)
@@ -90,7 +90,7 @@ def find(
 @click.option("--head", "how", type=click.Choice(["fresh", "copied"]), default="fresh", show_default=True)
 @_training_options
 @_json
-def transfer(ticket_file: Path, how: str, as_json: bool, **training: Any) -> None:
+def transfer(ticket_file: Path, how: Literal["fresh", "copied"], as_json: bool, **training: Any) -> None:
     """Train the ticket in TICKET_FILE on another data set and tell its test accuracy."""
     import msgspec
 

@@ -87,7 +87,7 @@ def _facts() -> dict[str, dict[str, Any]]:
             return "not installed"
 
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
+    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     devices = {
         f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB"
         for i in range(torch.cuda.device_count())

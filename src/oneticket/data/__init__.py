@@ -3,7 +3,7 @@
 from oneticket.data.augmentation import Augmentation, Normalisation
 from oneticket.data.batches import BatchSource, DatasetBatches, ImageBatches, TensorBatches, as_batches
 from oneticket.data.cache import default_cache
-from oneticket.data.resolve import DataRef, open_data, resolve
+from oneticket.data.reference import DataRef, open_data, resolve
 from oneticket.data.sets import ImageSet, Splits
 from oneticket.data.sources import source
 from oneticket.data.spec import DataSpec

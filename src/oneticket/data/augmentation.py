@@ -26,6 +26,10 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     flip: bool = False
     crop: int = 0
 
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise InputError(f"crop = {self.crop}", expected="0 or more pixels")
+
     def __bool__(self) -> bool:
         return self.flip or self.crop > 0
 

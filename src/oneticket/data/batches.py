@@ -91,8 +91,6 @@ class ImageBatches(_Batches):
         self.device = torch.device(device)
         self.normalisation = normalisation
         self.augmentation = augmentation or Augmentation()
-        if self.augmentation.crop < 0:
-            raise InputError(f"{self.augmentation.crop} is out of range", where="crop", expected="0 or more")
         if self.device.type != "cpu":
             images = ImageSet(images.gather().to(self.device), images.labels, images.classes)
         self._images = images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -115,7 +116,7 @@ class Fraction(Step, frozen=True, tag="fraction"):
 
     def apply(self, view: View) -> View:
         drawn = shuffled_by_class(view, self.split, "subset")
-        chosen = [positions[: round(self.value * len(positions))] for positions in drawn]
+        chosen = [positions[: _share(self.value, len(positions))] for positions in drawn]
         return replace(view, train=_taken(view, chosen, "fraction", f"fraction = {self.value}"))
 
 
@@ -179,7 +180,7 @@ def held_out(view: View, split: int, fraction: float) -> tuple[Selection, Select
     """The train split without its validation part, and that part: ⌊fraction · n⌉ of the n images of each class."""
     train, validation = [], []
     for drawn in shuffled_by_class(view, split, "validation"):
-        count = round(fraction * len(drawn))
+        count = _share(fraction, len(drawn))
         validation.append(drawn[:count])
         train.append(drawn[count:])
     rest = _taken(view, train, "validation", f"validation = {fraction}")
@@ -188,6 +189,10 @@ def held_out(view: View, split: int, fraction: float) -> tuple[Selection, Select
         found = f"validation = {fraction} of {len(view.train.rows)} images in {len(view.classes)} classes leaves none"
         raise InputError(f"{found} to validate on", where="validation", expected="a larger fraction, or 0 for none")
     return rest, part
+
+
+def _share(fraction: float, count: int) -> int:
+    return math.floor(fraction * count + 0.5)
 
 
 def _taken(view: View, chosen: Sequence[Tensor], key: str, text: str) -> Selection:

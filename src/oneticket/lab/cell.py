@@ -215,7 +215,7 @@ def _view(model: nn.Module, network: Network) -> Prunable:
 def _first(masks: Masks, count: int) -> Masks:
     """The first ``count`` entries kept: where only the density matters, any masks of that count will do."""
     flat = torch.arange(masks.total) < count
-    pieces = flat.split([tensor.numel() for tensor in masks.values()])
+    pieces = torch.split(flat, [tensor.numel() for tensor in masks.values()])
     return Masks({name: piece.view(t.shape) for (name, t), piece in zip(masks.items(), pieces, strict=True)})
 
 

@@ -108,7 +108,9 @@ def _check(experiment: Experiment) -> None:
         raise InputError(f"'{experiment.name}' is no name", where="name", expected="letters, digits, '.', '_' and '-'")
     replicates = experiment.replicates
     if not replicates or min(replicates) < 0 or len(set(replicates)) != len(replicates):
-        raise InputError(f"seeds = {experiment.seeds}", where="seeds", expected="at least 1, each seed once, none negative")
+        raise InputError(
+            f"seeds = {experiment.seeds}", where="seeds", expected="at least 1, each seed once, none negative"
+        )
     if not experiment.models:
         raise InputError("no model", where="model", expected="at least one")
     if not experiment.transfer:
@@ -152,7 +154,7 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
             raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")
     if not isinstance(transfer.densities, str):
         if not transfer.densities:
-            raise InputError("an empty list", where=f"{where}.densities", expected="at least one, or \"all\"")
+            raise InputError("an empty list", where=f"{where}.densities", expected='at least one, or "all"')
         for density in transfer.densities:
             if not 0 < density <= 1:
                 raise InputError(

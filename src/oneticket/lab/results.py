@@ -83,5 +83,3 @@ def as_parquet(rows: Sequence[TidyRow]) -> bytes:
     columns = {column: [row[column] for row in rows] for column in COLUMNS}
     pyarrow.parquet.write_table(pyarrow.table(columns), sink)
     return sink.getvalue()
-
-

@@ -52,7 +52,9 @@ class Store:
             raise InputError(f"store.json cannot be read ({error})", where=str(root)) from None
         if not isinstance(version, int) or version > STORE_VERSION:
             raise InputError(
-                f"the store has version {version}", where=str(root), expected=f"at most {STORE_VERSION}: update oneticket"
+                f"the store has version {version}",
+                where=str(root),
+                expected=f"at most {STORE_VERSION}: update oneticket",
             )
         if create:
             try:
@@ -129,9 +131,7 @@ class Store:
     def note_failure(self, identity: str, label: str, reason: str) -> None:
         """Keep the reason why a cell failed, for whoever looks later; never in the way of the run."""
         try:
-            _write_whole(
-                self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason})
-            )
+            _write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
         except OSError:
             return
 
@@ -146,7 +146,9 @@ class Store:
             try:
                 yield json.loads(path.read_text())
             except (OSError, ValueError) as error:
-                raise InputError(f"cannot be read ({error})", where=str(path), expected="run the experiment again") from None
+                raise InputError(
+                    f"cannot be read ({error})", where=str(path), expected="run the experiment again"
+                ) from None
 
 
 def _write_whole(path: Path, text: str) -> None:

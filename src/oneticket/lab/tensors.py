@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -52,7 +53,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]
     os.replace(beside, path)
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
         return tensors, json.loads(file.metadata()["oneticket"])

@@ -168,7 +168,7 @@ def _section_title(section: Section, everything: Sequence[SummaryRow]) -> str:
 
 
 def _file_name(section: Section, everything: Sequence[SummaryRow]) -> str:
-    """A file name out of the section's own; with a digest when names had to be changed or would meet."""
+    """A file name out of the section's own words, with a digest when two would meet or none is left."""
 
     def plain(names: Section) -> str:
         several = len({row.group.experiment for row in everything}) > 1

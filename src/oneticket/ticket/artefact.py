@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from oneticket.errors import DamagedTicket, InputError, TicketError
+from oneticket.errors import DamagedTicket, InputError
 from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
@@ -106,8 +106,6 @@ class Ticket:
         contents, verification = ticket_file.read(path)
         try:
             return cls(*contents), verification
-        except TicketError:
-            raise
         except InputError as error:
             raise DamagedTicket(f"the ticket is damaged: {error}", where=verification.path) from error
 

@@ -229,7 +229,7 @@ def _metadata(header: dict[str, Any], where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         _damaged(where, f"its metadata cannot be read ({error})", error)
     version = about.get("format") if isinstance(about, dict) else None
-    if type(version) is not int or version < 1:
+    if not isinstance(version, int) or version < 1:
         _damaged(where, "its metadata give no version of the format")
     if version > VERSION:
         expected = f"version {VERSION} at most; install a newer oneticket"

@@ -45,7 +45,7 @@ class Checkpoint:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimiser remembers, as ``parameter/quantity`` → tensor (a copy)."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{quantity}": torch.as_tensor(value).detach().clone()
         for parameter, memory in optimizer.state.items()

@@ -25,8 +25,8 @@ _NORMALISATION = (
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a network is trained.
 
-    ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW. ``weight_decay``
-    is added to the gradient (L2) except with AdamW. With ``decay_norms = false`` biases and normalisation parameters
+    ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW.
+    ``weight_decay`` is added to the gradient (L2) except with AdamW. With ``decay_norms = false`` biases and normalisation parameters
     are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a moment such as ``"1ep"``.
 
     >>> Recipe.sgd(epochs=2).momentum
@@ -96,7 +96,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 {"params": [p for p in everything if id(p) not in spared]},
                 {"params": [p for p in everything if id(p) in spared], "weight_decay": 0.0},
             ]
-        common = {"lr": self.lr, "weight_decay": self.weight_decay}
+        common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=self.momentum or 0.0, nesterov=self.nesterov, fused=True, **common)
         if self.optimizer == "rmsprop":

@@ -62,8 +62,8 @@ def _by_fan_in(weight: Tensor, mask: Tensor, context: RescalingContext) -> Tenso
     if weight.numel() == 0:
         return weight.clone()
     inputs = mask.reshape(len(mask), -1)
-    # A unit without inputs is masked whole, so that the 1 which avoids the division by zero is never seen.
-    kept = inputs.sum(dim=1).clamp(min=1).double().view(-1, *[1] * (mask.dim() - 1))
+    # A unit without inputs divides by zero below; it is masked whole, so nothing of that is seen.
+    kept = inputs.sum(dim=1).double().view(-1, *[1] * (mask.dim() - 1))
     if context.redrawn:
         drawn = torch.randn(weight.shape, generator=context.generator, dtype=torch.float64)
         scaled = drawn.to(kept.device) * (2 / kept).sqrt()

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: demo test test-all test-slow test-gpu lint docs clean
+
+demo: $(VENV)/.core
+	$(BIN)/oneticket demo
+
+test: $(VENV)/.dev
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu"
+
+test-all: $(VENV)/.dev
+	$(PYTEST) -n 2 --dist worksteal -m "not gpu"
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m "slow and not gpu"
+
+test-gpu: $(VENV)/.dev
+	$(PYTEST) -m gpu
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check src tests examples docs
+	$(BIN)/ruff format --check src tests examples docs
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+# constraints.txt pins torch: without it pip brings a build of 5 GB.
+$(VENV)/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) docs/_build

@@ -1,0 +1,109 @@
+"""The worker: the life of one process that computes one cell. Loaded once, by the server that workers fork from."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch._dynamo  # torch's optimisers load it at their first step: a second and a half, here once for all workers
+
+from oneticket.errors import OneticketError
+from oneticket.lab.cell import run_cell
+from oneticket.lab.engines.base import Done, Progress, Task
+from oneticket.lab.store import Busy, Store
+from oneticket.training import EpochRecord
+
+
+def work(encoded: bytes, sender: Connection) -> None:
+    """Claim the cell, compute it, commit it, say how it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _end_with_parent()
+    task = msgspec.json.decode(encoded, type=Task)
+    torch.set_num_threads(task.setting.threads)
+
+    def say(kind: str, content: Any) -> None:
+        with contextlib.suppress(OSError):
+            sender.send((kind, content))
+
+    try:
+        say("done", msgspec.to_builtins(_compute(task, say)))
+    except Busy as error:
+        say("Busy", str(error))
+    except OneticketError as error:
+        say("CellFailed", str(error))
+    except MemoryError:
+        say("OutOfMemory", _memory_text())
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        say(
+            "DiskFull" if full else "CellFailed",
+            f"{error.strerror}: {error.filename}" if error.filename else str(error),
+        )
+    except RuntimeError as error:
+        if "memory" in str(error).lower():
+            say("OutOfMemory", f"{_memory_text()}: {str(error).splitlines()[0]}")
+        elif "No space left" in str(error) or "unexpected pos" in str(error) or "file write failed" in str(error):
+            say("DiskFull", str(error).splitlines()[0])
+        else:
+            say("CellFailed", _where(error))
+    except Exception as error:
+        say("CellFailed", _where(error))
+
+
+def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
+    cell = task.cell
+    identity = cell.identity
+    store = Store(Path(task.setting.store))
+    with store.claimed(identity) as working:
+        if store.has(identity):
+            store.discard(identity)
+            return Done(cached=True)
+
+        def on_epoch(record: EpochRecord) -> None:
+            progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy)
+            say("progress", {**msgspec.to_builtins(progress), "bytes": _bytes_now()})
+
+        record = run_cell(cell, task.setting, working, on_epoch)
+        store.commit(identity, working, record)
+    outcome = record["outcome"]
+    return Done(False, outcome.get("test_accuracy"), outcome["val_accuracy"], record["cost"]["seconds"])
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive the run: nobody would hear it, and it would hold its cell."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _bytes_now() -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _memory_text() -> str:
+    return f"memory exhausted at {_bytes_now() / 2**20:.0f} MiB"
+
+
+def _where(error: Exception) -> str:
+    """One line: the error and the innermost place it came from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
