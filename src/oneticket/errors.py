@@ -68,8 +68,9 @@ class NonFiniteLoss(OneticketError):
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """The valid word closest to ``word``, or None when none is close."""
-    found = difflib.get_close_matches(word.lower(), {v.lower(): v for v in valid}, n=1, cutoff=0.5)
-    return next((v for v in valid if found and v.lower() == found[0]), None)
+    by_lower = {v.lower(): v for v in valid}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
 
 
 def unknown(kind: str, word: str, valid: Iterable[str], where: str | None = None) -> InputError:

@@ -39,7 +39,10 @@ class Prunable:
         self.model = model
         self.head = head if head is not None else find_head(model)
         check_head(model, self.head)
-        self.names = tuple(only) if only is not None else tuple(_default_names(model, self.head, prune_head))
+        if isinstance(only, str):
+            raise InputError(f"only = '{only}'", expected=f"a list of names, such as ['{only}']")
+        chosen = only if only is not None else _default_names(model, self.head, prune_head)
+        self.names = tuple(dict.fromkeys(chosen))
         parameters = dict(model.named_parameters())
         for name in self.names:
             if name not in parameters:
@@ -74,15 +77,13 @@ def fan_in(weight: Tensor) -> int:
 
 
 def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:
-    seen: set[int] = set()
-    for module_name, module in model.named_modules():
-        if module_name == head and not prune_head:
-            seen.update(id(p) for p in module.parameters())
-            continue
+    # A weight shared by two modules has one name among the parameters; one shared with the head belongs to the head.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spared = set() if prune_head else {id(p) for p in model.get_submodule(head).parameters()}
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in seen and _is_weight(module, name, parameter):
-                seen.add(id(parameter))
-                yield f"{module_name}.{name}" if module_name else name
+            if id(parameter) not in spared and _is_weight(module, name, parameter):
+                yield names[id(parameter)]
 
 
 def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:

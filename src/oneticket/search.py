@@ -223,19 +223,11 @@ def transfer(
     of ``train_set``.
     """
     placement = ticket.put_into(model, head=head, seed=seed)
-    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else None
-
-    def judged(data: Any) -> Any:
-        if not isinstance(data, ImageSet):
-            return data
-        return as_batches(data, 512, normalisation=normalisation, device=device)
-
-    run = train(
-        model, train_set, recipe, masks=placement.masks, validation=judged(validation), seed=seed, device=device
-    )
+    run = train(model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed, device=device)
     if test_set is None:
         return Transfer(placement, run, None, None)
-    accuracy, loss = evaluate(model, judged(test_set), device=device)
+    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else None
+    accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
 
 

@@ -210,7 +210,6 @@ def test_a_header_that_is_broken_json_is_damage_to_a_ticket(whole: bytes, path: 
     assert isinstance(outcome(path, whole[:brace] + b" " + whole[brace + 1 :]), DamagedTicket)
 
 
-@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**7])
 def test_a_header_with_broken_unicode_is_damage_to_a_ticket(whole: bytes, path: Path) -> None:
     size = int.from_bytes(whole[:8], "little")
     header = whole[8 : 8 + size].replace(b'"rest/fc.bias"', b'"rest/\\ud800"')
@@ -218,6 +217,7 @@ def test_a_header_with_broken_unicode_is_damage_to_a_ticket(whole: bytes, path: 
     assert isinstance(found, DamagedTicket)
 
 
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**7])
 def test_an_absurd_header_length(whole: bytes, path: Path, length: int) -> None:
     found = outcome(path, length.to_bytes(8, "little") + whole[8:])
     assert isinstance(found, DamagedTicket)

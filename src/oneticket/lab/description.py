@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it is built: factory, options, the digest of its code if it is the user's, input (C, H, W), classes."""
+    """A model as it is built: factory, options, digest of the code of a user's own, input (C, H, W), classes."""
 
     name: str
     options: dict[str, Any]

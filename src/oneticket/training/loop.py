@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneticket.data import BatchSource, as_batches
+from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
@@ -92,7 +92,11 @@ def train(
     """
     began = time.perf_counter()
     batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
-    judge = None if validation is None else as_batches(validation, max(recipe.batch_size, 512), device=device)
+    judge = None
+    if validation is not None:
+        # Images are judged as they are trained on: with the statistics of the training split.
+        normalisation = getattr(batches, "normalisation", None)
+        judge = as_batches(validation, max(recipe.batch_size, 512), normalisation=normalisation, device=device)
     streams = Streams(seed)
     per_epoch = batches.steps_per_epoch
     total = recipe.epochs * per_epoch
@@ -179,9 +183,23 @@ def train(
     return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at)
 
 
-def evaluate(model: nn.Module, data: Any, *, device: str = "cpu", batch_size: int = 512) -> tuple[float, float]:
-    """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode."""
-    batches: BatchSource = as_batches(data, batch_size, device=device)
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    normalisation: Normalisation | None = None,
+    device: str = "cpu",
+    batch_size: int = 512,
+) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode.
+
+    An ImageSet needs the ``normalisation`` of the split that the model was trained on.
+    """
+    if isinstance(data, ImageSet) and normalisation is None:
+        raise InputError(
+            "an ImageSet without a normalisation", where="evaluate", expected="Normalisation.of(the training split)"
+        )
+    batches: BatchSource = as_batches(data, batch_size, normalisation=normalisation, device=device)
     was_training = model.training
     model.eval()
     correct, loss, count = 0, 0.0, 0

@@ -26,8 +26,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How a network is trained.
 
     ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW.
-    ``weight_decay`` is added to the gradient (L2) except with AdamW. With ``decay_norms = false`` biases and normalisation parameters
-    are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a moment such as ``"1ep"``.
+    ``weight_decay`` is added to the gradient (L2) except with AdamW; with ``decay_norms = false`` biases and
+    normalisation parameters are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a
+    moment such as ``"1ep"``.
 
     >>> Recipe.sgd(epochs=2).momentum
     0.9
