@@ -6,14 +6,15 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
+from oneticket import pruning
 from oneticket.data import ImageSet, Normalisation, as_batches
-from oneticket.errors import InputError
+from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.pruning import Evidence, prune
@@ -22,6 +23,7 @@ from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
 from oneticket.training import Recipe, Step, Training, evaluate, train
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
+Restored = Literal["fresh", "rewound"]
 State = dict[str, Tensor]
 
 
@@ -41,8 +43,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allocation: str = "global"
     rewind: str | int = "1ep"
     method: Retraining = "rewind"
-    optimizer_state: Literal["fresh", "rewound"] = "fresh"
-    norm_statistics: Literal["fresh", "rewound"] = "rewound"
+    optimizer_state: Restored = "fresh"
+    norm_statistics: Restored = "rewound"
     prune_head: bool = False
     prunable: tuple[str, ...] | None = None
 
@@ -52,6 +54,10 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(f"prune = {self.prune}", expected="a fraction between 0 and 1")
         if self.rounds < 1:
             raise InputError(f"rounds = {self.rounds}", expected="at least 1")
+        kinds = {"method": Retraining, "optimizer_state": Restored, "norm_statistics": Restored}
+        for field, kind in kinds.items():
+            if getattr(self, field) not in get_args(kind):
+                raise unknown(field, str(getattr(self, field)), get_args(kind))
 
     def densities(self) -> list[float]:
         """The density of every round, from 1.0 at round 0."""
@@ -105,8 +111,8 @@ def find_ticket(
     criterion: str = "magnitude",
     allocation: str = "global",
     method: Retraining = "rewind",
-    optimizer_state: Literal["fresh", "rewound"] = "fresh",
-    norm_statistics: Literal["fresh", "rewound"] = "rewound",
+    optimizer_state: Restored = "fresh",
+    norm_statistics: Restored = "rewound",
     head: str | None = None,
     prune_head: bool = False,
     prunable: tuple[str, ...] | None = None,
@@ -130,6 +136,8 @@ def find_ticket(
     """
     if not 0 < density < 1:
         raise InputError(f"density = {density}", expected="a fraction between 0 and 1")
+    if not 0 < prune < 1:
+        raise InputError(f"prune = {prune}", expected="a fraction between 0 and 1")
     if rounds is None:
         rounds = max(1, math.ceil(round(math.log(density) / math.log1p(-prune), 9)))
         densities = [(1 - prune) ** n for n in range(1, rounds)] + [density]
@@ -139,6 +147,9 @@ def find_ticket(
         rounds=rounds, prune=prune, criterion=criterion, allocation=allocation, rewind=rewind, method=method,
         optimizer_state=optimizer_state, norm_statistics=norm_statistics, prune_head=prune_head, prunable=prunable,
     )  # fmt: skip
+    # Names that nothing is known by are refused now, not after the first training.
+    pruning.criterion.entry(criterion)
+    pruning.allocation.entry(allocation)
     network = copy.deepcopy(model)
     view = Prunable(network, head=head, prune_head=prune_head, only=prunable)
     if math.floor(density * view.total + 0.5) < 1:
@@ -166,7 +177,7 @@ def find_ticket(
         warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=2)
     provenance = Provenance(
         model=type(model).__name__,
-        seen=(seen(train_set, name, recipe),),
+        seen=(seen(train_set, name, recipe, batches.samples),),
         round=rounds,
         rounds=rounds,
         rewind=str(search.rewind),
@@ -186,14 +197,12 @@ def make_ticket(masks: Masks, rewound: Mapping[str, Tensor], head: str, provenan
     return Ticket(masks=masks, weights=weights, rest=rest, head=head, provenance=provenance)
 
 
-def seen(data: Any, name: str, recipe: Recipe) -> Seen:
+def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     """What a ticket remembers of a data set that it was found on."""
-    facts: dict[str, Any] = {"name": name, "split": "train", "recipe": msgspec.to_builtins(recipe)}
-    if isinstance(data, ImageSet):
-        facts |= {"classes": len(data.classes), "input_shape": data.shape}
-    if hasattr(data, "__len__"):
-        facts["samples"] = len(data[1]) if isinstance(data, tuple) else len(data)
-    return Seen(**facts)
+    known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
+    if not isinstance(data, ImageSet):
+        return known
+    return msgspec.structs.replace(known, classes=len(data.classes), input_shape=data.shape)
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -226,7 +235,8 @@ def transfer(
     run = train(model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed, device=device)
     if test_set is None:
         return Transfer(placement, run, None, None)
-    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else None
+    known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
+    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import ModelSpec, build, complete, find_factory, lenet_300_100, model
+from oneticket.models import ModelSpec, build, complete, find_factory, model
+from oneticket.models.lenet import lenet_300_100
 
 SHAPE = (1, 8, 8)
 

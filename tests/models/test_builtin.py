@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import ModelSpec, build, complete, model, resnet20, vgg11
+from oneticket.models import ModelSpec, build, complete, model
+from oneticket.models.resnet import resnet20
+from oneticket.models.vgg import vgg11
 from oneticket.models.layers import HalvingPool, normalisation, scaled
 from oneticket.prunable import Prunable
 

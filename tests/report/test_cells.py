@@ -22,7 +22,7 @@ Row = dict[str, Any]
         (spread(0.88634, None), "88.63"),
         (interval(Interval(0.9, 0.91)), "[90.00, 91.00]"),
         (interval(None), "—"),
-        (density(0.05497558), "5.5"),
+        (density(0.05497558), "5.50"),
         (density(1.0), "100"),
         (density(0.0012379), "0.124"),
         (difference(Difference(6, 0.0213, Interval(-0.001, 0.04), 0.05)), "+2.13 [−0.10, +4.00]"),

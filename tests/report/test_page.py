@@ -123,7 +123,7 @@ def test_the_tidy_table_is_whole(page: str, rows: list[Row]) -> None:
 def test_the_page_says_what_was_run_and_which_interval_is_shown(page: str) -> None:
     shown = words(page)
     assert "396 trained networks over 6 seeds" in shown
-    assert "with tickets from 2 sources ( fashion@sgd and mnist@sgd ), at 21, 5.5 and 1.8 % of the weights" in shown
+    assert "with tickets from 2 sources ( fashion@sgd and mnist@sgd ), at 21.0, 5.50 and 1.80 % of the weights" in shown
     assert "the mean ± the sample standard deviation (n − 1) over seeds" in shown
     assert "95 % interval of Student’s t" in shown
     assert "not corrected for the number of comparisons" in shown

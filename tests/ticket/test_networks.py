@@ -120,6 +120,7 @@ def test_copies_of_a_model_with_a_ticket_work(network: str) -> None:
     ticket = random_ticket(NETWORKS[network]())
     model = NETWORKS[network]()
     ticket.put_into(model)
+    assert copy.deepcopy(ticket) == pickle.loads(pickle.dumps(ticket)) == ticket
     x = torch.randn(4, 1, 8, 8)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other.eval()(x), model.eval()(x))

@@ -287,6 +287,14 @@ def test_a_linear_stem_for_another_size_is_refused_with_a_hint() -> None:
     assert "channels" in reason
 
 
+def test_behind_a_refused_layer_the_inputs_are_not_blamed() -> None:
+    source = nn.Sequential(nn.Linear(7, 6), nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 2))
+    model = nn.Sequential(nn.Linear(7, 8), nn.Linear(8, 5), nn.Linear(5, 5), nn.Linear(5, 2))
+    with pytest.warns(UserWarning, match="2 of 3 masked tensors refused"):
+        placement = ticket_of(source).put_into(model)
+    assert dict(placement.refused)["1.weight"] == "shape (5, 6) in the ticket, (5, 8) in the model"
+
+
 # -- what does not fit -----------------------------------------------------------------------------------------------
 def test_tensors_of_only_one_side_are_named() -> None:
     source, model = network(norm=True), network(norm=False)
@@ -297,6 +305,17 @@ def test_tensors_of_only_one_side_are_named() -> None:
     refused, fresh = dict(placement.refused), dict(placement.fresh)
     assert refused["norm.weight"] == "not in the model"
     assert fresh["extra.weight"] == "left as it was: not in the ticket"
+
+
+def test_a_mask_needs_a_parameter() -> None:
+    model = network()
+    weight = model.conv.weight.detach().clone()
+    del model.conv.weight
+    model.conv.register_buffer("weight", weight)
+    with pytest.warns(UserWarning, match=r"conv\.weight: a buffer in the model"):
+        placement = ticket_of(network(seed=1)).put_into(model)
+    assert list(placement.masks) == ["stem.weight"]
+    assert torch.equal(model.conv.weight, weight)
 
 
 def test_nothing_is_changed_when_nothing_fits() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Any
 
 import click
 
 from oneticket.cli.lab_commands import demo, plan, report, results, run
+from oneticket.cli.text import harmless
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything
-from oneticket.errors import OneticketError
+from oneticket.errors import InputError, OneticketError
 from oneticket.version import __version__
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -30,7 +34,7 @@ class _Commands(click.Group):
 
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             close = nearest(args[0], self.commands)
-            ctx.fail(f"unknown command '{args[0]}'" + (f" (did you mean '{close}'?)" if close else ""))
+            ctx.fail(f"unknown command '{harmless(args[0])}'" + (f" (did you mean '{close}'?)" if close else ""))
         return super().resolve_command(ctx, args)
 
 
@@ -48,6 +52,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
     try:
         code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -55,9 +60,14 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
         sys.exit(INTERRUPTED)
     except OneticketError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(BAD_INPUT)
+        click.echo(f"Error: {harmless(str(error))}", err=True)
+        sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Who read the output has seen enough; what is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {harmless(f'{place}{error.strerror or error}')}", err=True)
+        sys.exit(FAILED if error.errno in (errno.ENOSPC, errno.EDQUOT) else BAD_INPUT)
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oneticket.cli.text import harmless
+
 if TYPE_CHECKING:
     from oneticket.lab.plan import Plan
     from oneticket.lab.scheduler import Summary
@@ -47,19 +49,15 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
     from oneticket.data import default_cache
     from oneticket.lab.estimate import estimated_seconds
-    from oneticket.lab.experiment import load_experiment
-    from oneticket.lab.plan import make_plan
     from oneticket.lab.scheduler import missing
-    from oneticket.lab.store import Store
+    from oneticket.lab.store import Store, is_store
 
-    loaded = load_experiment(experiment)
     place = cache or default_cache()
-    _one_thread()
-    graph = make_plan(loaded, folder=experiment.parent, cache=place)
-    root = store or _default_store(loaded.name)
-    opened = Store.open(root) if (root / "store.json").exists() else None
+    graph = _planned(experiment, place)
+    root = store or _default_store(graph.experiment)
+    opened = Store.open(root) if is_store(root) else None
     lacking = missing(graph, opened)
-    seconds = estimated_seconds(lacking.values(), store=opened, cache=place, folder=experiment.parent)
+    seconds = estimated_seconds(graph, store=opened, cache=place, folder=experiment.parent)
     facts: dict[str, Any] = {
         **_plan_facts(graph),
         "missing": len(lacking),
@@ -73,7 +71,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         return
     from oneticket.cli.progress import duration
 
-    click.echo(f"{loaded.name}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
+    click.echo(f"{graph.experiment}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
     click.echo(
         f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
     )
@@ -109,6 +107,8 @@ def results(store: Path, kind: str, experiment: str | None, out: Path | None) ->
     from oneticket.lab import results as table
     from oneticket.lab.store import Store
 
+    if out is not None:
+        check_out(out)
     rows = table.tidy(Store.open(store), experiment=experiment)
     if kind == "table" and out is None:
         _print_summary(rows)
@@ -142,18 +142,14 @@ def _run(
     from oneticket.lab import results as table
     from oneticket.lab.cell import Setting
     from oneticket.lab.engines import engine
-    from oneticket.lab.experiment import load_experiment
-    from oneticket.lab.plan import make_plan
     from oneticket.lab.scheduler import run_plan
     from oneticket.lab.store import Store
 
     make_engine = engine[engine_name]
     check_device(device)
-    loaded = load_experiment(file)
     place = cache or default_cache()
-    root = store or _default_store(loaded.name)
-    _one_thread()
-    graph = make_plan(loaded, folder=file.parent, cache=place)
+    graph = _planned(file, place)
+    root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
     table.remember(graph, opened)
     setting = Setting(
@@ -166,7 +162,7 @@ def _run(
     summary = run_plan(
         graph, opened, make_engine(), setting, workers=workers or default_workers(), watcher=make_watcher(quiet=as_json)
     )
-    rows = table.tidy(opened, experiment=loaded.name)
+    rows = table.tidy(opened, experiment=graph.experiment)
     if as_json:
         click.echo(json.dumps({**_summary_facts(summary), "store": str(root), "rows": rows}, indent=1))
     else:
@@ -174,6 +170,23 @@ def _run(
             _print_summary(rows)
         _print_end(graph, summary, root)
     return 0 if summary.complete else 1
+
+
+def _planned(file: Path, cache: Path) -> Plan:
+    """The plan of an experiment file; every fault is placed in it."""
+    import torch
+
+    from oneticket.errors import InputError
+    from oneticket.lab.experiment import load_experiment
+    from oneticket.lab.plan import make_plan
+
+    # Planning is small work; a pool of threads would only get in the way of the cells.
+    torch.set_num_threads(1)
+    experiment = load_experiment(file)
+    try:
+        return make_plan(experiment, folder=file.parent, cache=cache)
+    except InputError as error:
+        raise error.at(str(file)) from None
 
 
 def _report(store: Path, out: Path, experiment: str | None = None) -> Path:
@@ -193,15 +206,15 @@ def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         click.echo("No finished cell yet.")
         return
-    content = summary_table(summary(rows))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    content = summary_table(summary(rows), width=console.width)
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for title, numeric in zip(content.header, content.numeric, strict=True):
         shown.add_column(title, justify="right" if numeric else "left", no_wrap=True)
     for cells in content.cells:
         shown.add_row(*cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
     console.print(shown)
 
 
@@ -215,12 +228,12 @@ def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
     )
     labels = graph.labels()
     for identity, reason in summary.failed.items():
-        click.echo(f"  failed: {labels[identity]}: {reason}  [{identity[:12]}]", err=True)
+        click.echo(f"  failed: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     reasons: dict[str, int] = {}
     for reason in summary.left_out.values():
         reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
-        click.echo(f"  left out: {count} cells, because {reason}", err=True)
+        click.echo(f"  left out: {count} cells, because {harmless(reason)}", err=True)
 
 
 def _summary_facts(summary: Summary) -> dict[str, Any]:
@@ -262,8 +275,11 @@ def check_device(device: str) -> None:
             raise InputError("torch sees no CUDA device", where="--device", expected="cpu on this machine")
 
 
-def _one_thread() -> None:
-    # Planning is small work; a pool of threads would only get in the way of the cells.
-    import torch
+def check_out(out: Path) -> None:
+    """InputError when the file ``out`` cannot be written: better now than after hours."""
+    from oneticket.errors import InputError
 
-    torch.set_num_threads(1)
+    if out.is_dir():
+        raise InputError(f"'{out}' is a folder", where="--out", expected="a file")
+    if not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise InputError(f"'{out}' can't be written", where="--out", expected="a file in an existing folder")

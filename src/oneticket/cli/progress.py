@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from oneticket.cli.text import harmless
 from oneticket.lab.engines import Done, Progress
 from oneticket.lab.plan import Plan
 from oneticket.lab.scheduler import Watcher
@@ -65,14 +66,17 @@ class _Counting(Watcher):
             kind = "test" if done.test_accuracy is not None else "validation"
             self.last.append(f"{self.labels[cell]}: {100 * accuracy:.2f} % {kind}")
 
+    def postponed(self, cell: str) -> None:
+        self.running.pop(cell, None)
+
     def retried(self, cell: str, reason: str) -> None:
         self.running.pop(cell, None)
-        self.say(f"trying again, alone: {self.labels[cell]}: {reason}")
+        self.say(f"trying again, alone: {self.labels[cell]}: {harmless(reason)}")
 
     def failed(self, cell: str, reason: str) -> None:
         self.running.pop(cell, None)
         self.failures += 1
-        self.say(f"failed: {self.labels[cell]}: {reason}")
+        self.say(f"failed: {self.labels[cell]}: {harmless(reason)}")
 
     def say(self, line: str) -> None:
         """Show a line that must not be missed."""

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from oneticket.cli.lab_commands import check_device, check_out
+from oneticket.cli.text import harmless
+
 if TYPE_CHECKING:
+    from torch import nn
+
     from oneticket.data import DataSpec, Splits
+    from oneticket.models import ModelSpec
+    from oneticket.ticket import Ticket
     from oneticket.training import Recipe
 
 _file = click.Path(path_type=Path)
@@ -61,9 +68,9 @@ def find(
     from oneticket.search import find_ticket
     from oneticket.training import Step, Training
 
-    _check_out(out)
+    check_out(out)
     splits, recipe = _prepared(training)
-    rewind = str(Step.parse(int(rewind) if rewind.isdigit() else rewind))
+    rewind = str(Step.parse(int(rewind) if rewind.isdecimal() else rewind))
     spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
     classes = len(splits.train.classes)
     seed = training["seed"]
@@ -87,29 +94,33 @@ def find(
 
 @click.command()
 @click.argument("ticket_file", type=_file)
+@click.option("--model", "model_name", help="The model, where the ticket names none, or one by import path.")
+@click.option("--option", "model_options", multiple=True, metavar="KEY=VALUE", help="Option of the model, repeatable.")
 @click.option("--head", "how", type=click.Choice(["fresh", "copied"]), default="fresh", show_default=True)
 @_training_options
 @_json
-def transfer(ticket_file: Path, how: Literal["fresh", "copied"], as_json: bool, **training: Any) -> None:
+def transfer(
+    ticket_file: Path, model_name: str | None, model_options: tuple[str, ...], how: Literal["fresh", "copied"],
+    as_json: bool, **training: Any,
+) -> None:  # fmt: skip
     """Train the ticket in TICKET_FILE on another data set and tell its test accuracy."""
     import msgspec
 
-    from oneticket.models import ModelSpec, build
+    from oneticket.models import build
     from oneticket.randomness import Streams
     from oneticket.search import transfer as transfer_ticket
     from oneticket.ticket import Ticket
 
     ticket = Ticket.load(ticket_file)
-    if not ticket.provenance.model:
-        raise click.UsageError(f"{ticket_file} does not say which model it belongs to; use the library's put_into")
+    spec = _model_of(ticket, model_name, model_options, str(ticket_file))
     splits, recipe = _prepared(training)
-    spec = ModelSpec(name=ticket.provenance.model, options=ticket.provenance.model_options)
     model = build(
         spec,
         input_shape=splits.train.shape,
         classes=len(splits.train.classes),
         seed=Streams(training["seed"]).seed("init"),
     )
+    _check_fit(ticket, model, str(ticket_file))
     result = transfer_ticket(
         ticket, model, splits.train, recipe=recipe, head=how, seed=training["seed"], device=training["device"],
         validation=splits.validation if len(splits.validation) else None, test_set=splits.test,
@@ -123,7 +134,7 @@ def transfer(ticket_file: Path, how: Literal["fresh", "copied"], as_json: bool, 
         }
         click.echo(json.dumps(facts, indent=1))
         return
-    click.echo(result.placement)
+    click.echo(harmless(str(result.placement)))
     click.echo(f"test accuracy {100 * (result.test_accuracy or 0):.2f} %, test loss {result.test_loss:.4f}")
 
 
@@ -151,12 +162,12 @@ def show(file: Path, as_json: bool) -> None:
     width = max(len(name) for name in loaded.masks)
     for row in loaded.masks.table():
         note = "  collapsed: no weight left" if row.total and not row.kept else ""
-        click.echo(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}")
+        click.echo(harmless(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}"))
     click.echo("\nprovenance")
     for key, value in facts.items():
         for number, line in enumerate(value if key == "seen" else [value]):
             shown = ", ".join(f"{k} {v}" for k, v in line.items() if v) if isinstance(line, dict) else line
-            click.echo(f"  {key if not number else '':<14}  {shown}")
+            click.echo(f"  {key if not number else '':<14}  {harmless(str(shown))}")
 
 
 @ticket.command()
@@ -177,15 +188,47 @@ def diff(first: Path, second: Path) -> int:
     from oneticket.ticket import Ticket
 
     difference = Ticket.load(first).diff(Ticket.load(second))
-    click.echo("the two tickets are equal" if difference.empty else difference)
+    click.echo("the two tickets are equal" if difference.empty else harmless(str(difference)))
     return 0
+
+
+def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
+    """The model asked for, or else the ticket's; InputError where only the ticket would have code run.
+
+    An import path is called with the options beside it: nobody's file may decide what that is.
+    """
+    from oneticket.errors import InputError
+    from oneticket.models import ModelSpec
+
+    told = ticket.provenance
+    if name is None and (not told.model or ":" in told.model):
+        found = f"the ticket is of the model '{told.model}'" if told.model else "the ticket names no model"
+        raise InputError(found, where=where, expected="--model, with an --option for each it needs")
+    if name is None or (name == told.model and not options and ":" not in name):
+        return ModelSpec(name=told.model, options=told.model_options)
+    return ModelSpec(name=name, options=_parsed_options(options))
+
+
+def _check_fit(ticket: Ticket, model: nn.Module, where: str) -> None:
+    """InputError when not every masked tensor of the ticket finds its place: a part of a ticket is another ticket."""
+    import warnings
+
+    from oneticket.errors import InputError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        placement = ticket.put_into(model)
+    for name, reason in placement.refused:
+        if name in ticket.masks:
+            raise InputError(
+                f"the ticket does not fit the data: {name}: {reason}", where=where, expected="--size and --channels"
+            )
 
 
 def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
     """The data and the recipe that the options of a command describe, checked."""
     import torch
 
-    from oneticket.cli.lab_commands import check_device
     from oneticket.data import default_cache, open_data, resolve
     from oneticket.training import Recipe
 
@@ -206,14 +249,14 @@ def _data_spec(training: dict[str, Any]) -> DataSpec:
     place = training["data_place"]
     folder = Path(place)
     origin: dict[str, Any]
-    if (folder / "train.parquet").exists():
+    if any(folder.glob("train*.parquet")):
         origin = {"path": place}
     elif (folder / "train").is_dir():
         origin = {"images": place}
     else:
         origin = {"builtin": place}
     words = [word.strip() for word in training["classes"].split(",")] if training["classes"] else None
-    classes = tuple(int(word) if word.isdigit() else word for word in words) if words else None
+    classes = tuple(int(word) if word.isdecimal() else word for word in words) if words else None
     channels = int(training["channels"]) if training["channels"] else None
     return DataSpec(**origin, classes=classes, size=training["size"], channels=channels)  # type: ignore[arg-type]
 
@@ -238,14 +281,3 @@ def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             parsed[key] = value
     return parsed
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a place that cannot be written before hours are spent."""
-    import os
-
-    from oneticket.errors import InputError
-
-    folder = out.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"'{folder}' is no folder that can be written", where="--out", expected="an existing folder")

@@ -87,7 +87,8 @@ def _facts() -> dict[str, dict[str, Any]]:
             return "not installed"
 
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # Not what oneDNN calls supported, which it also does where it has to emulate it.
+    bf16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
     devices = {
         f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB"
         for i in range(torch.cuda.device_count())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from oneticket.data import ImageBatches, Normalisation, open_data
 from oneticket.lab.description import Description
+from oneticket.lab.plan import Plan
+from oneticket.lab.scheduler import missing
 from oneticket.lab.store import Store
 from oneticket.models import ModelSpec, build
 from oneticket.training import Step
@@ -19,22 +20,34 @@ STEPS = 4  # timed, after as many to warm up
 OVERHEAD = 0.3  # seconds to start a worker and to write a cell
 
 
-def estimated_seconds(
-    cells: Iterable[Description], *, store: Store | None, cache: Path, folder: Path, device: str = "cpu"
-) -> float:
-    """Seconds of one worker for all ``cells``.
+def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: Path, device: str = "cpu") -> float:
+    """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
-    The time of a step of each kind of training (network, data, recipe) comes from finished cells of that kind where
-    the store has any, and is measured on a few steps otherwise.
+    The time of a step of each kind of training (network, data, recipe) comes from the plan's finished cells of that
+    kind where there are any, and is measured on a few steps otherwise.
     """
-    known: dict[str, float] = {}
+    lacking = missing(plan, store)
+    seen: dict[str, list[float]] = {}
+    for identity, cell in plan.cells.items():
+        if store is not None and identity not in lacking:
+            cost = store.read(identity)["cost"]
+            if cost["steps"]:
+                seen.setdefault(_kind(cell), []).append(cost["seconds"] / cost["steps"])
+    known = {kind: statistics.median(times) for kind, times in seen.items()}
+    steps: dict[tuple[str, bool], int] = {}
     total = 0.0
-    for cell in cells:
-        kind = f"{cell.network}|{cell.data}|{cell.recipe}"
+    for cell in lacking.values():
+        kind = _kind(cell)
         if kind not in known:
             known[kind] = _seconds_per_step(cell, cache, folder, device)
-        total += OVERHEAD + known[kind] * _steps(cell, cache)
+        if (kind, cell.test) not in steps:
+            steps[kind, cell.test] = _steps(cell, cache)
+        total += OVERHEAD + known[kind] * steps[kind, cell.test]
     return total
+
+
+def _kind(cell: Description) -> str:
+    return f"{cell.network}|{cell.data}|{cell.recipe}"
 
 
 def _steps(cell: Description, cache: Path) -> int:

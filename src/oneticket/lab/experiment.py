@@ -10,13 +10,20 @@ from typing import Any, Literal
 import msgspec
 
 from oneticket.data import DataSpec
+from oneticket.data.spec import chain
 from oneticket.errors import InputError, nearest, unknown
 from oneticket.lab.arms import ARMS, DENSE, Arm
+from oneticket.lab.refusal import convert, refuse_unwritable
 from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, criterion
 from oneticket.search import Search
 from oneticket.training import Recipe
 from oneticket.weights import rescaling
+
+MOST = 10_000
+"""Of replicates, and of rounds: what is beyond is a slip, and planning it would fill the memory."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,12 +92,13 @@ def load_experiment(path: Path) -> Experiment:
 
 def read_experiment(raw: dict[str, Any]) -> Experiment:
     """The experiment of a parsed file, checked as far as that goes without looking at data or models."""
-    try:
-        experiment = msgspec.convert(raw, Experiment)
-        # Once around, so that every default has the type that its field declares: 160 and 160.0 must not differ.
-        experiment = msgspec.convert(msgspec.to_builtins(experiment), Experiment)
-    except msgspec.ValidationError as error:
-        raise _explained(error) from None
+    refuse_unwritable(raw)
+    # Tables by themselves first, so that an error can say in which of them it is.
+    for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
+        named = raw.get(table)
+        for word, content in named.items() if isinstance(named, dict) else ():
+            convert(content, kind, f"{table}.{word}")
+    experiment = convert(raw, Experiment)
     _check(experiment)
     return experiment
 
@@ -104,29 +112,50 @@ def split_role(text: str) -> tuple[str, str]:
 
 
 def _check(experiment: Experiment) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", experiment.name):
-        raise InputError(f"'{experiment.name}' is no name", where="name", expected="letters, digits, '.', '_' and '-'")
-    replicates = experiment.replicates
-    if not replicates or min(replicates) < 0 or len(set(replicates)) != len(replicates):
-        raise InputError(
-            f"seeds = {experiment.seeds}", where="seeds", expected="at least 1, each seed once, none negative"
-        )
-    if not experiment.models:
-        raise InputError("no model", where="model", expected="at least one")
-    if not experiment.transfer:
-        raise InputError("nothing to do", where="transfer", expected="at least one [[transfer]]")
+    _check_name(experiment.name, "name")
     for kind, table in (("data", experiment.data), ("recipe", experiment.recipe), ("arm", experiment.arm)):
         for word in table:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", word):
-                raise InputError(f"'{word}' is no name", where=kind, expected="letters, digits, '.', '_' and '-'")
-    for word in experiment.arm:
+            _check_name(word, kind)
+    _check_replicates(experiment)
+    if not experiment.models:
+        raise InputError("no model", where="model", expected="at least one")
+    for word in experiment.data:
+        chain(experiment.data, word)
+    for word, arm in experiment.arm.items():
         if word in ARMS:
             raise InputError(f"the arm '{word}' exists already", where=f"arm.{word}", expected="another name")
-    for registry, word in ((criterion, experiment.search.criterion), (allocation, experiment.search.allocation)):
-        if word not in registry:
-            raise unknown(registry.kind, word, list(registry), where=f"search.{registry.kind}")
+        if arm.mask == DENSE:
+            raise InputError("a dense arm", where=f"arm.{word}.mask", expected="another: 'dense' is in every table")
+    _check_search(experiment.search)
+    if not experiment.transfer:
+        raise InputError("nothing to do", where="transfer", expected="at least one [[transfer]]")
     for number, transfer in enumerate(experiment.transfer):
         _check_transfer(experiment, transfer, f"transfer[{number}]")
+
+
+def _check_name(word: str, where: str) -> None:
+    if not _NAME.fullmatch(word):
+        expected = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+        raise InputError(f"'{word}' is no name", where=where, expected=expected)
+
+
+def _check_replicates(experiment: Experiment) -> None:
+    seeds = experiment.seeds
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if not 1 <= count <= MOST:
+        raise InputError(f"{count} replicates", where="seeds", expected=f"1 to {MOST}")
+    if not isinstance(seeds, int) and (min(seeds) < 0 or len(set(seeds)) != count):
+        raise InputError(f"seeds = {list(seeds)}", where="seeds", expected="each seed once, none negative")
+
+
+def _check_search(search: Search) -> None:
+    for registry, word in ((criterion, search.criterion), (allocation, search.allocation)):
+        if word not in registry:
+            raise unknown(registry.kind, word, list(registry), where=f"search.{registry.kind}")
+    if search.rounds > MOST:
+        raise InputError(f"rounds = {search.rounds}", where="search.rounds", expected=f"at most {MOST}")
+    if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
+        raise InputError("a parameter is named twice", where="search.prunable", expected="each once")
 
 
 def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> None:
@@ -160,47 +189,3 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
                 raise InputError(
                     f"density {density}", where=f"{where}.densities", expected="above 0, at most 1 (a fraction, not %)"
                 )
-
-
-_AT = re.compile(r"^(?P<what>.*?) - at `\$(?P<path>.*?)`$", re.DOTALL)
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<word>.*)`")
-
-
-def _explained(error: msgspec.ValidationError) -> InputError:
-    """A msgspec error in the house's words: which key, what was expected, the nearest valid word."""
-    if isinstance(error.__cause__, InputError):
-        found = _AT.match(str(error))
-        return error.__cause__.at(found["path"].lstrip(".")) if found else error.__cause__
-    found = _AT.match(str(error))
-    what, path = (found["what"], found["path"].lstrip(".")) if found else (str(error), "")
-    field = _UNKNOWN_FIELD.match(what)
-    if field:
-        valid = _fields_at(path)
-        return InputError(
-            f"unknown key '{field['word']}'",
-            where=path or None,
-            expected="one of " + ", ".join(valid),
-            nearest=nearest(field["word"], valid),
-        )
-    return InputError(what[0].lower() + what[1:], where=path or None)
-
-
-def _fields_at(path: str) -> list[str]:
-    """The keys that the table at ``path`` may have."""
-    structs: dict[str, type[msgspec.Struct]] = {
-        "": Experiment, "data": DataSpec, "recipe": Recipe, "search": Search, "transfer": Transfer, "arm": Arm,
-        "model": ModelSpec,
-    }  # fmt: skip
-    parts = re.sub(r"\[.*?\]", ".item", path).split(".")
-    kind: Any = structs.get(parts[0], Experiment)
-    for part in parts[1:]:
-        fields = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}
-        if part in fields:
-            kind = next((t for t in _struct_types(fields[part])), kind)
-    return [f.encode_name for f in msgspec.structs.fields(kind)]
-
-
-def _struct_types(kind: Any) -> list[type[msgspec.Struct]]:
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return [kind]
-    return [found for argument in getattr(kind, "__args__", ()) for found in _struct_types(argument)]

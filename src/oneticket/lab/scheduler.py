@@ -52,6 +52,9 @@ class Watcher:
     def finished(self, cell: str, done: Done) -> None:
         """A cell is there."""
 
+    def postponed(self, cell: str) -> None:
+        """A cell is being computed by another run; it will be looked at again."""
+
     def retried(self, cell: str, reason: str) -> None:
         """A cell will be tried again."""
 
@@ -141,6 +144,7 @@ class _Run:
         except Busy:
             self.attempts[identity] -= 1
             self.later[identity] = time.monotonic() + ASK_AGAIN
+            self.watcher.postponed(identity)
         except (OutOfMemory, WorkerDied) as error:
             if self.attempts[identity] < ATTEMPTS:
                 self.watcher.retried(identity, str(error))

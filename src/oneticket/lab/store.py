@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Store:
     def open(cls, root: Path, *, create: bool = False) -> Store:
         """The store at ``root``; InputError when it is none, was written by a later version, or can't be written."""
         marker = root / "store.json"
-        if not marker.exists():
+        if not is_store(root):
             if not create:
                 raise InputError("is no store of oneticket", where=str(root), expected="a folder that `run` has made")
             try:
@@ -79,15 +79,7 @@ class Store:
     def read(self, identity: str) -> dict[str, Any]:
         """The ``cell.json`` of a finished cell."""
         path = self.folder(identity) / "cell.json"
-        try:
-            record: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"cell {identity[:12]} cannot be read ({error})",
-                where=str(path),
-                expected="a finished cell; delete its folder and run again",
-            ) from None
-        return record
+        return _read_table(path, ("description", "outcome", "cost"), "a finished cell; delete its folder and run again")
 
     # -- computing a cell ----------------------------------------------------------------------------------------
     @contextmanager
@@ -118,10 +110,13 @@ class Store:
         try:
             os.rename(working, target)
         except OSError:
-            # Somebody else finished the same cell meanwhile: equal by construction, so theirs stays.
-            if not self.has(identity):
-                raise
-            shutil.rmtree(working, ignore_errors=True)
+            if self.has(identity):
+                # Somebody else finished the same cell meanwhile: equal by construction, so theirs stays.
+                shutil.rmtree(working, ignore_errors=True)
+            else:
+                # The remains of a cell that was damaged from outside.
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(working, target)
         (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
 
     def discard(self, identity: str) -> None:
@@ -143,12 +138,25 @@ class Store:
     def experiments(self) -> Iterator[dict[str, Any]]:
         """Every experiment that has been run in this store, by name."""
         for path in sorted((self.root / "experiments").glob("*.json")):
-            try:
-                yield json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"cannot be read ({error})", where=str(path), expected="run the experiment again"
-                ) from None
+            yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
+
+
+def is_store(root: Path) -> bool:
+    """Whether ``root`` holds a store; InputError when that can't be seen."""
+    try:
+        return (root / "store.json").exists()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(root), expected="a folder") from None
+
+
+def _read_table(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict) or any(key not in table for key in keys):
+            raise ValueError(f"it lacks {' or '.join(keys)}")
+    except (OSError, ValueError) as error:
+        raise InputError(f"is damaged ({error})", where=str(path), expected=expected) from None
+    return table
 
 
 def _write_whole(path: Path, text: str) -> None:

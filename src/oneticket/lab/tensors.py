@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from oneticket.identity import canonical_json
@@ -49,7 +49,8 @@ def load_state(path: Path, masks: Masks | None = None) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     beside = path.with_name(path.name + ".writing")
-    save_file(dict(tensors), beside, metadata={"oneticket": canonical_json(facts)})
+    # Written as bytes, so that the file has the rights of any other new file: a store may be shared.
+    beside.write_bytes(save(dict(tensors), metadata={"oneticket": canonical_json(facts)}))
     os.replace(beside, path)
 
 

@@ -1,30 +1,14 @@
 """Networks: the built-in ones by name, and anyone's by import path."""
 
-from oneticket.models.base import Factory, ModelSpec, build, code_digest, complete, find_factory, initialise, model
-from oneticket.models.conv import conv_2, conv_4, conv_6
-from oneticket.models.lenet import lenet_300_100
-from oneticket.models.resnet import resnet18, resnet20, resnet32, resnet50, resnet56
-from oneticket.models.vgg import vgg11, vgg16, vgg19
+from __future__ import annotations
 
-__all__ = [
-    "Factory",
-    "ModelSpec",
-    "build",
-    "code_digest",
-    "complete",
-    "conv_2",
-    "conv_4",
-    "conv_6",
-    "find_factory",
-    "initialise",
-    "lenet_300_100",
-    "model",
-    "resnet18",
-    "resnet20",
-    "resnet32",
-    "resnet50",
-    "resnet56",
-    "vgg11",
-    "vgg16",
-    "vgg19",
-]
+import importlib
+import pkgutil
+
+from oneticket.models.base import Factory, ModelSpec, build, code_digest, complete, find_factory, initialise, model
+
+__all__ = ["Factory", "ModelSpec", "build", "code_digest", "complete", "find_factory", "initialise", "model"]
+
+# A new family of networks is one file in this folder: importing it registers what it holds.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from oneticket.report.cells import Table, cost_table, summary_table
-from oneticket.report.page import write_report
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+
+if TYPE_CHECKING:
+    from oneticket.report.page import write_report
 
 __all__ = [
     "COLUMNS",
@@ -17,3 +21,12 @@ __all__ = [
     "summary_table",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: tables on a terminal need none of matplotlib, which takes a second to import.
+    if name != "write_report":
+        raise AttributeError(f"module 'oneticket.report' has no attribute '{name}'")
+    from oneticket.report.page import write_report
+
+    return write_report

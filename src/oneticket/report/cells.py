@@ -29,6 +29,8 @@ class _Column:
     numeric: bool = True
     # Left out when it would say the same in each row.
     optional: bool = False
+    # Where there is not room for all, columns go in the order of these numbers; those without one always stay.
+    spared: int | None = None
 
 
 _SUMMARY = (
@@ -42,9 +44,9 @@ _SUMMARY = (
     _Column("rescale", lambda row: row.group.rescale, numeric=False, optional=True),
     _Column("n", lambda row: str(row.accuracy.n)),
     _Column("accuracy %", lambda row: spread(row.accuracy.mean, row.accuracy.deviation)),
-    _Column("95 % interval", lambda row: interval(row.accuracy.interval)),
-    _Column("vs dense", lambda row: difference(row.versus_dense), optional=True),
-    _Column("vs random", lambda row: difference(row.versus_random), optional=True),
+    _Column("95 % interval", lambda row: interval(row.accuracy.interval), spared=0),
+    _Column("vs dense", lambda row: difference(row.versus_dense), optional=True, spared=2),
+    _Column("vs random", lambda row: difference(row.versus_random), optional=True, spared=1),
 )
 _COST_HEADERS = {
     "search_trainings": "search trainings",
@@ -54,17 +56,25 @@ _COST_HEADERS = {
 }
 
 
-def summary_table(rows: Sequence[SummaryRow]) -> Table:
+def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Table:
     """The summary as text, for a terminal, a page or a paper; columns that say nothing are left out.
 
-    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density.
+    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density. With
+    ``width``, in characters, intervals and differences are left out until the rest fits with two spaces between.
     """
     columns = [column for column in _SUMMARY if not column.optional or len({column.text(row) for row in rows}) > 1]
+    droppable = sorted((c for c in columns if c.spared is not None), key=lambda c: c.spared or 0)
+    while width is not None and droppable and _width(columns, rows) > width:
+        columns.remove(droppable.pop(0))
     return Table(
         header=tuple(column.header for column in columns),
         cells=tuple(tuple(column.text(row) for column in columns) for row in rows),
         numeric=tuple(column.numeric for column in columns),
     )
+
+
+def _width(columns: Sequence[_Column], rows: Sequence[SummaryRow]) -> int:
+    return sum(max(len(c.header), *(len(c.text(row)) for row in rows)) for c in columns) + 2 * (len(columns) - 1)
 
 
 def cost_table(rows: Sequence[CostRow]) -> Table:
@@ -88,7 +98,7 @@ def at(name: str, recipe: str) -> str:
 
 def density(value: float | None) -> str:
     """A fraction as a percentage with three significant digits."""
-    return NONE if value is None else f"{100 * value:.3g}"
+    return NONE if value is None else f"{100 * value:#.3g}".rstrip(".")
 
 
 def percent(value: float) -> str:

@@ -26,7 +26,6 @@ _THEMED = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
 _TEXT_COLUMNS = frozenset(
     ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell")
 )
-_ACCURACIES = frozenset(("test_accuracy", "val_accuracy"))
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,6 @@ def _cell(column: str, value: Any) -> str:
     """A value of the tidy table as the page shows it; the CSV has every digit."""
     if value is None:
         return ""
-    if column in _ACCURACIES:
-        return f"{100 * value:.2f}"
     if column == "cell":
         return str(value)[:12]
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -146,6 +146,18 @@ def summary(rows: Iterable[Row]) -> list[SummaryRow]:
     accuracies = {group: {row["seed"]: float(row["test_accuracy"]) for row in kept} for group, kept in groups.items()}
     dense = {(group.section, group.rescale): values for group, values in accuracies.items() if group.arm == "dense"}
 
+    # A random arm that looks at the density only is one network for all sources, and then serves those without one too.
+    randoms: dict[tuple[Hashable, ...], list[dict[Any, float]]] = defaultdict(list)
+    for group, values in accuracies.items():
+        if group.arm == "random":
+            randoms[group.section, group.rescale, group.density_asked].append(values)
+
+    def random_for(group: Group) -> Mapping[Any, float] | None:
+        own = accuracies.get(group._replace(arm="random"))
+        shared = randoms[group.section, group.rescale, group.density_asked]
+        same = len(shared) > 0 and all(values == shared[0] for values in shared)
+        return own or (shared[0] if same else None)
+
     def versus(group: Group, arm: str, baseline: Mapping[Any, float] | None) -> Difference | None:
         return None if group.arm == arm or baseline is None else paired_difference(accuracies[group], baseline)
 
@@ -159,7 +171,7 @@ def summary(rows: Iterable[Row]) -> list[SummaryRow]:
             versus_dense=versus(
                 group, "dense", dense.get((group.section, group.rescale)) or dense.get((group.section, "none"))
             ),
-            versus_random=versus(group, "random", accuracies.get(group._replace(arm="random"))),
+            versus_random=versus(group, "random", random_for(group)),
         )
         for group, kept in groups.items()
     ]

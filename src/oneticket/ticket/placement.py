@@ -185,7 +185,7 @@ def _plan(sides: _Sides, head: str, seed: int, stem: str) -> _Plan:
             plan.refused.append(Outcome(own, "a buffer in the model, which cannot be trained"))
         elif value.shape == target.shape:
             plan.take(sides.prefix + name, value, mask, "equal shape")
-        elif mask is not None and stem != "strict" and not left_fresh and _is_stem(sides, name, value, plan):
+        elif mask is not None and stem != "strict" and _is_stem(sides, name, value, plan):
             if stem == "fresh":
                 layer = name.rpartition(".")[0]
                 left_fresh |= {n for n in sides.body if n.rpartition(".")[0] == layer}

@@ -31,7 +31,10 @@ class Checkpoint:
         """Write ``state`` (tensors, numbers, strings, and lists and dicts of them)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".writing")
-        torch.save(state, beside)
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or the rename may outlive a power cut that the content does not
         os.replace(beside, self.path)
         self._last = time.monotonic()
 
@@ -39,7 +42,7 @@ class Checkpoint:
         """What was saved last, or None; only tensors and plain values are ever unpickled."""
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
         return state
 
 
@@ -62,5 +65,9 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
         if name not in parameters:
             raise InputError(f"the optimiser state speaks of '{name}'", expected="a parameter of the model")
         target = parameters[name]
-        placed = value.to(target.device) if value.shape == target.shape else value
-        optimizer.state[target][quantity] = placed.clone()
+        if value.shape == target.shape:
+            # Fused optimisers walk through memory: what they remember must lie as the parameter does.
+            placed = torch.empty_like(target, dtype=value.dtype, requires_grad=False).copy_(value)
+        else:
+            placed = value.detach().to(device=target.device, copy=True)  # counters: wanted on the device too
+        optimizer.state[target][quantity] = placed

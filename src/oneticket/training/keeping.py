@@ -26,14 +26,15 @@ class MaskKeeper:
     def __init__(self, optimizer: torch.optim.Optimizer, masked: Sequence[tuple[Tensor, Tensor]]) -> None:
         self.optimizer = optimizer
         self._weights = [weight for weight, _ in masked]
-        self._masks = [mask.to(device=weight.device, dtype=weight.dtype) for weight, mask in masked]
+        # Laid out as the weights are: a fused product of two layouts would fall back to a slow one.
+        self._masks = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in masked]
         self._hooks: list[Any] = []
 
     def __enter__(self) -> MaskKeeper:
         self.mask_weights()
         self.mask_state()
         self._hooks = [
-            self.optimizer.register_step_pre_hook(lambda *_: self.mask_gradients()),
+            self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(lambda *_: self.mask_weights()),
         ]
         return self
@@ -42,6 +43,20 @@ class MaskKeeper:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        self.mask_gradients()
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        # A closure computes gradients inside the step, where only it can mask them.
+        def masking() -> Any:
+            loss = closure()
+            self.mask_gradients()
+            return loss
+
+        return (args[0], masking, *args[2:]), {key: value for key, value in kwargs.items() if key != "closure"}
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
-from oneticket.errors import InputError, NonFiniteLoss
+from oneticket.errors import InputError, NonFiniteLoss, unknown
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
@@ -23,6 +23,7 @@ from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
 from oneticket.training.step import Step
 
+LR_SCHEDULES = ("recipe", "last")
 _CHECK_EVERY = 100  # steps between looks at the losses: each look waits for the device
 
 
@@ -99,18 +100,23 @@ def train(
         judge = as_batches(validation, max(recipe.batch_size, 512), normalisation=normalisation, device=device)
     streams = Streams(seed)
     per_epoch = batches.steps_per_epoch
+    if not per_epoch:
+        raise InputError("there is nothing to train on: the training set is empty")
+    if lr_schedule not in LR_SCHEDULES:
+        raise unknown("lr_schedule", lr_schedule, LR_SCHEDULES)
     total = recipe.epochs * per_epoch
     step = first = Step.parse(start).iterations(per_epoch)
     if step > total:
         raise InputError(f"the training would start at step {step}, but it has only {total}", where="start")
-    wanted = {Step.parse(moment).iterations(per_epoch): str(Step.parse(moment)) for moment in snapshots}
-    for moment, name in wanted.items():
+    wanted = {str(Step.parse(moment)): Step.parse(moment).iterations(per_epoch) for moment in snapshots}
+    for name, moment in wanted.items():
         if not first <= moment <= total:
             raise InputError(f"the moment {name} is outside the training", expected=f"steps {first} to {total}")
 
     rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
     last_rate = rate(total - 1)
-    model.to(device)
+    layout = _layout(model)
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = recipe.make_optimizer(model)
     taken: dict[str, Snapshot] = {}
     history: list[EpochRecord] = []
@@ -125,13 +131,13 @@ def train(
         load_optimizer_tensors(model, optimizer, optimizer_state)
 
     def take() -> None:
-        if step in wanted and wanted[step] not in taken:
-            state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        for moment in [name for name, at in wanted.items() if at == step and name not in taken]:
+            state = {name: _copied(value) for name, value in model.state_dict().items()}
             memory = {name: value.cpu() for name, value in optimizer_tensors(model, optimizer).items()}
-            taken[wanted[step]] = Snapshot(state, memory)
+            taken[moment] = Snapshot(state, memory)
 
     resumed_at = step
-    samples = (recipe.epochs - first // per_epoch) * batches.samples - first % per_epoch * recipe.batch_size
+    samples = (recipe.epochs - first // per_epoch) * batches.samples - first % per_epoch * batches.batch_size
     losses: list[Tensor] = []
     rates: list[float] = []
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
@@ -150,6 +156,8 @@ def train(
                     lr = last_rate if lr_schedule == "last" else rate(step)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
+                    if inputs.dim() == 4:
+                        inputs = inputs.contiguous(memory_format=layout)
                     with autocast or nullcontext():
                         loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
@@ -180,6 +188,7 @@ def train(
                 )
             if on_epoch is not None:
                 on_epoch(record)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at)
 
 
@@ -213,6 +222,17 @@ def evaluate(
     if not count:
         raise InputError("there is nothing to evaluate on: the split is empty")
     return correct / count, loss / count
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    """Channels last for networks with 2-D convolutions, whose kernels run a third faster so; rounding differs."""
+    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    volumetric = any(tensor.dim() == 5 for tensor in model.state_dict().values())
+    return torch.channels_last if convolutional and not volumetric else torch.contiguous_format
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _keeper(model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks | None) -> MaskKeeper:

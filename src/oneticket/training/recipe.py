@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import torch
 from torch import nn
 
 from oneticket.data import Augmentation
-from oneticket.errors import InputError
+from oneticket.errors import InputError, unknown
 from oneticket.training.schedule import Constant, Schedule
 from oneticket.training.step import Step
 
@@ -20,6 +20,9 @@ _NORMALISATION = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
+
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop"]
+Precision = Literal["float32", "bf16"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +37,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     0.9
     """
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"]
+    optimizer: Optimizer
     lr: float
     epochs: int
     batch_size: int = 128
@@ -48,7 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     label_smoothing: float = 0.0
     augment: Augmentation = Augmentation()
     clip_norm: float | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         def put(field: str, value: Any) -> None:
@@ -58,6 +61,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not holds:
                 raise InputError(f"{field} = {getattr(self, field)}", expected=expected)
 
+        # A file's words are checked as they are read; those of a Recipe(...) in Python only here.
+        for field, kind in (("optimizer", Optimizer), ("precision", Precision)):
+            if getattr(self, field) not in get_args(kind):
+                raise unknown(field, str(getattr(self, field)), get_args(kind))
+        for field in ("nesterov", "decay_norms"):
+            require(isinstance(getattr(self, field), bool), field, "True or False")
         if self.momentum is None and self.optimizer in ("sgd", "rmsprop"):
             put("momentum", 0.9 if self.optimizer == "sgd" else 0.0)
         if self.betas is None and self.optimizer in ("adam", "adamw"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,10 +41,17 @@ class LocalEngine:
         future.set_running_or_notify_cancel()
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_enter, args=(msgspec.json.encode(task), sender), daemon=True)
-        process.start()
-        sender.close()
-        with self._lock:
-            self._running.add(process)
+        try:
+            _start_server()
+            with self._lock:  # starting one looks at how others ended, which only one thread at a time may read
+                process.start()
+                self._running.add(process)
+        except (OSError, EOFError) as error:
+            receiver.close()
+            future.set_exception(WorkerDied(f"its process could not be started ({error})"))
+            return future
+        finally:
+            sender.close()
         threading.Thread(target=self._listen, args=(task, process, receiver, future, on_progress), daemon=True).start()
         return future
 
@@ -67,8 +76,9 @@ class LocalEngine:
                     ended = msgspec.convert(content, Done)
                 else:
                     ended = _KINDS[kind](content)
-        process.join()
+        wait([process.sentinel])
         with self._lock:
+            process.join()
             self._running.discard(process)
         if ended is None:
             code = process.exitcode or 0
@@ -86,9 +96,20 @@ class LocalEngine:
         for process in running:
             process.terminate()
         for process in running:
-            process.join(5)
-            if process.is_alive():
+            if not wait([process.sentinel], timeout=5):
                 process.kill()
+
+
+def _start_server() -> None:
+    """Start the server that workers fork from, with Ctrl-C ignored: it reaches the whole group, the parent decides."""
+    if threading.current_thread() is not threading.main_thread():
+        multiprocessing.forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @engine("local")

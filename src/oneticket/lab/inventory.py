@@ -1,0 +1,152 @@
+"""Inventory: the data sets and networks that an experiment names, looked up once, and whether its grid fits them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from oneticket.data import DataRef, Splits, open_data, resolve
+from oneticket.errors import InputError
+from oneticket.lab.description import Network
+from oneticket.lab.experiment import Experiment, Transfer, split_role
+from oneticket.models import ModelSpec, build, code_digest, complete
+from oneticket.prunable import Prunable, check_head, find_head
+from oneticket.pruning import kept_count
+from oneticket.training import Step
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Inventory:
+    """What the names in ``experiment`` stand for; paths in it are relative to ``folder``.
+
+    Data is decoded into ``cache`` on first sight. Everything here raises InputError, placed at its key, for what
+    cannot be used.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
+        self.experiment, self.folder, self.cache = experiment, folder, cache
+        self.ladder = experiment.search.densities()
+        self._refs: dict[str, DataRef] = {}
+        self._splits: dict[str, Splits] = {}
+        self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
+
+    def ref(self, name: str) -> DataRef:
+        """The identity of a data set."""
+        if name not in self._refs:
+            try:
+                self._refs[name] = resolve(self.experiment.data, name, folder=self.folder, cache=self.cache)
+            except OSError as error:
+                raise InputError(f"cannot be read ({error})", where=f"data.{name}") from None
+        return self._refs[name]
+
+    def splits(self, name: str) -> Splits:
+        """Its images."""
+        if name not in self._splits:
+            self._splits[name] = open_data(self.ref(name), cache=self.cache)
+        return self._splits[name]
+
+    def network(self, spec: ModelSpec, data: str) -> Network:
+        """The network for a data set."""
+        return self._built(spec, data)[0]
+
+    def _built(self, spec: ModelSpec, data: str) -> tuple[Network, Shapes]:
+        """The network for a data set, and the shapes of its prunable weights."""
+        key = (str(spec), data)
+        if key not in self._networks:
+            train = self.splits(data).train
+            classes = len(train.classes)
+            search = self.experiment.search
+            try:
+                model = build(spec, input_shape=train.shape, classes=classes, seed=0, folder=self.folder)
+            except InputError as error:
+                raise error.at("model") from None
+            head = self.experiment.head
+            try:
+                if head is None:
+                    head = find_head(model, classes)
+                check_head(model, head)
+            except InputError as error:
+                raise error.at("head") from None
+            try:
+                view = Prunable(model, head=head, prune_head=search.prune_head, only=search.prunable)
+            except InputError as error:
+                raise error.at("search.prunable") from None
+            network = Network(
+                name=spec.name,
+                options=complete(spec, folder=self.folder).options,
+                code=code_digest(spec, folder=self.folder),
+                input=train.shape,
+                classes=classes,
+                head=head,
+                prune_head=search.prune_head,
+                prunable=search.prunable,
+            )
+            self._networks[key] = (network, {name: tuple(w.shape) for name, w in view.weights()})
+        return self._networks[key]
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+    def densities(self, transfer: Transfer) -> list[float]:
+        """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
+        return self.ladder[1:] if isinstance(transfer.densities, str) else list(transfer.densities)
+
+    def round(self, density: float) -> int:
+        """The round whose density is nearest on the logarithmic scale that rounds live on; InputError when far off."""
+        ratios = [max(density / rung, rung / density) for rung in self.ladder]
+        number = ratios.index(min(ratios))
+        # Half a step of the ladder is as far as the nearest round can be; what is further lies behind its end.
+        if ratios[number] > (1 - self.experiment.search.prune) ** -0.5 * (1 + 1e-9):
+            raise InputError(
+                f"density {density:g} is behind the last round "
+                f"(round {len(self.ladder) - 1} has {self.ladder[-1]:.3g})",
+                expected="a larger density, or more rounds under [search]",
+            )
+        return number
+
+    # -- whether it fits -----------------------------------------------------------------------------------------
+    def check(self, spec: ModelSpec, transfer: Transfer, where: str) -> None:
+        """Refuse a grid that cannot work, before anything runs; ``where`` is its place in the file."""
+        try:
+            deepest = max((self.round(density) for density in self.densities(transfer)), default=0)
+        except InputError as error:
+            raise error.at(f"{where}.densities") from None
+        for role in (*transfer.sources, *transfer.targets):
+            data, recipe = split_role(role)
+            total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
+            if kept_count(self.ladder[deepest], total) < 1:
+                raise InputError(
+                    f"round {deepest} (density {self.ladder[deepest]:.3g}) leaves no weight at all of {total}",
+                    where=f"{where}.densities",
+                    expected=f"a density of at least {1 / total:.2g}",
+                )
+            self._check_rewind(data, recipe)
+        for source in transfer.sources:
+            for target in transfer.targets:
+                self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
+
+    def _check_rewind(self, data: str, recipe: str) -> None:
+        rewind, chosen = Step.parse(self.experiment.search.rewind), self.experiment.recipe[recipe]
+        per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
+        if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {rewind} lies behind the end of {data}@{recipe}",
+                where="search.rewind",
+                expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
+            )
+
+    def _check_shapes(self, spec: ModelSpec, source: str, target: str, where: str) -> None:
+        (net_a, shapes_a), (net_b, shapes_b) = self._built(spec, source), self._built(spec, target)
+        if shapes_a == shapes_b:
+            return
+        name = next(n for n in {**shapes_a, **shapes_b} if shapes_a.get(n) != shapes_b.get(n))
+        raise InputError(
+            f"a ticket of {source} {_times(net_a.input)}, {net_a.classes} classes does not fit {spec.name} on {target} "
+            f"{_times(net_b.input)}, {net_b.classes} classes: '{name}' has the shapes "
+            f"{shapes_a.get(name)} and {shapes_b.get(name)}",
+            where=f"{where}.sources",
+            expected="equal shapes: set size and channels under [data]; prune_head needs equal classes too",
+        )
+
+
+def _times(shape: tuple[int, int, int]) -> str:
+    return "×".join(map(str, shape))

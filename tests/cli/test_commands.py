@@ -1,0 +1,283 @@
+"""The commands of the laboratory, from a file to its table and report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+import oneticket
+from oneticket.lab.results import COLUMNS
+
+Tiny = Callable[..., Path]
+
+COMMANDS = ["demo", "plan", "run", "results", "report", "find", "transfer", "ticket", "list", "doctor"]
+
+
+def facts(told: Any) -> dict[str, Any]:
+    assert told.code == 0, told.error
+    content: dict[str, Any] = json.loads(told.out)
+    return content
+
+
+# -- help ---------------------------------------------------------------------------------------------------------
+def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
+    for flag in ("--help", "-h"):
+        told = call(flag)
+        assert told.code == 0
+        listed = [line.split()[0] for line in told.out.partition("Commands:")[2].splitlines() if line.strip()]
+        assert listed == COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("demo", ["--out", "--workers"]),
+        ("plan", ["EXPERIMENT", "--json", "--store"]),
+        ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--json"]),
+        ("results", ["STORE", "--format", "table|csv|json|parquet"]),
+        ("report", ["STORE", "--out"]),
+        ("find", ["--model", "--data", "--density", "--rewind", "--out"]),
+        ("transfer", ["TICKET_FILE", "--data", "--json"]),
+        ("ticket", ["show", "verify", "diff"]),
+        ("list", ["KIND", "--json"]),
+        ("doctor", ["--json"]),
+    ],
+)
+def test_every_command_explains_itself(call: Any, command: str, words: list[str]) -> None:
+    told = call(command, "--help")
+    assert told.code == 0
+    assert all(word in told.out for word in words)
+    summary = told.out.splitlines()[2].strip()
+    assert summary.endswith((".", ":", ",")) or len(summary) > 20
+
+
+def test_the_version_is_told(call: Any) -> None:
+    assert call("--version").out == f"oneticket, version {oneticket.__version__}\n"
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from oneticket.cli import main\n"
+        "try:\n"
+        "    main(['run', '--help'])\n"
+        "finally:\n"
+        "    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ended.stderr.strip() == "False"
+
+
+def test_the_package_is_a_command_too() -> None:
+    for module in ("oneticket", "oneticket.cli"):
+        told = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+        assert oneticket.__version__ in told.stdout
+
+
+# -- plan ---------------------------------------------------------------------------------------------------------
+def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Tiny, tmp_path: Path) -> None:
+    plan = facts(call("plan", tiny(), "--json", "--workers", "2"))
+    # Dense low and dense digits, one round on low, two arms at two densities; the random arm needs no ticket.
+    assert (plan["trainings"], plan["missing"], plan["search"], plan["networks"]) == (7, 7, 1, 5)
+    assert plan["unshared"] == 1 + (1 + 1) + (1 + 2) + 1 + 1
+    assert plan["workers"] == 2
+    assert plan["estimated_seconds"] > 0
+    assert len(plan["cells"]) == 7
+    seen: set[str] = set()
+    for cell in plan["cells"]:
+        assert set(cell["parents"]) <= seen
+        seen.add(cell["cell"])
+    text = call("plan", tiny())
+    assert "tiny: 5 networks to compare, from 7 trainings" in text.out
+    assert "7 not yet done in stores/tiny" in text.out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+# -- run ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny experiment has been run once for the tests below."""
+    return tmp_path_factory.mktemp("place")
+
+
+@pytest.fixture
+def done(call: Any, tiny: Tiny, place: Path) -> dict[str, Any]:
+    """The tiny experiment, run; what the first run of all told."""
+    told = place / "told.json"
+    if not told.exists():
+        run = call("run", tiny(), "--store", place / "store", "--workers", "2", "--json")
+        assert run.code == 0, run.error
+        told.write_text(run.out)
+    first: dict[str, Any] = json.loads(told.read_text())
+    return first
+
+
+def test_a_run_computes_everything_and_tells_its_rows(done: dict[str, Any], place: Path) -> None:
+    assert (done["cells"], done["trained"], done["cached"], done["complete"]) == (7, 7, 0, True)
+    assert done["failed"] == done["left_out"] == {}
+    assert len(done["rows"]) == 5
+    assert all(tuple(row) == COLUMNS for row in done["rows"])
+
+
+def test_a_finished_run_trains_nothing(call: Any, tiny: Tiny, done: dict[str, Any], place: Path) -> None:
+    again = facts(call("run", tiny(), "--store", place / "store", "--json"))
+    assert (again["trained"], again["cached"], again["complete"]) == (0, 7, True)
+    assert again["rows"] == done["rows"]
+    text = call("run", tiny(), "--store", place / "store")
+    assert "0 trained, 7 already there, 0 failed, 0 left out" in text.out
+    assert text.error == ""
+    assert "0 not yet done" in call("plan", tiny(), "--store", place / "store").out
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [
+        (("seeds = 1", "seeds = 2"), 7),
+        (('"winning", "random"', '"winning", "random", "preserved"'), 2),
+        (("0.5, 0.25", "0.5, 0.25, 1.0"), 2),
+        (('name = "tiny"', 'name = "other"'), 0),
+    ],
+)
+def test_what_is_added_is_all_that_is_missing(
+    call: Any, tiny: Tiny, done: dict[str, Any], place: Path, change: tuple[str, str], new: int
+) -> None:
+    plan = facts(call("plan", tiny(change), "--store", place / "store", "--json"))
+    assert plan["missing"] == new
+    assert plan["trainings"] == 7 + new
+
+
+def test_the_formats_of_results_agree(call: Any, tmp_path: Path, done: dict[str, Any], place: Path) -> None:
+    store = place / "store"
+    as_json = json.loads(call("results", store, "--format", "json").out)
+    assert as_json == done["rows"]
+    as_csv = list(csv.DictReader(io.StringIO(call("results", store, "--format", "csv").out)))
+    assert as_csv == [{c: "" if row[c] is None else str(row[c]) for c in COLUMNS} for row in as_json]
+    for kind in ("csv", "json", "parquet"):
+        assert call("results", store, "--format", kind, "--out", f"table.{kind}").code == 0
+    assert pyarrow.parquet.read_table(tmp_path / "table.parquet").to_pylist() == as_json
+    assert json.loads((tmp_path / "table.json").read_text()) == as_json
+    assert list(csv.DictReader((tmp_path / "table.csv").open(newline=""))) == as_csv
+
+
+def test_the_table_for_people_has_a_line_for_every_arm_and_density(
+    call: Any, done: dict[str, Any], place: Path
+) -> None:
+    told = call("results", place / "store")
+    assert told.code == 0
+    arms = [arm for line in told.out.splitlines() for arm in ("winning", "random", "dense") if arm in line.split()[:6]]
+    assert sorted(arms) == ["dense", "random", "random", "winning", "winning"]
+
+
+def test_an_unknown_experiment_is_refused(call: Any, done: dict[str, Any], place: Path) -> None:
+    told = call("results", place / "store", "--experiment", "tny")
+    assert told.code == 2
+    assert "did you mean 'tiny'?" in told.error
+
+
+def test_a_report_is_one_file_that_needs_no_network(
+    call: Any, tmp_path: Path, done: dict[str, Any], place: Path
+) -> None:
+    told = call("report", place / "store", "--out", "page")
+    assert told.code == 0
+    assert told.out.strip() == "page/report.html"
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "winning" in page
+    assert "<script src" not in page
+    assert "<link" not in page
+    assert sorted(entry.name for entry in (tmp_path / "page").iterdir()) == ["figures", "report.html", "tables"]
+
+
+def test_a_diverging_recipe_fails_its_cells_and_no_others(call: Any, tiny: Tiny) -> None:
+    recipe = '[recipe.wild]\noptimizer = "sgd"\nlr = 1e6\nepochs = 2\nbatch_size = 32\n\n[search]'
+    file = tiny(("[search]", recipe), ('["digits@sgd"]', '["digits@wild", "digits@sgd"]'))
+    told = call("run", file, "--workers", "2")
+    assert told.code == 1
+    failures = [line for line in told.error.splitlines() if line.startswith("  failed: ")]
+    assert failures
+    assert all("digits@wild" in line for line in failures)
+    assert all("the loss is " in line and "at step " in line and "learning rate 1e+06" in line for line in failures)
+    assert "Traceback" not in told.error
+    again = call("run", file, "--json")
+    assert again.code == 1
+    run = json.loads(again.out)
+    assert not run["complete"]
+    assert len(run["failed"]) == len(failures)
+    assert run["trained"] == 0
+    assert {row["target_recipe"] for row in run["rows"]} == {"sgd"}
+    assert len(run["rows"]) == 5, "all of the others"
+
+
+# -- what there is ------------------------------------------------------------------------------------------------
+def test_list_shows_everything_that_can_be_named(call: Any) -> None:
+    kinds = facts(call("list", "--json"))
+    assert list(kinds) == [
+        "arm", "criterion", "allocation", "control", "draw", "rescaling", "model", "data source", "engine",
+    ]  # fmt: skip
+    assert {entry["name"] for entry in kinds["arm"]} >= {"dense", "winning", "own", "random", "preserved", "erk"}
+    assert {entry["name"] for entry in kinds["engine"]} >= {"local"}
+    assert all(entry["summary"] for entries in kinds.values() for entry in entries)
+    told = call("list", "criterion")
+    assert "magnitude" in told.out
+    assert "winning" not in told.out
+    everything = call("list").out
+    assert all(entry["name"] in everything for entries in kinds.values() for entry in entries)
+
+
+def test_doctor_tells_what_this_machine_has(call: Any, cache: Path) -> None:
+    import torch
+
+    found = facts(call("doctor", "--json"))
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["oneticket"] == oneticket.__version__
+    assert found["processor"]["cores"] >= 1
+    assert found["places"]["decoded data"] == str(cache / "oneticket")
+    text = call("doctor")
+    assert text.code == 0
+    assert all(title in text.out for title in found)
+
+
+def test_doctor_believes_the_processor_about_bfloat16(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(f"torch.cpu.{name}", lambda: False, raising=False)
+    assert "no" in facts(call("doctor", "--json"))["processor"]["bfloat16 in hardware"]
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
+    assert facts(call("doctor", "--json"))["processor"]["bfloat16 in hardware"] == "yes"
+
+
+# -- what goes wrong outside --------------------------------------------------------------------------------------
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m oneticket list | true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in ended.stderr
+    assert "BrokenPipe" not in ended.stderr
+
+
+def test_a_full_disk_is_one_line_and_resumable(call: Any, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "experiments/tiny.json")
+
+    monkeypatch.setattr("oneticket.lab.results.remember", full)
+    told = call("run", tiny())
+    assert told.code == 1
+    assert told.error == "Error: experiments/tiny.json: No space left on device\n"
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_report(call: Any, tmp_path: Path) -> None:
+    told = call("demo", "--out", "there")
+    assert told.code == 0, told.error
+    for arm in ("winning", "own", "preserved", "random", "dense"):
+        assert arm in told.out
+    assert (tmp_path / "there" / "report" / "report.html").stat().st_size > 10_000

@@ -1,0 +1,144 @@
+"""Runs that are killed, again and again, and runs that share a store, end with the table of a run left in peace."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import oneticket.cli
+
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+
+
+class Place:
+    """A folder with the quick start of one seed, and commands run in it."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        text = Path(oneticket.cli.__file__).with_name("quickstart.toml").read_text(encoding="utf-8")
+        assert "seeds = 3" in text
+        (folder / "short.toml").write_text(text.replace("seeds = 3", "seeds = 1"), encoding="utf-8")
+
+    def start(self, store: str, workers: int) -> subprocess.Popen[str]:
+        """``oneticket run`` in a process group of its own."""
+        arguments = ["run", "short.toml", "--json", "--store", store, "--workers", str(workers)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "oneticket", *arguments, "--cache", str(self.cache)],
+            cwd=self.folder, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def finish(self, run: subprocess.Popen[str]) -> dict[str, Any]:
+        """What a run tells at its end; it must end well."""
+        out, error = run.communicate(timeout=600)
+        assert run.returncode == 0, error
+        facts: dict[str, Any] = json.loads(out)
+        return facts
+
+    def table(self, store: str) -> str:
+        """``oneticket results --format csv`` without the column of time."""
+        command = [sys.executable, "-m", "oneticket", "results", store, "--format", "csv"]
+        told = subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(io.StringIO(told))]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def kill_at_random(
+        self, run: subprocess.Popen[str], store: str, chance: random.Random, early: bool, pace: float
+    ) -> bool:
+        """Kill the whole group: soon after the start, or while cells are computed, ``pace`` being the time of one.
+
+        Tells whether it was still running.
+        """
+        if early:
+            time.sleep(chance.uniform(0.2, 3))
+        else:
+            leases = self.folder / store / "leases"
+            since = time.time()
+            while run.poll() is None and not any(at > since for at in _times(leases)):
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 2.5 * pace))
+        alive = run.poll() is None
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        return alive
+
+
+def _times(leases: Path) -> list[float]:
+    """When the claims of the moment were made."""
+    found = []
+    for lease in leases.glob("*.lease"):
+        try:
+            found.append(lease.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Place:
+    return Place(tmp_path_factory.mktemp("kill"), cache)
+
+
+class Undisturbed(NamedTuple):
+    """What a run gave that nobody disturbed: its table, and how long a cell takes."""
+
+    table: str
+    pace: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place) -> Undisturbed:
+    facts = place.finish(place.start("undisturbed", 2))
+    assert (facts["trained"], facts["complete"]) == (facts["cells"], True)
+    return Undisturbed(place.table("undisturbed"), 2 * facts["seconds"] / facts["cells"])
+
+
+def test_a_finished_experiment_trains_nothing_when_it_is_run_again(place: Place, undisturbed: Undisturbed) -> None:
+    facts = place.finish(place.start("undisturbed", 2))
+    assert (facts["trained"], facts["cached"], facts["failed"]) == (0, facts["cells"], {})
+    assert place.table("undisturbed") == undisturbed.table
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_killed_at_random_moments_ends_with_the_same_table(
+    place: Place, undisturbed: Undisturbed, workers: int
+) -> None:
+    chance, store = random.Random(workers), f"killed-{workers}"
+    hits = 0
+    for number in range(KILLS):
+        hits += place.kill_at_random(place.start(store, workers), store, chance, number % 5 == 0, undisturbed.pace)
+        whole = [folder for folder in (place.folder / store).glob("cells/*/*") if not (folder / "cell.json").exists()]
+        assert not whole, "a cell that is there in part"
+    assert hits > KILLS // 2, "it was finished before it could be killed"
+    facts = place.finish(place.start(store, workers))
+    assert 0 < facts["cached"] < facts["cells"], "what was finished before a kill was kept"
+    assert facts["trained"] == facts["cells"] - facts["cached"]
+    assert place.table(store) == undisturbed.table
+    assert not list((place.folder / store / "working").iterdir())
+    assert not list((place.folder / store / "leases").iterdir())
+
+
+def test_two_runs_on_one_store_do_each_cell_once(place: Place, undisturbed: Undisturbed) -> None:
+    first, second = (place.start("shared", 1) for _ in range(2))
+    facts = [place.finish(run) for run in (first, second)]
+    cells = facts[0]["cells"]
+    assert sum(run["trained"] for run in facts) == cells
+    assert all(run["trained"] + run["elsewhere"] + run["cached"] == cells for run in facts)
+    assert all(run["trained"] for run in facts), "both have worked"
+    assert place.table("shared") == undisturbed.table

@@ -1,0 +1,258 @@
+"""The scheduler, with an engine that computes nothing and ends each cell as the test says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+import oneticket.lab.scheduler
+from oneticket.errors import OneticketError
+from oneticket.lab.description import Initial
+from oneticket.lab.engines import CellFailed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied
+from oneticket.lab.plan import Plan
+from oneticket.lab.scheduler import ATTEMPTS, Summary, Watcher, missing
+from oneticket.lab.store import Busy, Store
+
+RECORD: dict[str, Any] = {"description": {}, "outcome": {}, "cost": {}}
+Ending = OneticketError | Done | BaseException
+
+
+class Fake:
+    """An engine whose cells last ``seconds`` and end as ``endings`` say, one after the other; then well.
+
+    ``log`` has, for each submission, the cell and those that were running beside it.
+    """
+
+    def __init__(self, store: Store, endings: dict[str, list[Ending]] | None = None, seconds: float = 0.0) -> None:
+        self.store, self.endings, self.seconds = store, endings or {}, seconds
+        self.log: list[tuple[str, set[str]]] = []
+        self.running: set[str] = set()
+        self.closed = False
+
+    @property
+    def order(self) -> list[str]:
+        return [identity for identity, _ in self.log]
+
+    def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:
+        identity = task.cell.identity
+        assert all(self.store.has(parent) for parent in task.cell.parents), "a cell before its parents"
+        self.log.append((identity, set(self.running)))
+        self.running.add(identity)
+        future: Future[Done] = Future()
+        on_progress(Progress(identity, 1, 3, 0.5))
+        ending = self.endings[identity].pop(0) if self.endings.get(identity) else Done()
+        threading.Timer(self.seconds, self._end, (identity, future, ending)).start()
+        return future
+
+    def _end(self, identity: str, future: Future[Done], ending: Ending) -> None:
+        self.running.discard(identity)
+        if isinstance(ending, BaseException):
+            future.set_exception(ending)
+        else:
+            with self.store.claimed(identity) as working:
+                self.store.commit(identity, working, RECORD)
+            future.set_result(ending)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Heard(Watcher):
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, ...]] = []
+
+    def begin(self, plan: Plan, cached: int) -> None:
+        self.events.append(("begin", str(cached)))
+
+    def started(self, cell: str) -> None:
+        self.events.append(("started", cell))
+
+    def progress(self, progress: Progress) -> None:
+        self.events.append(("progress", progress.cell))
+
+    def finished(self, cell: str, done: Done) -> None:
+        self.events.append(("finished", cell))
+
+    def postponed(self, cell: str) -> None:
+        self.events.append(("postponed", cell))
+
+    def retried(self, cell: str, reason: str) -> None:
+        self.events.append(("retried", cell, reason))
+
+    def failed(self, cell: str, reason: str) -> None:
+        self.events.append(("failed", cell, reason))
+
+    def end(self) -> None:
+        self.events.append(("end",))
+
+    def kinds(self, kind: str) -> list[tuple[str, ...]]:
+        return [event[1:] for event in self.events if event[0] == kind]
+
+
+@pytest.fixture
+def plan(lab: Any) -> Plan:
+    return lab.plan(seeds=1)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def store(lab: Any) -> Store:
+    return lab.store()  # type: ignore[no-any-return]
+
+
+def go(lab: Any, plan: Plan, store: Store, engine: Fake, workers: int = 1, watcher: Watcher | None = None) -> Summary:
+    return lab.run(plan, store, engine, workers, watcher=watcher)  # type: ignore[no-any-return]
+
+
+def roots(plan: Plan) -> list[str]:
+    return [identity for identity, cell in plan.cells.items() if not cell.parents]
+
+
+def descendants(plan: Plan, identity: str) -> set[str]:
+    found = {identity}
+    for child, cell in plan.cells.items():
+        if found & set(cell.parents):
+            found.add(child)
+    return found - {identity}
+
+
+def test_every_cell_is_computed_once_parents_first_and_counted(lab: Any, plan: Plan, store: Store) -> None:
+    engine, heard = Fake(store), Heard()
+    summary = go(lab, plan, store, engine, watcher=heard)
+    assert sorted(engine.order) == sorted(plan.cells)
+    assert summary.cells == summary.trained == len(plan.cells)
+    assert summary.cached == summary.elsewhere == 0
+    assert summary.complete
+    assert engine.closed
+    assert heard.events[0] == ("begin", "0")
+    assert heard.events[-1] == ("end",)
+    for kind in ("started", "progress", "finished"):
+        assert sorted(heard.kinds(kind)) == sorted((identity,) for identity in plan.cells)
+
+
+def test_one_worker_goes_through_the_plan_in_its_order_as_far_as_parents_allow(
+    lab: Any, plan: Plan, store: Store
+) -> None:
+    engine = Fake(store)
+    go(lab, plan, store, engine)
+    done: set[str] = set()
+    waiting = list(plan.cells)
+    for identity in engine.order:
+        assert identity == next(i for i in waiting if set(plan.cells[i].parents) <= done)
+        waiting.remove(identity)
+        done.add(identity)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_as_many_cells_run_side_by_side_as_there_are_workers(lab: Any, plan: Plan, store: Store, workers: int) -> None:
+    engine = Fake(store, seconds=0.02)
+    assert go(lab, plan, store, engine, workers).complete
+    assert max(len(beside) for _, beside in engine.log) == workers - 1
+
+
+def test_what_is_there_is_not_computed_again(lab: Any, plan: Plan, store: Store) -> None:
+    go(lab, plan, store, Fake(store))
+    engine, heard = Fake(store), Heard()
+    assert missing(plan, store) == {}
+    summary = go(lab, plan, store, engine, watcher=heard)
+    assert engine.order == []
+    assert (summary.cached, summary.trained, summary.complete) == (len(plan.cells), 0, True)
+    assert heard.events == [("begin", str(len(plan.cells))), ("end",)]
+
+
+def test_missing_is_everything_without_a_store(plan: Plan, store: Store) -> None:
+    assert missing(plan, None).keys() == missing(plan, store).keys() == plan.cells.keys()
+
+
+@pytest.mark.parametrize("error", [WorkerDied("signal 9"), OutOfMemory("memory exhausted at 7 MiB")])
+def test_a_cell_whose_worker_dies_is_tried_again_alone(
+    lab: Any, plan: Plan, store: Store, error: OneticketError
+) -> None:
+    unlucky = roots(plan)[0]
+    engine, heard = Fake(store, {unlucky: [error] * (ATTEMPTS - 1)}, seconds=0.02), Heard()
+    summary = go(lab, plan, store, engine, 3, heard)
+    assert summary.complete
+    assert summary.trained == len(plan.cells)
+    tries = [beside for identity, beside in engine.log if identity == unlucky]
+    assert len(tries) == ATTEMPTS
+    assert all(beside == set() for beside in tries[1:])
+    places = [number for number, (identity, _) in enumerate(engine.log) if identity == unlucky]
+    assert all(unlucky not in beside for _, beside in engine.log[places[1] :]), "nothing is started beside it"
+    assert heard.kinds("retried") == [(unlucky, str(error))] * (ATTEMPTS - 1)
+
+
+@pytest.mark.parametrize("error", [WorkerDied("signal 9"), OutOfMemory("memory exhausted at 7 MiB")])
+def test_a_cell_whose_worker_always_dies_fails_with_the_reason(
+    lab: Any, plan: Plan, store: Store, error: OneticketError
+) -> None:
+    unlucky = roots(plan)[0]
+    engine, heard = Fake(store, {unlucky: [error] * 9}), Heard()
+    summary = go(lab, plan, store, engine, 2, heard)
+    assert engine.order.count(unlucky) == ATTEMPTS
+    assert summary.failed == {unlucky: f"{error} (tried {ATTEMPTS} times)"}
+    assert summary.left_out.keys() == descendants(plan, unlucky)
+    assert heard.kinds("failed") == [(unlucky, f"{error} (tried {ATTEMPTS} times)")]
+
+
+def test_a_cell_that_fails_takes_only_its_descendants_with_it(lab: Any, plan: Plan, store: Store) -> None:
+    unlucky = next(identity for identity, cell in plan.cells.items() if isinstance(cell.start, Initial))
+    below = descendants(plan, unlucky)
+    assert below
+    assert below | {unlucky} < set(plan.cells)
+    engine = Fake(store, {unlucky: [CellFailed("the loss is nan")]})
+    summary = go(lab, plan, store, engine, 2)
+    assert engine.order.count(unlucky) == 1, "trying again would give the same"
+    assert summary.failed == {unlucky: "the loss is nan"}
+    assert summary.left_out == dict.fromkeys(below, "a cell it builds on has failed")
+    assert summary.trained == len(plan.cells) - len(below) - 1
+    assert not summary.complete
+    assert set(engine.order) == set(plan.cells) - below
+    assert (store.root / "failures" / f"{unlucky}.json").exists()
+
+
+def test_a_failed_cell_is_tried_again_by_the_next_run(lab: Any, plan: Plan, store: Store) -> None:
+    unlucky = roots(plan)[0]
+    first = go(lab, plan, store, Fake(store, {unlucky: [CellFailed("once")]}))
+    second = go(lab, plan, store, Fake(store))
+    assert second.complete
+    assert second.trained == 1 + len(first.left_out)
+    assert not list((store.root / "failures").iterdir())
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_rest_out(lab: Any, plan: Plan, store: Store) -> None:
+    second = [identity for identity in plan.cells if identity in roots(plan)][1]
+    engine = Fake(store, {second: [DiskFull("no space left")]})
+    summary = go(lab, plan, store, engine)
+    assert engine.order[-1] == second, "nothing is started afterwards"
+    assert summary.failed == {second: "the disk is full (no space left)"}
+    assert summary.failed.keys() | summary.left_out.keys() == {i for i in plan.cells if not store.has(i)}
+    assert set(summary.left_out.values()) == {"the disk is full (no space left)"}
+    assert go(lab, plan, store, Fake(store)).complete
+
+
+def test_a_cell_that_another_run_computes_is_asked_for_again(
+    lab: Any, plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oneticket.lab.scheduler, "ASK_AGAIN", 0.05)
+    first = roots(plan)[0]
+    engine, heard = Fake(store, {first: [Busy("busy")] * 5 + [Done(cached=True)]}), Heard()
+    summary = go(lab, plan, store, engine, watcher=heard)
+    assert engine.order.count(first) == 6, "more often than a cell that fails would be tried"
+    assert (summary.elsewhere, summary.trained) == (1, len(plan.cells) - 1)
+    assert summary.complete
+    assert heard.kinds("postponed") == [(first,)] * 5
+    others = [identity for identity in engine.order if identity != first]
+    assert engine.order.index(others[0]) < 2, "the others go on meanwhile"
+
+
+def test_an_interruption_ends_the_workers_and_passes_through(lab: Any, plan: Plan, store: Store) -> None:
+    engine, heard = Fake(store, {roots(plan)[0]: [KeyboardInterrupt()]}), Heard()
+    with pytest.raises(KeyboardInterrupt):
+        go(lab, plan, store, engine, watcher=heard)
+    assert engine.closed
+    assert heard.events[-1] == ("end",)

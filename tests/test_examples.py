@@ -1,0 +1,94 @@
+"""The examples: every experiment file can be planned, the program runs, and the quick start is the packaged one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import oneticket.cli
+from oneticket.lab.arms import ARMS
+from oneticket.lab.experiment import load_experiment
+from oneticket.lab.plan import Plan, make_plan
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+FILES = sorted(EXAMPLES.glob("*.toml"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def plan(name: str, cache: Path) -> Plan:
+    file = EXAMPLES / name
+    return make_plan(load_experiment(file), folder=file.parent, cache=cache)
+
+
+def needs_real_data(file: Path) -> bool:
+    return any(spec.path is not None for spec in load_experiment(file).data.values())
+
+
+def test_there_are_examples() -> None:
+    assert {file.name for file in FILES} >= {"quickstart.toml", "fashion-mnist.toml", "cifar-small.toml"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_experiment_file_is_read_and_bears_its_own_name(file: Path) -> None:
+    experiment = load_experiment(file)
+    assert experiment.name == file.stem
+    assert len(experiment.replicates) >= 3
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if not needs_real_data(f)], ids=lambda file: file.name)
+def test_every_experiment_that_brings_its_data_can_be_planned(file: Path, cache: Path) -> None:
+    assert plan(file.name, cache).cells
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize("file", [f for f in FILES if needs_real_data(f)], ids=lambda file: file.name)
+def test_every_experiment_on_real_images_can_be_planned(file: Path, cache: Path, real_data: Path) -> None:
+    assert plan(file.name, cache).cells
+
+
+def test_the_quick_start_is_the_packaged_one(cache: Path) -> None:
+    packaged = Path(oneticket.cli.__file__).with_name("quickstart.toml")
+    assert (EXAMPLES / "quickstart.toml").read_bytes() == packaged.read_bytes()
+    arms = {row.arm for row in plan("quickstart.toml", cache).rows}
+    assert arms == {"dense", "winning", "own", "preserved", "random"}
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_the_fashion_experiment_is_the_promised_one(cache: Path, real_data: Path) -> None:
+    """Six seeds, 17 rounds of 5 epochs rewound to 1, two sources, three targets, four arms, down to 2.25 %."""
+    found = plan("fashion-mnist.toml", cache)
+    seeds = {cell.seed for cell in found.cells.values()}
+    rounds = {row.round for row in found.rows}
+    assert (len(seeds), max(rounds)) == (6, 17)
+    assert {cell.recipe.epochs for cell in found.cells.values()} == {5}
+    assert {row.arm for row in found.rows} == {"dense", "winning", "preserved", "layer-permuted", "random"} <= set(ARMS)
+    assert {(row.source, row.source_recipe) for row in found.rows if row.source} == {
+        ("fashion", "sgd"),
+        ("mnist", "sgd"),
+    }
+    assert {(row.target, row.target_recipe) for row in found.rows} == {
+        ("fashion", "sgd"), ("fashion", "adam"), ("mnist", "sgd"),
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_network_and_a_loop_of_ones_own(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    program = [sys.executable, str(EXAMPLES / "own_model.py")]
+    told = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert told.returncode == 0, told.stderr
+    accuracy = re.search(r"test accuracy ([\d.]+) % with (\d+) of (\d+) weights", told.stdout)
+    assert accuracy, told.stdout
+    assert float(accuracy[1]) > 80, "chance is 10 %"
+    assert int(accuracy[2]) <= 0.1 * int(accuracy[3]) + 1
