@@ -202,7 +202,7 @@ def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
     if not isinstance(data, ImageSet):
         return known
-    return msgspec.structs.replace(known, classes=len(data.classes), input_shape=data.shape)
+    return msgspec.structs.replace(known, fingerprint=data.digest(), classes=len(data.classes), input_shape=data.shape)
 
 
 class Transfer(msgspec.Struct, frozen=True):

@@ -163,7 +163,10 @@ def test_results_go_only_where_they_can_be_written(call: Any, tiny: Tiny, tmp_pa
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "store.json").write_text('{"store": 1}')
     for place in ("nowhere/table.csv", "store", "/proc/table.csv"):
-        refused(call("results", "store", "--out", place), "--out" if place != "/proc/table.csv" else "table.csv")
+        refused(
+            call("results", "store", "--format", "csv", "--out", place),
+            "--out" if place != "/proc/table.csv" else "table.csv",
+        )
 
 
 # -- the command line itself --------------------------------------------------------------------------------------

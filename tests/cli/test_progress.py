@@ -51,8 +51,8 @@ def test_lines_tell_cells_done_failures_and_the_last_accuracy(
     assert f"tiny: {len(plan.cells)} cells, 1 already there" in told
     assert f"2/{len(plan.cells)} cells done (1 cached), 0 running, 1 failed" in told
     assert "left; last: dense low@sgd" in told or "87.50 % test" in told
-    assert f"trying again, alone: {plan.labels()[fourth]}: signal 9" in told
-    assert f"failed: {plan.labels()[second]}: the loss is nan\\x1b[31m" in told
+    assert f"trying again, alone: {plan.labels[fourth]}: signal 9" in told
+    assert f"failed: {plan.labels[second]}: the loss is nan\\x1b[31m" in told
 
 
 def test_nothing_is_told_of_a_run_that_has_nothing_to_do(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,10 +75,10 @@ def test_the_live_display_shows_what_runs_and_disappears(plan: Plan) -> None:
     console.print(watcher.picture())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"1/{len(plan.cells)} cells done (0 cached), 1 running" in shown
-    assert plan.labels()[first] in shown
+    assert plan.labels[first] in shown
     assert "epoch 1/2" in shown
     assert "62.50 % validation" in shown
-    assert f"{plan.labels()[second]}: 75.00 % validation" in shown
+    assert f"{plan.labels[second]}: 75.00 % validation" in shown
     watcher.failed(first, "[red]odd[/red]")
     assert "[red]odd[/red]" in screen.getvalue(), "no markup"
     watcher.end()

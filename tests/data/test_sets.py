@@ -43,3 +43,14 @@ def test_what_does_not_fit_together_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         ImageSet(images, labels, NAMES, index)
+
+
+def test_the_digest_tells_samples_apart_and_not_how_they_are_stored() -> None:
+    pixels = torch.randint(0, 256, (6, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    chosen = torch.tensor([4, 1])
+    shared = ImageSet(pixels, labels[chosen], ("cat", "dog"), index=chosen)
+    copied = ImageSet(pixels[chosen].clone(), labels[chosen], ("cat", "dog"))
+    assert shared.digest() == copied.digest()
+    assert shared.digest() != ImageSet(pixels[chosen.flip(0)], labels[chosen], ("cat", "dog")).digest()
+    assert shared.digest() != ImageSet(pixels[chosen], 1 - labels[chosen], ("cat", "dog")).digest()

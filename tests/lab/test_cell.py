@@ -159,6 +159,19 @@ def test_every_round_prunes_inside_the_one_before(world: World) -> None:
     assert masks[2] <= masks[1]
 
 
+def test_a_weight_that_was_pruned_stays_so_whatever_the_criterion_thinks(lab: Any) -> None:
+    """Zeroed weights have no magnitude to come back with; a random score they have."""
+    plan, store = lab.plan(seeds=1, search__criterion="random", transfer__0__arms=["winning"]), lab.store()
+    assert lab.run(plan, store).complete
+    ends = {
+        cell.start.ticket.round: load_masks(store.folder(identity) / "masks.safetensors")
+        for identity, cell in plan.cells.items()
+        if not isinstance(cell.start, Initial) and cell.start.ticket is not None
+    }
+    assert sorted(ends) == [1, 2, 3]
+    assert ends[3] <= ends[2] <= ends[1]
+
+
 def _classes(world: World, identity: str) -> int:
     return world.plan.cells[identity].network.classes
 
@@ -287,8 +300,8 @@ def test_fan_in_rescaling_draws_random_arms_anew(begun: Callable[..., Begun]) ->
     assert plain.masks == scaled.masks
     assert plain.masks is not None
     mask = plain.masks["linear1.weight"]
-    kept = scaled.state["linear1.weight"][mask]
-    assert not (kept == plain.state["linear1.weight"][mask]).any()
+    factor = (mask.shape[1] / mask.sum(1, keepdim=True)).sqrt()
+    assert not torch.isclose(scaled.state["linear1.weight"], plain.state["linear1.weight"] * factor)[mask].any()
     unit = (scaled.state["linear1.weight"] * (mask.sum(1, keepdim=True) / 2).sqrt())[mask]
     assert unit.std().item() == pytest.approx(1, rel=0.15)
 

@@ -138,11 +138,12 @@ def test_a_long_search_is_planned_too(lab: Any) -> None:
 def test_names_are_digests_and_labels_tell_what_a_cell_is(lab: Any) -> None:
     plan = lab.plan(seeds=1)
     assert all(re.fullmatch("[0-9a-f]{64}", identity) for identity in plan.cells)
-    labels = plan.labels()
+    labels = plan.labels
     assert labels.keys() == plan.cells.keys()
     (dense,) = rows(plan, "dense")
     assert labels[dense.cell] == "dense digits@sgd · lenet-300-100 · seed 0"
-    assert sum(label.startswith("search round") for label in labels.values()) == 5
+    searched = sorted(label.partition(" · ")[0] for label in labels.values() if label.startswith("search "))
+    assert searched == [f"search {role}@sgd, round {number}" for role in ("digits", "low") for number in (1, 2)]
 
 
 # -- what is added when something is added ------------------------------------------------------------------------

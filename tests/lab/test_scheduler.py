@@ -22,13 +22,15 @@ Ending = OneticketError | Done | BaseException
 
 
 class Fake:
-    """An engine whose cells last ``seconds`` and end as ``endings`` say, one after the other; then well.
+    """An engine whose cells last ``seconds``, one of them longer when tried again, and end as ``endings`` say.
 
     ``log`` has, for each submission, the cell and those that were running beside it.
     """
 
-    def __init__(self, store: Store, endings: dict[str, list[Ending]] | None = None, seconds: float = 0.0) -> None:
-        self.store, self.endings, self.seconds = store, endings or {}, seconds
+    def __init__(
+        self, store: Store, endings: dict[str, list[Ending]] | None = None, seconds: float = 0.0, slow: str = ""
+    ) -> None:
+        self.store, self.endings, self.seconds, self.slow = store, endings or {}, seconds, slow
         self.log: list[tuple[str, set[str]]] = []
         self.running: set[str] = set()
         self.closed = False
@@ -45,7 +47,8 @@ class Fake:
         future: Future[Done] = Future()
         on_progress(Progress(identity, 1, 3, 0.5))
         ending = self.endings[identity].pop(0) if self.endings.get(identity) else Done()
-        threading.Timer(self.seconds, self._end, (identity, future, ending)).start()
+        seconds = 0.5 if identity == self.slow and self.order.count(identity) > 1 else self.seconds
+        threading.Timer(seconds, self._end, (identity, future, ending)).start()
         return future
 
     def _end(self, identity: str, future: Future[Done], ending: Ending) -> None:
@@ -174,7 +177,7 @@ def test_a_cell_whose_worker_dies_is_tried_again_alone(
     lab: Any, plan: Plan, store: Store, error: OneticketError
 ) -> None:
     unlucky = roots(plan)[0]
-    engine, heard = Fake(store, {unlucky: [error] * (ATTEMPTS - 1)}, seconds=0.02), Heard()
+    engine, heard = Fake(store, {unlucky: [error] * (ATTEMPTS - 1)}, 0.02, slow=unlucky), Heard()
     summary = go(lab, plan, store, engine, 3, heard)
     assert summary.complete
     assert summary.trained == len(plan.cells)
@@ -248,6 +251,17 @@ def test_a_cell_that_another_run_computes_is_asked_for_again(
     assert heard.kinds("postponed") == [(first,)] * 5
     others = [identity for identity in engine.order if identity != first]
     assert engine.order.index(others[0]) < 2, "the others go on meanwhile"
+
+
+def test_to_find_a_cell_busy_is_no_attempt_at_it(
+    lab: Any, plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oneticket.lab.scheduler, "ASK_AGAIN", 0.01)
+    first = roots(plan)[0]
+    endings: list[Ending] = [Busy("busy")] * ATTEMPTS + [WorkerDied("signal 9")] * (ATTEMPTS - 1)
+    engine = Fake(store, {first: endings})
+    assert go(lab, plan, store, engine).complete
+    assert engine.order.count(first) == 2 * ATTEMPTS
 
 
 def test_an_interruption_ends_the_workers_and_passes_through(lab: Any, plan: Plan, store: Store) -> None:

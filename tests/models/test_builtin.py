@@ -8,9 +8,9 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.models import ModelSpec, build, complete, model
+from oneticket.models.layers import HalvingPool, normalisation, scaled
 from oneticket.models.resnet import resnet20
 from oneticket.models.vgg import vgg11
-from oneticket.models.layers import HalvingPool, normalisation, scaled
 from oneticket.prunable import Prunable
 
 CIFAR, MNIST, IMAGENET = (3, 32, 32), (1, 28, 28), (3, 224, 224)

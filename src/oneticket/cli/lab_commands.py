@@ -65,7 +65,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         "estimated_seconds": round(seconds / (workers or default_workers()), 1),
     }
     if as_json:
-        labels = graph.labels()
+        labels = graph.labels
         cells = [{"cell": i, "label": labels[i], "parents": c.parents} for i, c in graph.cells.items()]
         click.echo(json.dumps({**facts, "cells": cells}, indent=1))
         return
@@ -108,9 +108,11 @@ def results(store: Path, kind: str, experiment: str | None, out: Path | None) ->
     from oneticket.lab.store import Store
 
     if out is not None:
+        if kind == "table":
+            raise click.UsageError("--out needs --format csv, json or parquet")
         check_out(out)
     rows = table.tidy(Store.open(store), experiment=experiment)
-    if kind == "table" and out is None:
+    if kind == "table":
         _print_summary(rows)
         return
     content = (
@@ -226,7 +228,7 @@ def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
         f"\n{summary.trained} trained{elsewhere}, {summary.cached} already there, {len(summary.failed)} failed, "
         f"{len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
     )
-    labels = graph.labels()
+    labels = graph.labels
     for identity, reason in summary.failed.items():
         click.echo(f"  failed: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     reasons: dict[str, int] = {}

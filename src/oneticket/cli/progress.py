@@ -18,6 +18,7 @@ from oneticket.lab.plan import Plan
 from oneticket.lab.scheduler import Watcher
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
+SURE_AFTER = 5  # cells, from which on the time left is worth saying
 
 
 def duration(seconds: float) -> str:
@@ -44,7 +45,7 @@ class _Counting(Watcher):
 
     def begin(self, plan: Plan, cached: int) -> None:
         self.began = time.monotonic()
-        self.labels = plan.labels()
+        self.labels = plan.labels
         self.total, self.cached = len(plan.cells), cached
         self.work = {identity: cell.recipe.epochs for identity, cell in plan.cells.items()}
         self.done = self.failures = 0
@@ -85,7 +86,8 @@ class _Counting(Watcher):
         """One line of figures."""
         left = self.total - self.cached - self.done - self.failures
         busy = time.monotonic() - self.began
-        ahead = f", {duration(busy / self.done * left)} left" if self.done and left else ""
+        # The first few cells say little: they also waited for the workers to be loaded.
+        ahead = f", {duration(busy / self.done * left)} left" if self.done >= SURE_AFTER and left else ""
         return (
             f"{self.cached + self.done}/{self.total} cells done ({self.cached} cached), {len(self.running)} running, "
             f"{self.failures} failed, {duration(busy)} so far{ahead}"

@@ -165,9 +165,9 @@ def show(file: Path, as_json: bool) -> None:
         click.echo(harmless(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}"))
     click.echo("\nprovenance")
     for key, value in facts.items():
-        for number, line in enumerate(value if key == "seen" else [value]):
-            shown = ", ".join(f"{k} {v}" for k, v in line.items() if v) if isinstance(line, dict) else line
-            click.echo(f"  {key if not number else '':<14}  {harmless(str(shown))}")
+        for line in value if key == "seen" else [value]:
+            if shown := _in_words(line):
+                click.echo(f"  {key:<14}  {harmless(shown)}")
 
 
 @ticket.command()
@@ -190,6 +190,16 @@ def diff(first: Path, second: Path) -> int:
     difference = Ticket.load(first).diff(Ticket.load(second))
     click.echo("the two tickets are equal" if difference.empty else harmless(str(difference)))
     return 0
+
+
+def _in_words(value: Any) -> str:
+    """A value of the provenance on one line; what is unknown or empty is left out."""
+    if isinstance(value, dict):
+        known = {key: _in_words(entry) for key, entry in value.items()}
+        return ", ".join(f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in known.items() if text)
+    if isinstance(value, list | tuple):
+        return " × ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
@@ -230,6 +240,7 @@ def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
     import torch
 
     from oneticket.data import default_cache, open_data, resolve
+    from oneticket.errors import InputError
     from oneticket.training import Recipe
 
     check_device(training["device"])
@@ -239,7 +250,15 @@ def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
         optimizer=training["optimizer"], lr=lr, epochs=training["epochs"], batch_size=training["batch_size"]
     )
     cache = default_cache()
-    ref = resolve({"data": _data_spec(training)}, "data", folder=Path(), cache=cache)
+    try:
+        ref = resolve({"data": _data_spec(training)}, "data", folder=Path(), cache=cache)
+    except InputError as error:
+        # The command line has no [data] table to point at.
+        expected, (_, _, key) = error.expected, (error.where or "").partition("data.data: ")
+        if not key:
+            expected = "digits, a folder with train.parquet and test.parquet, or a folder of images"
+        where = f"--{key}" if key else f"--data {training['data_place']}"
+        raise InputError(error.what, where=where, expected=expected, nearest=error.nearest) from None
     return open_data(ref, cache=cache), recipe
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,14 @@ class ImageSet:
         """(C, H, W) of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    def digest(self) -> str:
+        """SHA-256 of pixels and labels: which samples these are, whatever they are called."""
+        content = hashlib.sha256(str(tuple(self.shape)).encode())
+        for samples in torch.split(torch.arange(len(self)), 4096):
+            content.update(self.gather(samples).numpy().tobytes())
+        content.update(self.labels.numpy().tobytes())
+        return content.hexdigest()
 
     def gather(self, samples: Tensor | None = None) -> Tensor:
         """The images of these samples (int64 [n]; None for all, in order), uint8 [n, C, H, W]."""

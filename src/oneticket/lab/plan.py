@@ -32,24 +32,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The cells by identity, parents before children, and the rows of the table."""
+    """The cells by identity, parents before children; the rows of the table; and a short human name for each cell."""
 
     experiment: str
     cells: dict[str, Description]
     rows: list[Row]
-
-    def labels(self) -> dict[str, str]:
-        """A short human name for every cell."""
-        used = {row.cell: f"{row.arm} {row.target}@{row.target_recipe}" for row in reversed(self.rows)}
-        names = {}
-        for identity, cell in self.cells.items():
-            what = used.get(identity)
-            if isinstance(cell.start, Round):
-                what = f"search round {cell.start.ticket.round}"
-            elif what is None:
-                what = "search round 0"
-            names[identity] = f"{what} · {cell.network.name} · seed {cell.seed}"
-        return names
+    labels: dict[str, str] = {}
 
 
 class _Role(msgspec.Struct, frozen=True):
@@ -58,11 +46,15 @@ class _Role(msgspec.Struct, frozen=True):
     data_name: str
     recipe_name: str
 
+    def __str__(self) -> str:
+        return f"{self.data_name}@{self.recipe_name}"
+
 
 class _Planner:
     def __init__(self, experiment: Experiment, inventory: Inventory) -> None:
         self.experiment, self.inventory = experiment, inventory
         self.cells: dict[str, Description] = {}
+        self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
         self._tickets: dict[tuple[str, _Role, int], list[TicketRef]] = {}
 
@@ -75,11 +67,12 @@ class _Planner:
             for seed in self.experiment.replicates:
                 for transfer in self.experiment.transfer:
                     self._add_transfer(spec, transfer, seed)
-        return Plan(self.experiment.name, self.cells, list(self.rows.values()))
+        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels)
 
-    def _add(self, description: Description) -> str:
+    def _add(self, description: Description, what: str) -> str:
         identity = description.identity
         self.cells.setdefault(identity, description)
+        self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
         return identity
 
     def _dense(self, spec: ModelSpec, role: _Role, seed: int) -> str:
@@ -92,7 +85,8 @@ class _Planner:
                 seed=seed,
                 start=Initial(),
                 snapshots=(str(self.experiment.search.rewind),),
-            )
+            ),
+            f"dense {role}",
         )
 
     def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int) -> TicketRef:
@@ -116,7 +110,8 @@ class _Planner:
                     seed=seed,
                     start=Round(ticket=found[-1]),
                     test=False,
-                )
+                ),
+                f"search {role}, round {number - 1}",
             )
         # How many rounds were asked for altogether does not change what an earlier round is.
         search = msgspec.structs.replace(self.experiment.search, rounds=max(number, 1))
@@ -161,7 +156,8 @@ class _Planner:
         )
         # A ticket of round 0, all weights at W_k, has taken the dense training too.
         cost = max(number, 1) if ticket is not None else 0
-        self._add_row(spec, giver, to, name, rescale, density, number, seed, cost, self._add(description))
+        what = f"{name} {to}, {100 * self.inventory.ladder[number]:.3g} % of the weights"
+        self._add_row(spec, giver, to, name, rescale, density, number, seed, cost, self._add(description, what))
 
     def _add_row(
         self, spec: ModelSpec, giver: _Role | None, to: _Role, arm: str, rescale: str, density: float, number: int,

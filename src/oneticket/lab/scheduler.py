@@ -74,7 +74,7 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, engine: Engine, setting: Setting, workers: int, watcher: Watcher):
         self.plan, self.store, self.engine, self.setting = plan, store, engine, setting
         self.workers, self.watcher = workers, watcher
-        self.labels = plan.labels()
+        self.labels = {identity: plan.labels.get(identity, identity[:12]) for identity in plan.cells}
         missing = {identity: cell for identity, cell in plan.cells.items() if not store.has(identity)}
         self.summary = Summary(cells=len(plan.cells), cached=len(plan.cells) - len(missing))
         self.waiting: dict[str, set[str]] = {

@@ -48,7 +48,7 @@ def work(encoded: bytes, sender: Connection) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         say(
             "DiskFull" if full else "CellFailed",
-            f"{error.strerror}: {error.filename}" if error.filename else str(error),
+            f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error),
         )
     except RuntimeError as error:
         if "memory" in str(error).lower():
