@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -145,6 +146,15 @@ def test_folders_that_are_not_as_they_should_be(folder_of: FolderOf, tmp_path: P
     (home / "train" / "dogs").rmdir()
     (home / "test" / "cats" / "a.png").unlink()
     with pytest.raises(InputError, match=r"the test split is empty"):
+        read("images", home)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb"])
+def test_a_class_folder_that_has_no_printable_name(folder_of: FolderOf, name: bytes) -> None:
+    home = folder_of({"train/cats/1.png": encoded(GREY), "test/cats/1.png": encoded(GREY)})
+    for part in ("train", "test"):
+        os.rename(home / part / "cats", os.fsencode(home / part) + b"/" + name)
+    with pytest.raises(InputError, match="expected a printable name"):
         read("images", home)
 
 

@@ -83,3 +83,22 @@ def test_the_network_is_left_as_it_was(training: bool) -> None:
     assert model.training is training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class _TwoWeights(nn.Module):
+    """One module with two weights, as recurrent layers and attention have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.ones(6, 4)), nn.Parameter(torch.ones(4, 6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.first.T @ self.second.T
+
+
+def test_two_weights_of_one_module_count_together() -> None:
+    """Half of its weights gone is half of its operations gone, not all of them."""
+    masks = {"part.first": torch.zeros(6, 4, dtype=torch.bool), "part.second": torch.ones(4, 6, dtype=torch.bool)}
+    model = nn.Sequential()
+    model.add_module("part", _TwoWeights())
+    assert count(model, 4, masks=masks) == (2 * 48, 48)

@@ -88,3 +88,14 @@ def test_nothing_to_evaluate_on_is_refused() -> None:
     empty = TensorBatches(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 8)
     with pytest.raises(InputError, match="the split is empty"):
         evaluate(Echo(), empty)
+
+
+def test_a_frozen_part_stays_frozen() -> None:
+    """A submodule in evaluation mode inside a network in training mode, also when the network fails."""
+    network = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2)).train()
+    network[0].eval()
+    evaluate(network, (torch.randn(8, 4), torch.zeros(8, dtype=torch.int64)))
+    assert [module.training for module in network.modules()] == [True, False, True, True]
+    with pytest.raises(RuntimeError):
+        evaluate(network, (torch.randn(8, 5), torch.zeros(8, dtype=torch.int64)))
+    assert [module.training for module in network.modules()] == [True, False, True, True]

@@ -2,8 +2,9 @@
 
 from oneticket.training.checkpoint import Checkpoint
 from oneticket.training.cost import Cost, forward_flops
+from oneticket.training.evaluation import evaluate
 from oneticket.training.keeping import MaskKeeper
-from oneticket.training.loop import EpochRecord, Snapshot, Training, evaluate, train
+from oneticket.training.loop import EpochRecord, Snapshot, Training, train
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import Constant, Cosine, Schedule, StepDecay
 from oneticket.training.step import Step

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oneticket.masks import Masks
+from oneticket.masks import LayerDensity, Masks
+from oneticket.training.evaluation import evaluating
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,22 +30,23 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 def forward_flops(model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None) -> tuple[int, int]:
     """Floating-point operations of the forward pass of one sample: (dense, counting kept weights only).
 
-    ``example`` is one input with a batch dimension of 1. Exact for linear and convolutional layers; the operations of a
-    layer scale with the density of its mask, everything else counts whole.
+    ``example`` is one input with a batch dimension of 1. The operations of a module scale with the density of its
+    masked weights taken together, everything else counts whole: exact for modules with one weight, as linear and
+    convolutional layers are.
     """
-    was_training = model.training
-    model.eval()
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    with evaluating(model), counter, torch.no_grad():
         model(example)
-    model.train(was_training)
     by_module = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     dense = by_module.get("Global", 0)
     if not masks:
         return dense, dense
     root = type(model).__name__
+    modules: dict[str, list[LayerDensity]] = {}
+    for row in Masks(dict(masks)).table():
+        modules.setdefault(row.name.rpartition(".")[0], []).append(row)
     saved = 0.0
-    for name, density in Masks(dict(masks)).densities().items():
-        module = name.rpartition(".")[0]
+    for module, rows in modules.items():
+        density = sum(row.kept for row in rows) / max(sum(row.total for row in rows), 1)
         saved += by_module.get(f"{root}.{module}" if module else root, 0) * (1 - density)
     return dense, round(dense - saved)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
+from oneticket.data import as_batches
 from oneticket.errors import InputError, NonFiniteLoss, unknown
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from oneticket.training.evaluation import evaluate
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
@@ -190,38 +191,6 @@ def train(
                 on_epoch(record)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at)
-
-
-def evaluate(
-    model: nn.Module,
-    data: Any,
-    *,
-    normalisation: Normalisation | None = None,
-    device: str = "cpu",
-    batch_size: int = 512,
-) -> tuple[float, float]:
-    """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode.
-
-    An ImageSet needs the ``normalisation`` of the split that the model was trained on.
-    """
-    if isinstance(data, ImageSet) and normalisation is None:
-        raise InputError(
-            "an ImageSet without a normalisation", where="evaluate", expected="Normalisation.of(the training split)"
-        )
-    batches: BatchSource = as_batches(data, batch_size, normalisation=normalisation, device=device)
-    was_training = model.training
-    model.eval()
-    correct, loss, count = 0, 0.0, 0
-    with torch.inference_mode():
-        for inputs, targets in batches.ordered():
-            logits = model(inputs).float()
-            correct += int((logits.argmax(1) == targets).sum())
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-            count += len(targets)
-    model.train(was_training)
-    if not count:
-        raise InputError("there is nothing to evaluate on: the split is empty")
-    return correct / count, loss / count
 
 
 def _layout(model: nn.Module) -> torch.memory_format:

@@ -1,0 +1,55 @@
+"""Evaluation: accuracy and loss over every sample of a split, the network left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
+from oneticket.errors import InputError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode inside, and every module of it in the mode it was in afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    *,
+    normalisation: Normalisation | None = None,
+    device: str = "cpu",
+    batch_size: int = 512,
+) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode.
+
+    An ImageSet needs the ``normalisation`` of the split that the model was trained on.
+    """
+    if isinstance(data, ImageSet) and normalisation is None:
+        raise InputError(
+            "an ImageSet without a normalisation", where="evaluate", expected="Normalisation.of(the training split)"
+        )
+    batches: BatchSource = as_batches(data, batch_size, normalisation=normalisation, device=device)
+    correct, loss, count = 0, 0.0, 0
+    with evaluating(model), torch.inference_mode():
+        for inputs, targets in batches.ordered():
+            logits = model(inputs).float()
+            correct += int((logits.argmax(1) == targets).sum())
+            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            count += len(targets)
+    if not count:
+        raise InputError("there is nothing to evaluate on: the split is empty")
+    return correct / count, loss / count
