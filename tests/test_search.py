@@ -162,13 +162,13 @@ def test_five_percent_takes_fourteen_trainings(data: Any, calls: list[Call]) -> 
     """0.8¹³ = 0.055 and 0.8¹⁴ = 0.044."""
     heard: list[tuple[int, int, Training]] = []
     recipe = Recipe.sgd(epochs=1, batch_size=60)
-    find_ticket(Network(), data, recipe=recipe, density=0.05, on_round=lambda *told: heard.append(told))
+    find_ticket(Network(), data, recipe=recipe, density=0.05, rewind=0, on_round=lambda *told: heard.append(told))
     assert len(calls) == 14
     assert [(number, rounds) for number, rounds, _ in heard] == [(n, 14) for n in range(14)]
     assert [run for _, _, run in heard] == [call.result for call in calls]
 
 
-@pytest.mark.parametrize("rewind", [0, "1ep", "3it", "1ep1it", "2ep"])
+@pytest.mark.parametrize("rewind", [0, "1ep", "3it", "1ep1it"])
 def test_a_round_starts_from_the_masked_weights_it_was_rewound_to(
     rewind: str | int, data: Any, calls: list[Call]
 ) -> None:
@@ -416,7 +416,8 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"prune": 20.0}, "prune = 20.0"),
         ({"rounds": 0}, "rounds = 0"),
         ({"rewind": "soon"}, "'soon' is no moment"),
-        ({"rewind": "3ep"}, "the moment 3ep is outside the training"),
+        ({"rewind": "3ep"}, "rewind = 3ep leaves nothing to train"),
+        ({"rewind": "2ep"}, "rewind = 2ep leaves nothing to train"),
         ({"method": "finetune"}, "did you mean 'fine-tune'"),
         ({"optimizer_state": "kept"}, "unknown optimizer_state 'kept'"),
         ({"norm_statistics": "trained"}, "unknown norm_statistics 'trained'"),

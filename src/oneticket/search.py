@@ -155,6 +155,12 @@ def find_ticket(
     if math.floor(density * view.total + 0.5) < 1:
         raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
     batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
+    if rounds > 1 and method != "fine-tune":
+        per_epoch = batches.steps_per_epoch
+        if Step.parse(rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
+            )
     initial = _state(network)
     run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], device=device)
     rewound = run.snapshots[str(search.rewind)]
@@ -223,20 +229,23 @@ def transfer(
     validation: Any = None,
     test_set: Any = None,
     head: Literal["fresh", "keep", "copied"] = "fresh",
+    model_head: str | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Transfer:
     """Put ``ticket`` into ``model`` and train it on the target; ``model`` is changed in place.
 
     ``test_set`` is touched once, after the last step. An ImageSet given for testing is normalised with the statistics
-    of ``train_set``.
+    of ``train_set``. ``model_head`` names the classifier of a model in which it can't be found.
     """
-    placement = ticket.put_into(model, head=head, seed=seed)
+    known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
+    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
+    if isinstance(test_set, ImageSet) and normalisation is None:
+        raise InputError("images to test on without images to train on", where="test_set", expected="both of one kind")
+    placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed, device=device)
     if test_set is None:
         return Transfer(placement, run, None, None)
-    known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
-    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
 

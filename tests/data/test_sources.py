@@ -149,12 +149,11 @@ def test_folders_that_are_not_as_they_should_be(folder_of: FolderOf, tmp_path: P
         read("images", home)
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb"])
-def test_a_class_folder_that_has_no_printable_name(folder_of: FolderOf, name: bytes) -> None:
+def test_a_class_folder_whose_name_is_no_text(folder_of: FolderOf) -> None:
     home = folder_of({"train/cats/1.png": encoded(GREY), "test/cats/1.png": encoded(GREY)})
     for part in ("train", "test"):
-        os.rename(home / part / "cats", os.fsencode(home / part) + b"/" + name)
-    with pytest.raises(InputError, match="expected a printable name"):
+        os.rename(home / part / "cats", os.fsencode(home / part) + b"/caf\xe9")
+    with pytest.raises(InputError, match="expected a name in UTF-8"):
         read("images", home)
 
 

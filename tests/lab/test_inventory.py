@@ -156,10 +156,12 @@ def test_a_rewind_behind_the_end_is_refused(lab: Any, rewind: str) -> None:
     assert "at most 3ep" in message
 
 
-def test_a_rewind_to_the_end_or_the_beginning_is_none(lab: Any) -> None:
-    assert lab.plan(seeds=1, search__rewind="3ep").cells
-    assert lab.plan(seeds=1, search__rewind=0).cells
-    assert lab.plan(seeds=1, search__rewind="18it").cells  # 5 classes, 36 images each, batches of 32: 6 an epoch
+def test_a_rewind_to_the_end_leaves_a_round_nothing_to_train(lab: Any) -> None:
+    for moment in (0, "2ep", "17it"):  # 5 classes, 36 images each, batches of 32: 6 steps an epoch
+        assert lab.plan(seeds=1, search__rewind=moment).cells
+    for moment in ("3ep", "18it"):
+        assert f"search.rewind: rewind = {moment} leaves nothing" in refused(lab, search__rewind=moment)
+    assert lab.plan(seeds=1, search__rewind="3ep", search__method="fine-tune").cells
 
 
 def test_the_second_grid_is_named(lab: Any) -> None:

@@ -6,12 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import SoftFileLease
 
 from oneticket.errors import InputError
 from oneticket.lab.store import STORE_VERSION, Busy, Store, is_store
@@ -230,3 +232,25 @@ def test_a_claim_is_free_again_after_an_error(store: Store) -> None:
     with store.claimed(CELL):
         store.discard(CELL)
         assert not (store.root / "working" / CELL).exists()
+
+
+def test_a_claim_that_nobody_refreshes_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a process that died on another machine: nothing but its silence tells."""
+    monkeypatch.setattr("oneticket.lab.store.LEASE_SECONDS", 0.5)
+    (store.root / "leases").mkdir(exist_ok=True)
+    silent = SoftFileLease(str(store.root / "leases" / f"{CELL}.lease"), lease_duration=0.5)
+    silent.acquire()
+    with pytest.raises(Busy), store.claimed(CELL):
+        pass
+    silent._stop_heartbeat()
+    time.sleep(0.7)
+    with store.claimed(CELL) as working:
+        assert working.is_dir()
+
+
+def test_who_lost_a_claim_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneticket.lab.store.LEASE_SECONDS", 0.3)
+    told = threading.Event()
+    with store.claimed(CELL, on_lost=told.set):
+        (store.root / "leases" / f"{CELL}.lease").unlink()
+        assert told.wait(5)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from oneticket.data import Augmentation, ImageSet, Normalisation, TensorBatches
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build
+from oneticket.prunable import Prunable
 from oneticket.randomness import Streams
 from oneticket.training import Cosine, Recipe, Schedule, StepDecay, Training, train
 
@@ -500,3 +502,41 @@ def test_training_leaves_no_hook_behind(network: MakeNetwork, data: Data, masks:
 
 def hooks_of(module: nn.Module) -> Iterator[Any]:
     yield from (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+
+
+class _Views(nn.Module):
+    """A network as users write them: it relies on the layout of what the convolution gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(1, 3, 3), nn.Linear(3 * 6 * 6, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.convolution(images).view(-1, 3 * 6 * 6))
+
+
+def test_a_network_that_views_its_feature_maps_can_be_trained() -> None:
+    pictures = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    train(_Views(), (pictures, torch.arange(12) % 2), Recipe.sgd(epochs=1, batch_size=5))
+
+
+def test_channels_last_changes_rounding_only() -> None:
+    pictures = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(24) % 4
+    spec = ModelSpec(name="vgg11", options={"width": 0.125})
+    plain, fast = (build(spec, input_shape=(3, 8, 8), classes=4, seed=0) for _ in range(2))
+    masks = Masks({n: torch.rand(w.shape) < 0.5 for n, w in Prunable(plain).weights()})
+    for network, layout in ((plain, False), (fast, True)):
+        train(
+            network, (pictures, labels), Recipe.sgd(epochs=3, lr=0.01, batch_size=8), masks=masks, channels_last=layout
+        )
+    for name, tensor in plain.state_dict().items():
+        assert torch.allclose(tensor, fast.state_dict()[name], rtol=1e-3, atol=1e-4), name
+        assert fast.state_dict()[name].is_contiguous(), name
+
+
+def test_a_last_step_that_diverges_is_told() -> None:
+    """Its loss was computed before it: the weights tell, or the validation loss."""
+    inputs, labels = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(NonFiniteLoss, match=r"weights are no longer finite after step 0 \(learning rate 1e\+38\)"):
+        train(nn.Linear(2, 2), (1e3 * inputs, labels), Recipe.sgd(lr=1e38, epochs=1, batch_size=4, momentum=0.0))

@@ -250,7 +250,7 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
     search = sum(isinstance(cell.start, Round) for cell in graph.cells.values())
     return {
         "experiment": graph.experiment,
-        "networks": len(graph.rows),
+        "networks": len({row.cell for row in graph.rows}),
         "trainings": len(graph.cells),
         "search": search,
         "unshared": sum(1 + row.search_trainings for row in graph.rows),

@@ -83,7 +83,7 @@ def find(
     ticket = find_ticket(
         model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
         criterion=criterion, allocation=allocation, head=head or find_head(model, classes),
-        name=training["data_place"], device=training["device"], on_round=on_round,
+        name=Path(training["data_place"]).name, device=training["device"], on_round=on_round,
     )  # fmt: skip
     ticket.provenance = msgspec.structs.replace(
         ticket.provenance, model=spec.name, model_options=dict(spec.options), inputs=_input_rule(training)
@@ -257,7 +257,7 @@ def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
         expected, (_, _, key) = error.expected, (error.where or "").partition("data.data: ")
         if not key:
             expected = "digits, a folder with train.parquet and test.parquet, or a folder of images"
-        where = f"--{key}" if key else f"--data {training['data_place']}"
+        where = f"--data {training['data_place']}" + (f": {key}" if key else "")
         raise InputError(error.what, where=where, expected=expected, nearest=error.nearest) from None
     return open_data(ref, cache=cache), recipe
 

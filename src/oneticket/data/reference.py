@@ -109,7 +109,8 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
 
 def _state(found: Source) -> list[tuple[str, int, int]]:
     """Absolute path, size in bytes and time of the last change (ns) of each file."""
-    states = ((file.resolve(), file.stat()) for file in found.files)
+    # Where the name stands, not where a link leads: the folder a link lies in says its class.
+    states = ((file.absolute(), file.stat()) for file in found.files)
     return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
 
 

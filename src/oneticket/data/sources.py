@@ -72,9 +72,9 @@ def image_folder(place: str, folder: Path) -> Source:
             f"class '{word}' is in test, but not in train", where=str(home), nearest=nearest(word, classes)
         )
 
-    unreadable = [name for name in classes if not name.isprintable()]  # also bytes that are no UTF-8
+    unreadable = [name for name in classes if any("\ud800" <= letter <= "\udfff" for letter in name)]
     if unreadable:
-        raise InputError(f"the class folder {ascii(unreadable[0])}", where=str(home), expected="a printable name")
+        raise InputError(f"the class folder {unreadable[0]!a}", where=str(home), expected="a name in UTF-8")
 
     def listed(part: str) -> list[tuple[Path, int]]:
         labelled = ((file, label) for label, name in enumerate(classes) for file in _images(home / part / name))

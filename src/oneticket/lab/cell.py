@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import time
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.lab.arms import DENSE, TICKET
 from oneticket.lab.description import ArmStart, Description, Initial, Network, TicketRef
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state, save_masks, save_state
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build
+from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
 from oneticket.pruning import control, kept_count
 from oneticket.randomness import Streams
@@ -77,6 +79,8 @@ def run_cell(
         validation=batches(splits.validation, 512) if len(splits.validation) else None,
         seed=cell.seed,
         snapshots=cell.snapshots,
+        # What is built in is known not to rely on the layout; of a user's own network nothing is known.
+        channels_last=cell.network.code is None and len(cell.network.input) == 3,
         device=setting.device,
         checkpoint=Checkpoint(working / "checkpoint" / "training.pt", every=setting.checkpoint_every),
         on_epoch=on_epoch,
@@ -85,6 +89,8 @@ def run_cell(
     outcome = _outcome(model, training, start.masks, cell)
     if cell.test:
         accuracy, loss = evaluate(model, batches(splits.test, 512), device=setting.device)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"the test loss is {loss} after {training.steps} steps")
         outcome |= {"test_accuracy": accuracy, "test_loss": loss}
 
     for moment, snapshot in training.snapshots.items():
@@ -142,7 +148,8 @@ def _arm_start(cell: Description, arm: ArmStart, fresh: nn.Module, store: Store,
     if arm.mask not in (DENSE, TICKET):
         masks = control[arm.mask](masks, streams.generator("mask", arm.mask, f"{arm.density:.12g}"))
     origins = Origins(
-        initial=lambda: _state(fresh),
+        # W_0 is that of the network the ticket was found in: with other classes even its body is drawn differently.
+        initial=lambda: _ticket_initial(ticket, store, folder) if ticket else _state(fresh),
         redrawn=lambda: _state(_build(cell.network, cell.seed, folder, draw_key="redrawn")),
         rewound=(lambda: _rewound(ticket, store)) if ticket else None,
         trained=(lambda: _trained(ticket, store)) if ticket else None,
@@ -150,7 +157,7 @@ def _arm_start(cell: Description, arm: ArmStart, fresh: nn.Module, store: Store,
     state = _with_head(draw[arm.weights](origins), _state(fresh), cell.network.head)
     state = masked_state(state, masks)
     context = RescalingContext(
-        redrawn=arm.weights in ("re-drawn", "initial"),
+        redrawn=draw.entry(arm.weights).facts.get("drawn") == "afresh",
         generator=streams.generator("init", "rescale", arm.rescale),
     )
     state |= rescaling[arm.rescale]({name: state[name] for name in masks}, masks, context)
@@ -180,6 +187,11 @@ def ticket_masks(ticket: TicketRef, store: Store, folder: Path) -> Masks:
     )
 
 
+def _ticket_initial(ticket: TicketRef, store: Store, folder: Path) -> State:
+    source = msgspec.convert(store.read(ticket.dense)["description"], Description)
+    return _state(_build(source.network, source.seed, folder))
+
+
 def _rewound(ticket: TicketRef, store: Store) -> State:
     return load_state(store.folder(ticket.dense) / f"weights-{ticket.search.rewind}.safetensors")
 
@@ -193,6 +205,10 @@ def _build(network: Network, seed: int, folder: Path, *, draw_key: str = "") -> 
     """The network at its initialisation; the head comes from a stream of its own, so that every arm shares it."""
     streams = Streams(seed)
     spec = ModelSpec(name=network.name, options=network.options)
+    if code_digest(spec, folder=folder) != network.code:
+        raise InputError(
+            "the file of the model has changed since the run began", where=network.name, expected="a new run of it"
+        )
 
     def drawn(key: int) -> nn.Module:
         return build(spec, input_shape=network.input, classes=network.classes, seed=key, folder=folder)
@@ -228,7 +244,9 @@ def _outcome(model: nn.Module, training: Training, masks: Masks | None, cell: De
     judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
     best = max(judged, key=lambda pair: pair[0])[1] if judged else None
     last = training.history[-1].val_accuracy if training.history else None
-    reached = [r.step for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
+    # A rewound training counts its steps from the rewind point.
+    begun = training.history[-1].step - training.steps if training.history else 0
+    reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
     kept = masks if masks is not None else Masks.full(dict(_view(model, cell.network).weights()))
     values: dict[str, Tensor] = dict(model.state_dict())
     return {

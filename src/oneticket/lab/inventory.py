@@ -119,12 +119,12 @@ class Inventory:
                     where=f"{where}.densities",
                     expected=f"a density of at least {1 / total:.2g}",
                 )
-            self._check_rewind(data, recipe)
+            self._check_rewind(data, recipe, deepest)
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
 
-    def _check_rewind(self, data: str, recipe: str) -> None:
+    def _check_rewind(self, data: str, recipe: str, deepest: int) -> None:
         rewind, chosen = Step.parse(self.experiment.search.rewind), self.experiment.recipe[recipe]
         per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
         if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
@@ -132,6 +132,13 @@ class Inventory:
                 f"rewind = {rewind} lies behind the end of {data}@{recipe}",
                 where="search.rewind",
                 expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
+            )
+        rewinds = deepest > 1 and self.experiment.search.method != "fine-tune"
+        if rewinds and rewind.iterations(per_epoch) == chosen.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {rewind} leaves nothing of {data}@{recipe} to train in a round",
+                where="search.rewind",
+                expected=f"less than {chosen.epochs}ep",
             )
 
     def _check_shapes(self, spec: ModelSpec, source: str, target: str, where: str) -> None:

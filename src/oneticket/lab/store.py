@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,21 @@ class Store:
 
     # -- computing a cell ----------------------------------------------------------------------------------------
     @contextmanager
-    def claimed(self, identity: str) -> Iterator[Path]:
-        """The working folder of a cell, while no other process may compute it; raises Busy when one does."""
+    def claimed(self, identity: str, on_lost: Callable[[], None] | None = None) -> Iterator[Path]:
+        """The working folder of a cell, while no other process may compute it; raises Busy when one does.
+
+        ``on_lost`` is called, from another thread, when the claim was not refreshed in time and somebody else took it.
+        """
         (self.root / "leases").mkdir(exist_ok=True)
-        lease = SoftFileLease(str(self.root / "leases" / f"{identity}.lease"), lease_duration=LEASE_SECONDS)
+        place = self.root / "leases" / f"{identity}.lease"
+        lost = on_lost
+        lease = SoftFileLease(
+            str(place), lease_duration=LEASE_SECONDS, on_compromise=(lambda _: lost()) if lost else None
+        )
         try:
-            lease.acquire(timeout=0)
+            # A claim counts as dead when this very object has watched it for its whole duration, so only one that
+            # looks dead is worth the wait: a holder that lives touches it every few seconds.
+            lease.acquire(timeout=LEASE_SECONDS * 1.2 if _untouched(place) > LEASE_SECONDS else 0)
         except Timeout:
             raise Busy(f"cell {identity[:12]} is being computed by another process") from None
         try:
@@ -167,3 +177,11 @@ def _write_whole(path: Path, text: str) -> None:
 
 def _unwritable(root: Path, error: OSError) -> InputError:
     return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
+
+
+def _untouched(path: Path) -> float:
+    """Seconds since a file was last changed, by the clock of this machine; 0 when it is not there."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

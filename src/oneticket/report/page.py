@@ -129,7 +129,7 @@ def _inline(svg: bytes, anchor: str, label: str) -> Markup:
 def _facts(table: Sequence[Row], short: Sequence[SummaryRow]) -> Mapping[str, Any]:
     """What was run, in the words of the first paragraph."""
     return {
-        "networks": len(table),
+        "networks": len({row["cell"] for row in table}),
         "experiments": _distinct(table, "experiment"),
         "models": _distinct(table, "model"),
         "targets": sorted({at(row["target"], row["target_recipe"]) for row in table}),

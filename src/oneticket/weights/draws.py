@@ -23,7 +23,7 @@ def trained(origins: Origins) -> State:
     return origins.trained()
 
 
-@draw("re-drawn", source="Frankle & Carbin 2019")
+@draw("re-drawn", source="Frankle & Carbin 2019", drawn="afresh")
 def redrawn(origins: Origins) -> State:
     """Every parameter drawn afresh from the initial distribution."""
     return origins.redrawn()

@@ -51,7 +51,7 @@ def work(encoded: bytes, sender: Connection) -> None:
             f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error),
         )
     except RuntimeError as error:
-        if "memory" in str(error).lower():
+        if any(words in str(error).lower() for words in ("out of memory", "not enough memory", "allocate memory")):
             say("OutOfMemory", f"{_memory_text()}: {str(error).splitlines()[0]}")
         elif "No space left" in str(error) or "unexpected pos" in str(error) or "file write failed" in str(error):
             say("DiskFull", str(error).splitlines()[0])
@@ -65,7 +65,8 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
     cell = task.cell
     identity = cell.identity
     store = Store(Path(task.setting.store))
-    with store.claimed(identity) as working:
+    # A worker whose claim was taken over, having been stopped for long, must not write beside its successor.
+    with store.claimed(identity, on_lost=lambda: os._exit(1)) as working:
         if store.has(identity):
             store.discard(identity)
             return Done(cached=True)
