@@ -224,6 +224,15 @@ def test_kept_initial_weights_are_those_the_source_began_with(
     assert_same(body(state), masked(start.state, masks))
 
 
+def test_fan_in_multiplies_kept_initial_weights(begun: Callable[..., Begun]) -> None:
+    """They are no fresh draw: only their scale may change."""
+    plain, scaled = (begun("kept", 0.125, rescale) for rescale in ("none", "fan-in"))
+    assert plain.masks is not None
+    for name in plain.masks:
+        assert torch.equal(plain.state[name].sign(), scaled.state[name].sign()), name
+    assert any(not torch.equal(plain.state[name], scaled.state[name]) for name in plain.masks)
+
+
 def test_every_arm_of_a_replicate_has_the_same_fresh_head(
     world: World, begun: Callable[..., Begun], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
