@@ -248,6 +248,33 @@ def test_a_claim_that_nobody_refreshes_is_taken_over(store: Store, monkeypatch: 
         assert working.is_dir()
 
 
+def test_claims_on_finished_cells_go_when_the_store_is_opened_if_their_holders_are_gone(
+    store: Store, holder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process killed between the rename and the release leaves its claim, and nobody would ever ask for it again."""
+    lease = store.root / "leases" / f"{CELL}.lease"
+    working = store.root / "working" / CELL
+    store.commit(CELL, working, RECORD)
+    Store.open(store.root, create=True)
+    assert lease.exists(), "its holder lives"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    Store.open(store.root, create=True)
+    assert not lease.exists()
+
+
+def test_a_silent_claim_on_a_finished_cell_goes_and_one_on_an_unfinished_cell_stays(store: Store) -> None:
+    other = "cd" + "0" * 62
+    finish(store)
+    for identity in (CELL, other):
+        lease = SoftFileLease(str(store.root / "leases" / f"{identity}.lease"), lease_duration=30.0)
+        lease.acquire()
+        lease._stop_heartbeat()
+        os.utime(lease.lock_file, (time.time() - 60,) * 2)
+    Store.open(store.root, create=True)
+    assert [path.stem for path in (store.root / "leases").iterdir()] == [other]
+
+
 def test_who_lost_a_claim_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oneticket.lab.store.LEASE_SECONDS", 0.3)
     told = threading.Event()

@@ -66,7 +66,20 @@ class Store:
                 probe.unlink()
             except OSError as error:
                 raise _unwritable(root, error) from None
+            cls(root)._sweep()
         return cls(root)
+
+    def _sweep(self) -> None:
+        """Remove the claims on finished cells: their holders were killed between the rename and the release."""
+        for place in (self.root / "leases").glob("*.lease"):
+            if not self.has(place.stem):
+                continue
+            try:
+                with SoftFileLease(str(place), lease_duration=LEASE_SECONDS, timeout=0):
+                    pass
+            except Timeout:
+                if _untouched(place) > LEASE_SECONDS:
+                    place.unlink(missing_ok=True)
 
     # -- finished cells ------------------------------------------------------------------------------------------
     def folder(self, identity: str) -> Path:
