@@ -30,6 +30,19 @@ class MaskKeeper:
         self._masks = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in masked]
         self._hooks: list[Any] = []
 
+    @property
+    def masks(self) -> list[Tensor]:
+        """The masks of the moment, boolean, on the CPU, in the order they were given."""
+        return [(mask != 0).cpu().contiguous() for mask in self._masks]
+
+    @torch.no_grad()
+    def replace(self, masks: Sequence[Tensor]) -> None:
+        """Keep other masks of the same tensors from now on; weights and what the optimiser remembers follow."""
+        for kept, mask in zip(self._masks, masks, strict=True):
+            kept.copy_(mask)
+        self.mask_weights()
+        self.mask_state()
+
     def __enter__(self) -> MaskKeeper:
         self.mask_weights()
         self.mask_state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,11 +18,15 @@ from oneticket.errors import InputError, NonFiniteLoss, unknown
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from oneticket.training.companion import Companion, Course
 from oneticket.training.evaluation import evaluate
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
 from oneticket.training.step import Step
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Network, inputs and targets → mean loss of the batch, a scalar."""
 
 LR_SCHEDULES = ("recipe", "last")
 _CHECK_EVERY = 100  # steps between looks at the losses: each look waits for the device
@@ -50,7 +54,7 @@ class Training(msgspec.Struct, frozen=True):
     """What a training leaves behind besides the trained network.
 
     ``steps`` and ``samples`` count the whole training, ``seconds`` this process only; ``resumed_at`` tells from which
-    step it went on.
+    step it went on. ``masks`` are those at the end, which a companion may have made.
     """
 
     history: list[EpochRecord]
@@ -59,6 +63,7 @@ class Training(msgspec.Struct, frozen=True):
     samples: int
     seconds: float
     resumed_at: int
+    masks: Masks | None = None
 
 
 def train(
@@ -73,6 +78,9 @@ def train(
     snapshots: Sequence[str | int | Step] = (),
     optimizer_state: dict[str, Tensor] | None = None,
     lr_schedule: str = "recipe",
+    lr_factors: Mapping[str, float] | None = None,
+    companion: Companion | None = None,
+    objective: Objective | None = None,
     channels_last: bool = False,
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
@@ -89,6 +97,9 @@ def train(
     snapshots : moments at which to keep a copy of the network and of the optimiser's memory.
     optimizer_state : memory to begin with, as a snapshot holds it; fresh when None.
     lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
+    lr_factors : parameter name → factor on its learning rate, 1 for those not named.
+    companion : a method that acts while training (:class:`oneticket.training.Companion`).
+    objective : the loss that is minimised, instead of the recipe's cross-entropy; ``validation`` must then be None.
     channels_last : lay 2-D convolutions out with the channels last, whose kernels run a third faster; only rounding
         differs. For networks that do not rely on the layout of what flows through them (``x.view`` does).
     checkpoint : where to keep the running state; a checkpoint found there is continued.
@@ -121,7 +132,9 @@ def train(
     last_rate = rate(total - 1)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    optimizer = recipe.make_optimizer(model)
+    optimizer = recipe.make_optimizer(model, lr_factors)
+    companion = companion or Companion()
+    lossy = objective or _cross_entropy(recipe.label_smoothing)
     taken: dict[str, Snapshot] = {}
     history: list[EpochRecord] = []
     saved = checkpoint.load() if checkpoint else None
@@ -145,7 +158,15 @@ def train(
     losses: list[Tensor] = []
     rates: list[float] = []
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
-    with _keeper(model, optimizer, masks):
+    with _keeper(model, optimizer, masks) as keeper:
+        course = Course(
+            model, optimizer, keeper, tuple(masks or ()), total, first, per_epoch,
+            lambda *keys: streams.generator("mask", *keys),
+        )  # fmt: skip
+        companion.begin(course)
+        if saved is not None:
+            course.replace(saved["masks"])
+            companion.resume(saved["companion"])
         take()
         while step < total:
             epoch = step // per_epoch
@@ -159,16 +180,21 @@ def train(
                         continue
                     lr = last_rate if lr_schedule == "last" else rate(step)
                     for group in optimizer.param_groups:
-                        group["lr"] = lr
+                        group["lr"] = lr * group["factor"]
                     if inputs.dim() == 4:
                         inputs = inputs.contiguous(memory_format=layout)
+                    companion.before_forward(step)
                     with autocast or nullcontext():
-                        loss = F.cross_entropy(model(inputs), targets, label_smoothing=recipe.label_smoothing)
+                        loss = lossy(model, inputs, targets)
+                    penalty = companion.penalty()
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
+                    companion.after_backward(step)
                     if recipe.clip_norm is not None:
-                        _clip(model, masks, recipe.clip_norm)
+                        keeper.mask_gradients()  # the norm must not count weights that do not exist
+                        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
+                    companion.after_step(step)
                     step += 1
                     losses.append(loss.detach() * len(targets))
                     rates.append(lr)
@@ -177,7 +203,8 @@ def train(
                     if len(losses) == _CHECK_EVERY or step % per_epoch == 0:
                         loss_sum += _finite_sum(losses, rates, step)
                         losses, rates = [], []
-            val_accuracy, val_loss = evaluate(model, judge) if judge is not None else (None, None)
+            with companion.judged():
+                val_accuracy, val_loss = evaluate(model, judge) if judge is not None else (None, None)
             _check_finite(model, val_loss, step, lr)
             record = EpochRecord(epoch + 1, step, lr, loss_sum / max(seen, 1), val_accuracy, val_loss)
             history.append(record)
@@ -189,12 +216,23 @@ def train(
                         "optimizer": optimizer_tensors(model, optimizer),
                         "history": [msgspec.to_builtins(entry) for entry in history],
                         "snapshots": {name: [s.state, s.optimizer] for name, s in taken.items()},
+                        "masks": dict(course.masks),
+                        "companion": companion.state(),
                     }
                 )
             if on_epoch is not None:
                 on_epoch(record)
+        companion.finish()
+        result = course.masks if masks is not None else None
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at)
+    return Training(history, taken, total - first, samples, time.perf_counter() - began, resumed_at, result)
+
+
+def _cross_entropy(label_smoothing: float) -> Objective:
+    def lossy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+
+    return lossy
 
 
 def _check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:
@@ -211,18 +249,10 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _keeper(model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks | None) -> MaskKeeper:
     parameters = dict(model.named_parameters())
-    for name in masks or ():
-        if name not in parameters or parameters[name].shape != masks[name].shape:  # type: ignore[index]
+    for name, mask in (masks or {}).items():
+        if name not in parameters or parameters[name].shape != mask.shape:
             raise InputError(f"the mask '{name}' fits no parameter of the model", expected="equal names and shapes")
     return MaskKeeper(optimizer, [(parameters[name], mask) for name, mask in (masks or {}).items()])
-
-
-def _clip(model: nn.Module, masks: Masks | None, norm: float) -> None:
-    # The norm must not count gradients of weights that do not exist.
-    for name, parameter in model.named_parameters():
-        if masks is not None and name in masks and parameter.grad is not None:
-            parameter.grad.mul_(masks[name].to(parameter.device))
-    torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
 
 
 def _finite_sum(losses: list[Tensor], rates: list[float], step: int) -> float:

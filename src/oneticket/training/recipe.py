@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -96,16 +97,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Adam with learning rate 3e-4 and weight decay 1e-4 (L2) unless said otherwise."""
         return cls(optimizer="adam", lr=lr, epochs=epochs, **options)
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over the parameters of ``model`` that are to be trained."""
-        groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if p.requires_grad]}]
-        if not self.decay_norms:
-            spared = {id(p) for p in _spared_parameters(model)}
-            everything = groups[0]["params"]
-            groups = [
-                {"params": [p for p in everything if id(p) not in spared]},
-                {"params": [p for p in everything if id(p) in spared], "weight_decay": 0.0},
-            ]
+    def make_optimizer(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+        """The optimiser over the parameters of ``model`` that are to be trained.
+
+        ``lr_factors`` : parameter name → factor on its learning rate; each group carries its own as ``factor``.
+        """
+        spared = set() if self.decay_norms else {id(p) for p in _spared_parameters(model)}
+        alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                key = (id(parameter) in spared, (lr_factors or {}).get(name, 1.0))
+                alike.setdefault(key, []).append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "lr": self.lr * factor, "factor": factor}
+            | ({"weight_decay": 0.0} if is_spared else {})
+            for (is_spared, factor), parameters in sorted(alike.items(), key=lambda item: item[0])
+        ]
         common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=self.momentum or 0.0, nesterov=self.nesterov, fused=True, **common)
