@@ -1,4 +1,4 @@
-"""The small interface of methods: how a network is trained once its masks and weights are there."""
+"""The small interfaces of methods (how a network is trained from given masks and weights) and of pre-training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from torch import nn
 
+from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
 from oneticket.registry import Registry
-from oneticket.training import Companion, Recipe
+from oneticket.training import Checkpoint, Companion, EpochRecord, Recipe, Training
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,32 @@ method: Registry[Method] = Registry("method")
 Facts: ``lr="last"`` trains at the recipe's last learning rate, ``start="rewind"`` with the schedule of the rewind
 point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own.
 """
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a pre-training learns from.
+
+    model : the network at W_0, which it trains in place. head : its classifier, which no pre-training without labels
+    touches. train_set : the source's training data, augmented as the recipe says. recipe, seed, device, channels_last,
+    on_epoch : as for :func:`oneticket.training.train`. checkpoint : makes the checkpoint of a part of the training.
+    """
+
+    model: nn.Module
+    head: str
+    train_set: BatchSource
+    recipe: Recipe
+    seed: int
+    device: str = "cpu"
+    channels_last: bool = False
+    checkpoint: Callable[[str], Checkpoint] | None = None
+    on_epoch: Callable[[EpochRecord], None] | None = None
+
+
+Pretraining = Callable[[Lesson], Training]
+
+pretraining: Registry[Pretraining] = Registry("pre-training")
+"""Trains ``lesson.model`` in place on the source, without the target; the bill is in what it returns."""
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

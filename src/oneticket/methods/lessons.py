@@ -1,0 +1,226 @@
+"""Pre-training on a source: by labels of its own making, by reconstruction, or layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneticket.data import BatchSource
+from oneticket.errors import InputError
+from oneticket.methods.base import Lesson, pretraining
+from oneticket.prunable import Prunable
+from oneticket.randomness import Streams, seeded
+from oneticket.training import EpochRecord, Objective, Recipe, Training, train
+
+HIDDEN = 512  # units of the hidden layer between features and reconstructed pixels
+
+
+@pretraining("rotation", source="Gidaris et al. 2018")
+def rotation(lesson: Lesson) -> Training:
+    """Which of four rotations an image has: every image of a batch in all four, so four samples for each image."""
+    return _with_other_head(lesson, 4, _Rotated(lesson.train_set), None)
+
+
+@pretraining("autoencoder", source="Vincent et al. 2010")
+def autoencoder(lesson: Lesson) -> Training:
+    """The features before the head reconstruct the input through one hidden layer of 512 units: mean squared error."""
+    pixels = _example(lesson)[0].numel()
+    return _with_other_head(lesson, pixels, lesson.train_set, _reconstruction)
+
+
+@pretraining("layer-wise", source="Bengio et al. 2007")
+def layer_wise(lesson: Lesson) -> Training:
+    """One layer after the other: each learns to reconstruct its input from its rectified output, the rest is frozen.
+
+    The recipe's epochs are divided over the layers, at least one each, the first ones getting what is left over. The
+    decoder of a layer is linear, of the transposed shape, and thrown away; the code is standardised over the batch, and
+    the squared error is over the power of what is to be reconstructed. Normalisation parameters and statistics stay
+    those of W_0.
+    """
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in Prunable(lesson.model, head=lesson.head).names))
+    whole, rest = divmod(lesson.recipe.epochs, len(layers))
+    parts: list[Training] = []
+    for number, name in enumerate(layers):
+        epochs = max(1, whole + (number < rest))
+        stage = _Stage(lesson.model, name, _example(lesson), Streams(lesson.seed).seed("head", "layer-wise", name))
+        with _only(lesson.model, stage.layer):
+            parts.append(_train(lesson, stage, lesson.train_set, stage.loss, part=name, epochs=epochs, before=parts))
+    return Training(
+        history=[record for part in parts for record in part.history],
+        snapshots={},
+        steps=sum(part.steps for part in parts),
+        samples=sum(part.samples for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        resumed_at=parts[0].resumed_at,
+    )
+
+
+# -- with another head --------------------------------------------------------------------------------------------
+def _with_other_head(lesson: Lesson, outputs: int, batches: BatchSource, objective: Objective | None) -> Training:
+    """Train with a head for the task in place of the classifier, which is put back untouched."""
+    parent_name, _, own = lesson.head.rpartition(".")
+    parent, head = lesson.model.get_submodule(parent_name), lesson.model.get_submodule(lesson.head)
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"the head is a {type(head).__name__}", where="pre-training", expected="a linear layer on a feature vector"
+        )
+    with seeded(Streams(lesson.seed).seed("head", "pre-training")), torch.device("cpu"):
+        task: nn.Module = nn.Linear(head.in_features, outputs)
+        if objective is not None:
+            task = nn.Sequential(nn.Linear(head.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+    setattr(parent, own, task.to(lesson.device))
+    try:
+        return _train(lesson, lesson.model, batches, objective, part="pre-training")
+    finally:
+        setattr(parent, own, head.to(lesson.device))
+
+
+def _reconstruction(model: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
+    return F.mse_loss(model(inputs).float(), inputs.flatten(1))
+
+
+class _Rotated:
+    """A source of batches, every image in its four rotations, with the rotation as the target."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self.samples, self.batch_size = 4 * source.samples, 4 * source.batch_size
+        self.steps_per_epoch = source.steps_per_epoch
+        self.normalisation = getattr(source, "normalisation", None)
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(_rotations, self._source.epoch(order, augmentation))
+
+    def ordered(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(_rotations, self._source.ordered())
+
+
+def _rotations(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    images, _ = batch
+    if images.dim() != 4 or images.shape[2] != images.shape[3]:
+        raise InputError(
+            f"inputs of the shape {tuple(images.shape[1:])} cannot be rotated",
+            where="pre-training 'rotation'",
+            expected="square images; set size under [data]",
+        )
+    turned = [torch.rot90(images, quarter, dims=(2, 3)) for quarter in range(4)]
+    return torch.cat(turned), torch.arange(4, device=images.device).repeat_interleave(len(images))
+
+
+# -- layer by layer -----------------------------------------------------------------------------------------------
+class _Reached(Exception):
+    """The layer has been computed; what comes after it is not needed."""
+
+
+class _Stage(nn.Module):
+    """One layer of a network with a decoder for its output; the network itself is referred to, not registered."""
+
+    def __init__(self, model: nn.Module, name: str, example: Tensor, seed: int) -> None:
+        super().__init__()
+        self.layer = model.get_submodule(name)
+        self._whole = [model]
+        seen, _ = self._through(example[:1])
+        with seeded(seed), torch.device("cpu"):
+            self.decoder = _decoder(self.layer, seen.shape)
+            nn.init.normal_(self.decoder.weight)
+        # As many codes as one reconstructed value is a sum of.
+        self.spread = math.sqrt(self.decoder.weight.numel() / seen.shape[1] / math.prod(_stride(self.layer)))
+        self.to(example.device)
+
+    def _through(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and output of the layer."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            caught.extend((given[0].detach(), output))
+            raise _Reached
+
+        handle = self.layer.register_forward_hook(catch)
+        try:
+            self._whole[0](inputs)
+        except _Reached:
+            return caught[0], caught[1]
+        finally:
+            handle.remove()
+        raise InputError(f"the layer {self.layer} takes no part in the forward pass", where="pre-training 'layer-wise'")
+
+    def loss(self, _: nn.Module, inputs: Tensor, __: Tensor) -> Tensor:
+        seen, output = self._through(inputs)
+        # Inputs of unit power from a code of zero mean and unit variance: otherwise the deeper layers of a network
+        # without normalisation would need learning rates of their own.
+        code = F.batch_norm(output.relu().float(), None, None, training=True)
+        return F.mse_loss(self.decoder(code / self.spread), seen.float() / seen.float().square().mean().sqrt())
+
+
+def _stride(layer: nn.Module) -> tuple[int, ...]:
+    return layer.stride if isinstance(layer, nn.Conv2d) else (1,)
+
+
+def _decoder(layer: nn.Module, shape: torch.Size) -> nn.Linear | nn.ConvTranspose2d:
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.out_features, layer.in_features, bias=False)
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
+        raise InputError(
+            f"a layer of the kind {type(layer).__name__}", where="pre-training 'layer-wise'", expected="Linear, Conv2d"
+        )
+    # The rows and columns that a stride leaves over have to come back.
+    kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    over = [(shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) % stride[i] for i in range(2)]
+    return nn.ConvTranspose2d(
+        layer.out_channels, layer.in_channels, kernel, stride, padding,  # type: ignore[arg-type]
+        output_padding=(over[0], over[1]), groups=layer.groups, dilation=dilation, bias=False,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@contextmanager
+def _only(model: nn.Module, layer: nn.Module) -> Iterator[None]:
+    """Inside, only ``layer`` is trained, and normalisation statistics stay as they are."""
+    asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    mode = model.training
+    own = set(layer.parameters())
+    for parameter in asked:
+        parameter.requires_grad_(parameter in own)
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
+        for parameter, value in asked.items():
+            parameter.requires_grad_(value)
+
+
+# -- both ---------------------------------------------------------------------------------------------------------
+def _example(lesson: Lesson) -> Tensor:
+    inputs, _ = next(iter(lesson.train_set.ordered()))
+    lesson.model.to(inputs.device)
+    return inputs
+
+
+def _train(
+    lesson: Lesson, model: nn.Module, batches: BatchSource, objective: Objective | None, *, part: str,
+    epochs: int | None = None, before: list[Training] | None = None,
+) -> Training:  # fmt: skip
+    recipe: Recipe = lesson.recipe if epochs is None else msgspec.structs.replace(lesson.recipe, epochs=epochs)
+    past = [record for training in before or [] for record in training.history]
+
+    def told(record: EpochRecord) -> EpochRecord:
+        """A record of this part as one of the whole."""
+        last = past[-1] if past else EpochRecord(0, 0, 0.0, 0.0)
+        return msgspec.structs.replace(record, epoch=last.epoch + record.epoch, step=last.step + record.step)
+
+    def on_epoch(record: EpochRecord) -> None:
+        if lesson.on_epoch is not None:
+            lesson.on_epoch(told(record))
+
+    training = train(
+        model, batches, recipe, seed=lesson.seed, objective=objective, device=lesson.device,
+        channels_last=lesson.channels_last, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+    return msgspec.structs.replace(training, history=[told(record) for record in training.history])

@@ -1,0 +1,171 @@
+"""Pre-training: what each task learns, that the head is left alone, and that a killed one goes on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import ImageBatches, ImageSet, Normalisation
+from oneticket.errors import InputError
+from oneticket.methods import Lesson, pretraining
+from oneticket.methods.lessons import _Rotated, _Stage
+from oneticket.models import ModelSpec, build
+from oneticket.training import Checkpoint, EpochRecord, Recipe
+
+SHAPE = (1, 8, 8)
+RECIPE = Recipe.sgd(epochs=4, lr=0.05, batch_size=32)
+
+
+def images(count: int = 96, shape: tuple[int, int, int] = SHAPE) -> ImageSet:
+    """Bright upper halves of random images, so that there is something to be learned."""
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 80, (count, *shape), generator=generator)
+    pixels[:, :, : shape[1] // 2] += 150
+    return ImageSet(pixels.to(torch.uint8), torch.arange(count) % 5, tuple("abcde"))
+
+
+def network(name: str, **options: object) -> nn.Module:
+    return build(ModelSpec(name=name, options=dict(options)), input_shape=SHAPE, classes=5, seed=1)
+
+
+def lesson(model: nn.Module, head: str, *, where: Path | None = None, epochs: int = 4, data: ImageSet | None = None,
+           heard: list[EpochRecord] | None = None) -> Lesson:  # fmt: skip
+    data = data or images()
+    return Lesson(
+        model,
+        head,
+        ImageBatches(data, 32, normalisation=Normalisation.of(data)),
+        Recipe.sgd(epochs=epochs, lr=0.05, batch_size=32),
+        seed=7,
+        checkpoint=None if where is None else lambda part: Checkpoint(where / f"{part}.pt", every=0.0),
+        on_epoch=None if heard is None else heard.append,
+    )
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+NETWORKS = [("lenet-300-100", {}), ("conv-2", {}), ("resnet20", {"width": 0.25})]
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda pair: pair[0])
+def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
+    from oneticket.prunable import find_head
+
+    model = network(request.param[0], **request.param[1])
+    return model, find_head(model, 5)
+
+
+@pytest.mark.parametrize("task", list(pretraining))
+def test_the_body_learns_and_the_head_stays_as_it_is(task: str, pair: tuple[nn.Module, str]) -> None:
+    model, head = pair
+    before = state(model)
+    training = pretraining[task](lesson(model, head))
+    after = state(model)
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not [name for name in changed if name.startswith(f"{head}.")]
+    assert training.samples == 96 * training.history[-1].epoch * (4 if task == "rotation" else 1)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not model.get_submodule(head)._forward_hooks
+
+
+@pytest.mark.parametrize("task", ["rotation", "autoencoder"])
+def test_the_loss_of_the_task_falls(task: str) -> None:
+    training = pretraining[task](lesson(network("lenet-300-100"), "head", epochs=6))
+    assert training.history[-1].train_loss < 0.7 * training.history[0].train_loss
+
+
+def test_in_layer_wise_pre_training_every_layer_learns_alone_and_reconstructs_better() -> None:
+    heard: list[EpochRecord] = []
+    training = pretraining["layer-wise"](lesson(network("lenet-300-100"), "head", epochs=8, heard=heard))
+    first, second = training.history[:4], training.history[4:]
+    assert first[-1].train_loss < first[0].train_loss
+    assert second[-1].train_loss < second[0].train_loss
+    assert [record.epoch for record in training.history] == list(range(1, 9))
+    assert [record.step for record in training.history] == [3 * epoch for epoch in range(1, 9)]
+    assert heard == training.history
+
+
+def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:
+    model = network("lenet-300-100")
+    one = copy.deepcopy(model)
+    pretraining["layer-wise"](lesson(model, "head", epochs=2))
+    stage = lesson(one, "head", epochs=2)
+    names = [name for name, module in one.named_modules() if isinstance(module, nn.Linear)]
+    # Two epochs for two layers: the first one's training is that of one epoch of it alone.
+    from oneticket.training import train
+
+    first = _Stage(one, names[0], stage.train_set.ordered().__next__()[0], _seed(names[0]))
+    for parameter in one.parameters():
+        parameter.requires_grad_(parameter in set(first.layer.parameters()))
+    train(first, stage.train_set, Recipe.sgd(epochs=1, lr=0.05, batch_size=32), seed=7, objective=first.loss)
+    assert torch.equal(model.get_submodule(names[0]).weight, one.get_submodule(names[0]).weight)
+
+
+def _seed(name: str) -> int:
+    from oneticket.randomness import Streams
+
+    return Streams(7).seed("head", "layer-wise", name)
+
+
+def test_the_four_rotations_of_an_image_are_told_apart_by_their_labels() -> None:
+    data = images(8)
+    plain = ImageBatches(data, 8, normalisation=Normalisation.of(data))
+    (inputs, _), (turned, labels) = next(plain.ordered()), next(_Rotated(plain).ordered())
+    assert turned.shape == (32, *SHAPE)
+    for quarter in range(4):
+        assert torch.equal(turned[labels == quarter], torch.rot90(inputs, quarter, dims=(2, 3)))
+
+
+def test_images_that_are_not_square_cannot_be_rotated() -> None:
+    data = images(shape=(1, 8, 6))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 5))
+    with pytest.raises(InputError, match="square"):
+        pretraining["rotation"](lesson(model, "3", data=data))
+
+
+@pytest.mark.parametrize("task", list(pretraining))
+def test_the_same_lesson_gives_the_same_network_also_after_a_kill(task: str, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    whole, killed = network("lenet-300-100"), network("lenet-300-100")
+    pretraining[task](lesson(whole, "head"))
+
+    class Deadly(list[EpochRecord]):
+        def append(self, record: EpochRecord) -> None:
+            super().append(record)
+            if len(self) == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        pretraining[task](lesson(killed, "head", where=tmp_path, heard=Deadly()))
+    again = network("lenet-300-100")
+    training = pretraining[task](lesson(again, "head", where=tmp_path))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert training.history[-1].epoch == 4
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 8), (2, 7), (3, 10)])
+def test_the_decoder_of_a_convolution_gives_the_shape_of_its_input(stride: int, size: int) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, stride=stride, padding=1), nn.Flatten(), nn.LazyLinear(5))
+    example = torch.randn(2, 2, size, size)
+    model(example)
+    stage = _Stage(model, "0", example, 0)
+    code = model[0](example).relu().double()
+    code = (code - code.mean((0, 2, 3), keepdim=True)) / (code.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    restored = stage.decoder.double()(code / math.sqrt(3 * 9 / stride**2))
+    assert restored.shape == example.shape
+    power = float((example.double() ** 2).mean())
+    expected = ((restored - example / math.sqrt(power)) ** 2).mean().item()
+    stage.float()
+    assert stage.loss(stage, example, torch.zeros(2)).item() == pytest.approx(expected, rel=1e-5)
