@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Scores, allocation
+from oneticket.pruning import Prunable, Scores, allocation
 
 # A small first convolution, as in real networks: ERK makes it dense at quite low densities.
 NETWORK = {"conv1": (8, 3, 3, 3), "conv2": (16, 8, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
@@ -43,6 +45,32 @@ def total_of(scores: Scores) -> int:
     return sum(s.numel() for s in scores.values())
 
 
+def shares_of(name: str, scores: Scores) -> list[int]:
+    """What each layer's number of kept weights is proportional to, as long as no layer is full."""
+    sizes, depth = [s.numel() for s in scores.values()], len(scores)
+    return {
+        "layerwise": sizes,
+        "erk": [sum(s.shape) for s in scores.values()],
+        "smart": [n * ((depth - i + 1) ** 2 + (depth - i + 1)) for i, n in enumerate(sizes, start=1)],
+    }[name]
+
+
+def divided(total: int, shares: list[int], caps: list[int]) -> list[int]:
+    """``total`` by ``shares`` with exact fractions: one layer after the other is filled, the rest is rounded."""
+    full: set[int] = set()
+    while True:
+        free = [i for i in range(len(shares)) if i not in full]
+        rest = Fraction(total - sum(caps[i] for i in full), sum(shares[i] for i in free) or 1)
+        over = [i for i in free if shares[i] * rest >= caps[i]]
+        if not over:
+            break
+        full.add(over[0])
+    parts = [caps[i] if i in full else math.floor(shares[i] * rest) for i in range(len(shares))]
+    for i in sorted(free, key=lambda i: (math.floor(shares[i] * rest) - shares[i] * rest, i))[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Scores, float, Masks]:
     """Scores that tie, weights of which some are dead, and a density that those alive can meet."""
@@ -65,14 +93,14 @@ def test_global_keeps_the_best_of_the_network(case: tuple[Scores, float, Masks])
     assert [(n, m.shape) for n, m in masks.items()] == [(n, s.shape) for n, s in scores.items()]
 
 
-@pytest.mark.parametrize("name", ["layerwise", "erk"])
+@pytest.mark.parametrize("name", ["layerwise", "erk", "smart"])
 @given(case=cases())
 def test_layers_get_their_share_and_keep_their_best(name: str, case: tuple[Scores, float, Masks]) -> None:
     scores, density, alive = case
     masks = allocation[name](scores, density, alive)
     total = math.floor(density * total_of(scores) + 0.5)
     assert masks.kept == total
-    shares = np.array([s.numel() if name == "layerwise" else sum(s.shape) for s in scores.values()], dtype=np.float64)
+    shares = np.array(shares_of(name, scores), dtype=np.float64)
     caps = np.array(counts(alive), dtype=np.float64)
     low, high = 0.0, 1e4
     for _ in range(200):
@@ -207,3 +235,113 @@ def test_erk_by_hand() -> None:
     scores = scored({"a": (10, 10), "b": (30, 30)})
     assert counts(allocation["erk"](scores, 0.16, Masks.full(scores))) == [40, 120]
     assert counts(allocation["erk"](scores, 0.8, Masks.full(scores))) == [100, 700]
+
+
+# -- smart ---------------------------------------------------------------------------------------------------------
+def test_smart_by_hand() -> None:
+    """Three layers of 100: ratios 12 : 6 : 2. At 0.1, 30 of 300: 18, 9, 3. At 0.7, 126 > 100: dense, 110 as 6 : 2."""
+    scores = scored({"a": (10, 10), "b": (10, 10), "c": (10, 10)})
+    assert counts(allocation["smart"](scores, 0.1, Masks.full(scores))) == [18, 9, 3]
+    assert counts(allocation["smart"](scores, 0.7, Masks.full(scores))) == [100, 83, 27]
+
+
+# -- lamp ----------------------------------------------------------------------------------------------------------
+def test_lamp_by_hand() -> None:
+    """Squares 4, 9, 1 get 4/13, 1, 1/14; squares 100, 100, 400, 0 get 100/500, 100/600, 1, 0: of equals the first."""
+    scores = {"a": torch.tensor([2.0, 3.0, 1.0]), "b": torch.tensor([10.0, 10.0, 20.0, 0.0])}
+    kept = {
+        1: ([False, True, False], [False] * 4),
+        2: ([False, True, False], [False, False, True, False]),
+        3: ([True, True, False], [False, False, True, False]),
+        4: ([True, True, False], [True, False, True, False]),
+        5: ([True, True, False], [True, True, True, False]),
+        6: ([True, True, True], [True, True, True, False]),
+    }
+    for count, (a, b) in kept.items():
+        masks = allocation["lamp"](scores, count / 7, Masks.full(scores))
+        assert (masks["a"].tolist(), masks["b"].tolist()) == (a, b)
+
+
+def test_lamp_sums_the_suffix_not_the_layer() -> None:
+    """Suffix sums give 1, 36/100 and 1, 16/41, 9/50; sums of the layer 0.64, 0.36 and 0.5, 0.32, 0.18."""
+    scores = {"a": torch.tensor([8.0, 6.0, 0.0, 0.0]), "b": torch.tensor([5.0, 4.0, 3.0])}
+    masks = allocation["lamp"](scores, 3 / 7, Masks.full(scores))
+    assert (masks["a"].tolist(), masks["b"].tolist()) == ([True, False, False, False], [True, True, False])
+
+
+def lamp_reference(scores: Scores, total: int, alive: Masks) -> dict[str, int]:
+    """How many of each layer are among the ``total`` best by exact w²/Σw² over those at least as large and alive."""
+    ranked: list[tuple[Fraction, int, str]] = []
+    start = 0
+    for name, score in scores.items():
+        living = [(int(w), i) for i, w in enumerate(score.flatten().tolist()) if alive[name].flatten()[i]]
+        for w, i in living:
+            suffix = sum(v * v for v, j in living if (v, -j) >= (w, -i))
+            ranked.append((Fraction(w * w, suffix or 1), -(start + i), name))
+        start += score.numel()
+    best = sorted(ranked, reverse=True)[:total]
+    return {name: sum(layer == name for _, _, layer in best) for name in scores}
+
+
+@given(cases())
+def test_lamp_is_the_best_by_exact_suffix_shares(case: tuple[Scores, float, Masks]) -> None:
+    scores, density, alive = case
+    whole = {name: (s * 1000).floor() for name, s in scores.items()}
+    masks = allocation["lamp"](whole, density, alive)
+    expected = lamp_reference(whole, math.floor(density * total_of(whole) + 0.5), alive)
+    for layer, score in whole.items():
+        np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, alive[layer], expected[layer]))
+
+
+@given(cases())
+def test_lamp_is_blind_to_a_layers_scale(case: tuple[Scores, float, Masks]) -> None:
+    scores, density, alive = case
+    first = next(iter(scores))
+    scaled = scores | {first: scores[first] * 1024}
+    assert allocation["lamp"](scaled, density, alive) == allocation["lamp"](scores, density, alive)
+
+
+def test_lamp_empties_no_layer_as_long_as_each_can_have_one() -> None:
+    scores = {"weak": torch.rand(50) * 1e-6, "strong": torch.rand(5000) + 1}
+    masks = allocation["lamp"](scores, 2 / 5050, Masks.full(scores))
+    assert counts(masks) == [1, 1]
+
+
+def test_lamp_refuses_signed_scores_of_what_is_alive() -> None:
+    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, -4.0])}
+    with pytest.raises(InputError, match=r"allocation 'lamp': some scores of 'b' are negative; expected scores that"):
+        allocation["lamp"](scores, 0.5, Masks.full(scores))
+    alive = Masks({"a": torch.ones(2, dtype=torch.bool), "b": torch.tensor([True, False])})
+    assert counts(allocation["lamp"](scores, 0.5, alive)) == [1, 1]
+
+
+# -- on networks ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["layerwise", "erk", "smart"])
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.1, 0.01])
+def test_layer_budgets_of_networks(name: str, density: float, case: Any) -> None:
+    """A convolutional and a residual network, down to where layers saturate and up to where most are full."""
+    scores = {n: w.detach().abs() for n, w in Prunable(case.model).weights()}
+    masks = allocation[name](scores, density, Masks.full(scores))
+    total = math.floor(density * total_of(scores) + 0.5)
+    expected = divided(total, shares_of(name, scores), [s.numel() for s in scores.values()])
+    for (layer, score), count in zip(scores.items(), expected, strict=True):
+        np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
+
+
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.1, 0.01])
+def test_lamp_of_networks(density: float, case: Any) -> None:
+    """Against numpy's sort and reversed cumulative sum of the published definition."""
+    scores = {n: w.detach().abs() for n, w in Prunable(case.model).weights()}
+    levels = []
+    for score in scores.values():
+        w = score.numpy().ravel()
+        order = np.argsort(w)
+        suffix = np.cumsum((w[order] ** 2)[::-1])[::-1]
+        level = np.empty_like(w)
+        level[order] = w[order] ** 2 / suffix
+        levels.append(level)
+    flat = torch.from_numpy(np.concatenate(levels))
+    total = math.floor(density * flat.numel() + 0.5)
+    expected = best_of(flat, torch.ones(flat.shape, dtype=torch.bool), total)
+    masks = allocation["lamp"](scores, density, Masks.full(scores))
+    np.testing.assert_array_equal(torch.cat([m.flatten() for m in masks.values()]).numpy(), expected)

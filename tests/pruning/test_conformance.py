@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Evidence, Prunable, allocation, control, criterion, prune
+from oneticket.pruning import Circumstances, Evidence, Prunable, allocation, control, criterion, prune
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -28,15 +29,28 @@ def network() -> nn.Module:
     )
 
 
-def evidence(model: nn.Module) -> Evidence:
+def evidence() -> Evidence:
     """Everything a criterion may ask for."""
-    state = {name: t.clone() for name, t in model.state_dict().items()}
+    state = network(seed=1).state_dict()
 
     def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
         generator = torch.Generator().manual_seed(1)
         return [(torch.randn(6, 1, 4, 4, generator=generator), torch.arange(6) % 3) for _ in range(2)]
 
     return Evidence(initial=lambda: state, batches=batches, generator=lambda: torch.Generator().manual_seed(2))
+
+
+def circumstances() -> Circumstances:
+    """Everything a control may ask for."""
+    weights = Prunable(network()).values()
+    stream = torch.Generator().manual_seed(4)
+    return Circumstances(
+        generator=lambda: torch.Generator().manual_seed(5),
+        initial=lambda: weights,
+        trained=lambda: {n: w * torch.rand(w.shape, generator=stream).round() for n, w in weights.items()},
+        matching=lambda: {n: [(0, torch.arange(len(w)).flip(0))] for n, w in weights.items()},
+        shapes=lambda: {n: w.shape for n, w in weights.items()},
+    )
 
 
 def ticket() -> Masks:
@@ -61,13 +75,17 @@ def test_criteria_score_every_prunable_weight(name: str) -> None:
     model = network()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     training = [module.training for module in model.modules()]
-    scores = criterion[name](Prunable(model), evidence(model))
+    given = evidence()
+    random_state = torch.get_rng_state()
+    scores = criterion[name](Prunable(model), given)
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert {n: s.shape for n, s in scores.items()} == {n: w.shape for n, w in Prunable(model).weights()}
     for score in scores.values():
         assert score.is_floating_point()
         assert torch.isfinite(score).all()
         assert not score.requires_grad
         assert score.unique().numel() > 1
+        assert criterion.entry(name).facts.get("scores") == "signed" or score.min() >= 0
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert [module.training for module in model.modules()] == training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -75,18 +93,49 @@ def test_criteria_score_every_prunable_weight(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(criterion))
 def test_criteria_repeat(name: str) -> None:
-    first, again = (criterion[name](Prunable(network()), evidence(network())) for _ in range(2))
+    first, again = (criterion[name](Prunable(network()), evidence()) for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
+
+
+@pytest.mark.parametrize("name", list(criterion))
+def test_criteria_prune_in_their_own_rounds(name: str) -> None:
+    """Inside what is alive, exactly, and without a trace in the model."""
+    model = network()
+    alive = prune(Prunable(model), Evidence(), criterion="magnitude", allocation="global", density=0.8)
+    with torch.no_grad():
+        for layer, weight in Prunable(model).weights():
+            weight.mul_(alive[layer])
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    masks = prune(Prunable(model), evidence(), criterion=name, allocation="global", density=0.1, alive=alive)
+    assert masks.kept == math.floor(0.1 * alive.total + 0.5)
+    assert masks <= alive
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", [e.name for e in criterion.entries() if e.facts.get("at") == "init"])
+def test_criteria_for_initialisation_need_no_training(name: str) -> None:
+    """W = W_0 tells the weights of every layer apart."""
+    model = network()
+    given = Evidence(initial=model.state_dict, batches=lambda: evidence().batches, generator=torch.Generator)
+    assert all(s.unique().numel() > 1 for s in criterion[name](Prunable(model), given).values())
 
 
 @pytest.mark.parametrize("score", list(criterion))
 @pytest.mark.parametrize("name", list(allocation))
 def test_allocations_are_exact_and_repeat(name: str, score: str) -> None:
+    """In one round and in two; signed scores where they are not defined for them are refused before any is computed."""
     model = network()
     total = Prunable(model).total
-    for density in (1.0, 0.9, 0.51234, 0.3):
+    facts = criterion.entry(score).facts | allocation.entry(name).facts
+    if facts.get("scores") == "signed" and facts.get("needs") == "nonnegative":
+        with pytest.raises(InputError, match=f"'{name}' is not defined for the signed scores of criterion '{score}'"):
+            prune(Prunable(model), Evidence(), criterion=score, allocation=name, density=0.5)
+        return
+    for density, rounds in ((1.0, 1), (0.9, 1), (0.51234, 2), (0.3, 2)):
         masks, again = (
-            prune(Prunable(model), evidence(model), criterion=score, allocation=name, density=density) for _ in range(2)
+            prune(Prunable(model), evidence(), criterion=score, allocation=name, density=density, rounds=rounds)
+            for _ in range(2)
         )
         assert masks.kept == math.floor(density * total + 0.5)
         assert list(masks) == list(Prunable(model).names)
@@ -99,7 +148,7 @@ def test_allocations_prefer_the_better_of_a_layer_and_never_revive(name: str) ->
     for round_ in range(5):
         masks = prune(
             Prunable(model),
-            evidence(model),
+            evidence(),
             criterion="magnitude",
             allocation=name,
             density=0.8**round_,
@@ -127,7 +176,7 @@ def test_controls_keep_the_count_and_the_shapes(name: str, density: str) -> None
     full = Masks.full(ticket())
     before = {"none": ~full, "some": ticket(), "all": full}[density]
     copy = Masks({n: t.clone() for n, t in before.items()})
-    after, again = (control[name](before, torch.Generator().manual_seed(0)) for _ in range(2))
+    after, again = (control[name](before, circumstances()) for _ in range(2))
     assert after.kept == before.kept
     assert [(n, t.shape) for n, t in after.items()] == [(n, t.shape) for n, t in before.items()]
     assert after == again

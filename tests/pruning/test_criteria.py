@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.pruning import Evidence, Prunable, criterion
+from oneticket.pruning import Evidence, Prunable, criterion, prune
 
 
 @pytest.fixture
@@ -70,10 +74,47 @@ def test_a_layer_without_spread_cannot_be_normalised(model: nn.Module, initial: 
         criterion["normalised-magnitude"](Prunable(model), Evidence(initial=lambda: initial))
 
 
-@pytest.mark.parametrize("name", ["magnitude-init", "normalised-magnitude"])
+@pytest.mark.parametrize("name", ["magnitude-init", "normalised-magnitude", "movement", "magnitude-increase"])
 def test_initial_weights_of_another_network_are_refused(name: str, model: nn.Module) -> None:
     with pytest.raises(InputError, match=r"the initial weights have no '0.weight'"):
         criterion[name](Prunable(model), Evidence(initial=lambda: {"conv.weight": torch.ones(1)}))
+
+
+FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "magnitude": lambda w, w0: np.sqrt(w * w),
+    "magnitude-init": lambda w, w0: np.sqrt(w0 * w0),
+    "normalised-magnitude": lambda w, w0: np.sqrt(w * w / ((w0 - w0.mean()) ** 2).mean()),
+    "movement": lambda w, w0: np.sqrt((w - w0) ** 2),
+    "magnitude-increase": lambda w, w0: np.sqrt(w * w) - np.sqrt(w0 * w0),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_scores_and_masks_of_networks(name: str, case: Any) -> None:
+    """Scores to 1e-10 and equal masks, on a convolutional network with BatchNorm and on a residual one."""
+    generator = torch.Generator().manual_seed(3)
+    start = {n: torch.randn(t.shape, generator=generator, dtype=torch.float64) for n, t in case.state().items()}
+    evidence = Evidence(initial=lambda: start)
+    view = Prunable(case.model)
+    scores = criterion[name](view, evidence)
+    expected = {n: FORMULAS[name](w.detach().numpy(), start[n].numpy()) for n, w in view.weights()}
+    for layer, score in scores.items():
+        np.testing.assert_allclose(score.numpy(), expected[layer], rtol=0, atol=1e-10)
+    flat = np.concatenate([e.ravel() for e in expected.values()])
+    for density in (0.7, 0.2):
+        masks = prune(view, evidence, criterion=name, allocation="global", density=density)
+        chosen = np.zeros(flat.size, dtype=bool)
+        chosen[np.lexsort((np.arange(flat.size), -flat))[: math.floor(density * flat.size + 0.5)]] = True
+        np.testing.assert_array_equal(torch.cat([m.flatten() for m in masks.values()]).numpy(), chosen)
+
+
+def test_movement_and_growth_differ_where_a_sign_flips() -> None:
+    """From −2 to 2 is far and no growth; from 1 to 3 is growth; what shrank goes first."""
+    model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 2))
+    model[0].weight.data = torch.tensor([[2.0, 3.0, -0.5]])
+    evidence = Evidence(initial=lambda: {"0.weight": torch.tensor([[-2.0, 1.0, -1.0]])})
+    assert criterion["movement"](Prunable(model), evidence)["0.weight"].tolist() == [[4.0, 2.0, 0.5]]
+    assert criterion["magnitude-increase"](Prunable(model), evidence)["0.weight"].tolist() == [[0.0, 2.0, -0.5]]
 
 
 def test_random_scores_are_uniform_and_follow_the_generator() -> None:
@@ -110,6 +151,8 @@ def test_evidence_is_computed_when_asked_for_and_once() -> None:
     assert asked == ["generator"]
     assert evidence.initial is evidence.initial
     assert evidence.batches is evidence.batches
+    with pytest.raises(InputError, match="looks at training batches, of which there are none"):
+        _ = evidence.first_batch
     assert asked == ["generator", "initial", "batches"]
 
 

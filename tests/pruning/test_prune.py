@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from oneticket.errors import InputError, OneticketError
 from oneticket.masks import Masks
 from oneticket.pruning import Evidence, Prunable, Scores, allocation, criterion, kept_count, prune
+from oneticket.pruning.base import check_pair
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -122,6 +123,65 @@ def test_scores_may_come_in_any_order() -> None:
     assert masks["0.weight"].all()
 
 
+# -- rounds --------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("registered")
+def test_rounds_prune_by_equal_factors_and_score_the_pruned_copy() -> None:
+    """From 0.8 to 0.1 in three rounds: 0.4, 0.2, 0.1. A copy is scored in which all but the kept weights are zero."""
+    model = network()
+    alive = by_magnitude(Prunable(model), 0.8)
+    seen: list[Masks] = []
+
+    @criterion("watching")
+    def watching(view: Prunable, _: Evidence) -> Scores:
+        assert view.model is not model
+        assert (view.names, view.head) == (Prunable(model).names, "5")
+        seen.append(Masks({name: weight.detach() != 0 for name, weight in view.weights()}))
+        return {name: -weight.detach().abs() for name, weight in view.weights()}
+
+    masks = prune(
+        Prunable(model), Evidence(), criterion="watching", allocation="global", density=0.1, alive=alive, rounds=3
+    )
+    assert [m.kept for m in [*seen, masks]] == [kept_count(d, 294) for d in (0.8, 0.4, 0.2, 0.1)]
+    assert seen[0] == alive
+    assert masks <= seen[2] <= seen[1] <= seen[0]
+    assert all((weight != 0).all() for _, weight in Prunable(model).weights())
+
+
+@pytest.mark.usefixtures("registered")
+def test_rounds_are_the_criterions_own_or_one() -> None:
+    asked: list[str] = []
+
+    def counting(name: str) -> Callable[[Prunable, Evidence], Scores]:
+        return lambda view, _: asked.append(name) or view.values()  # type: ignore[func-returns-value]
+
+    criterion("often", rounds="7")(counting("often"))
+    criterion("once")(counting("once"))
+    for name in ("often", "once"):
+        prune(Prunable(network()), Evidence(), criterion=name, allocation="layerwise", density=0.5)
+    assert (asked.count("often"), asked.count("once")) == (7, 1)
+    prune(Prunable(network()), Evidence(), criterion="once", allocation="layerwise", density=0.5, rounds=2)
+    assert asked.count("once") == 3
+
+
+@given(st.floats(0.01, 1.0), st.integers(1, 9), st.sampled_from(["global", "layerwise", "erk", "smart", "lamp"]))
+def test_any_number_of_rounds_ends_at_the_density(density: float, rounds: int, name: str) -> None:
+    model = Prunable(network())
+    alive = by_magnitude(model, density**0.5)
+    masks = prune(
+        model, Evidence(), criterion="magnitude", allocation=name, density=density, alive=alive, rounds=rounds
+    )
+    assert masks.kept == kept_count(density, 294)
+    assert masks <= alive
+
+
+def test_scores_that_do_not_change_make_rounds_one_round() -> None:
+    model = Prunable(network())
+    once, often = (
+        prune(model, Evidence(), criterion="magnitude", allocation="global", density=0.3, rounds=r) for r in (1, 12)
+    )
+    assert once == often
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("density", [0, -0.1, 1.0001, math.nan, math.inf])
 def test_densities_out_of_range(density: float) -> None:
@@ -158,6 +218,23 @@ def test_masks_of_another_network(change: dict[str, tuple[int, ...] | None], mes
     alive = Masks({n: torch.ones(s, dtype=torch.bool) for n, s in shapes.items() if s is not None})
     with pytest.raises(InputError, match=message):
         by_magnitude(model, 0.5, alive)
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_no_round_at_all(rounds: int) -> None:
+    with pytest.raises(InputError, match=f"rounds = {rounds}; expected at least 1"):
+        prune(Prunable(network()), Evidence(), criterion="magnitude", allocation="global", density=0.5, rounds=rounds)
+
+
+def test_a_pair_that_does_not_fit_is_refused_by_name() -> None:
+    check_pair("grasp", "global")
+    check_pair("magnitude", "lamp")
+    with pytest.raises(
+        InputError, match=r"'lamp' is not defined for the signed scores of criterion 'grasp'; expected a"
+    ):
+        check_pair("grasp", "lamp")
+    with pytest.raises(InputError, match="unknown allocation 'lmap'"):
+        check_pair("magnitude", "lmap")
 
 
 def test_unknown_names_get_the_nearest() -> None:

@@ -1,36 +1,77 @@
-"""What every draw and rescaling owes, registered today or later; none is named here."""
+"""What every draw, choice of norms and rescaling owes, registered today or later; none is named here."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from oneticket.masks import Masks
-from oneticket.weights import Origins, RescalingContext, draw, rescaling
+from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms, rescaling
+
+MOMENTS = ("initial", "rewound", "trained", "redrawn")
 
 
-def state(seed: int) -> dict[str, torch.Tensor]:
+class Odd(nn.Module):
+    """A thinned layer, a normalisation, a collapsed layer, a full one, an empty one, a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thinned = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.collapsed = nn.Linear(16, 3)
+        self.full = nn.Linear(16, 3, bias=False)
+        self.empty = nn.Parameter(torch.zeros(0, 4))
+        self.vector = nn.Parameter(torch.randn(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 1, 4, 4) → (batch, 3)."""
+        maps = self.norm(self.thinned(images)).relu().flatten(1)
+        return self.vector * (self.collapsed(maps) + self.full(maps))
+
+
+def state(seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3)).state_dict()
+    return Odd().state_dict()
 
 
 def masks() -> Masks:
-    """A thinned tensor, a collapsed one, a full one, an empty one, a vector."""
     thinned = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.4
     thinned[2] = False
     return Masks(
         {
-            "thinned": thinned,
-            "collapsed": torch.zeros(3, 16, dtype=torch.bool),
-            "full": torch.ones(3, 16, dtype=torch.bool),
+            "thinned.weight": thinned,
+            "collapsed.weight": torch.zeros(3, 16, dtype=torch.bool),
+            "full.weight": torch.ones(3, 16, dtype=torch.bool),
             "empty": torch.zeros(0, 4, dtype=torch.bool),
             "vector": torch.tensor([True, False, True]),
         }
     )
 
 
-@pytest.mark.parametrize("registry", [draw, rescaling], ids=lambda registry: registry.kind)
+def origins() -> Origins:
+    """Everything a draw may look at."""
+    moments = {key: lambda seed=seed: state(seed) for seed, key in enumerate(MOMENTS)}
+    return Origins(**moments, masks=masks, generator=lambda: torch.Generator().manual_seed(7))
+
+
+def context(name: str, network: nn.Module, dtype: torch.dtype) -> RescalingContext:
+    """Everything a rescaling may look at."""
+    stream = torch.Generator().manual_seed(3)
+    images = torch.randn(20, 1, 4, 4, generator=stream).to(dtype)
+    return RescalingContext(
+        name,
+        generator=lambda: torch.Generator().manual_seed(2),
+        network=lambda: copy.deepcopy(network),
+        batch=lambda: images,
+        ticket=lambda: (state(1), masks()),
+        random=lambda: (state(3), masks().permuted(torch.Generator().manual_seed(4), within="network")),
+    )
+
+
+@pytest.mark.parametrize("registry", [draw, norms, rescaling], ids=lambda registry: registry.kind)
 def test_every_entry_says_what_it_is(registry: type) -> None:
     assert list(registry)
     for entry in registry.entries():
@@ -41,28 +82,34 @@ def test_every_entry_says_what_it_is(registry: type) -> None:
 
 @pytest.mark.parametrize("name", list(draw))
 def test_draws_give_a_full_state_and_repeat(name: str) -> None:
-    origins = {
-        key: lambda seed=seed: state(seed) for seed, key in enumerate(["initial", "rewound", "trained", "redrawn"])
-    }
-    first, again = (draw[name](Origins(**origins)) for _ in range(2))
+    first, again = (draw[name](origins()) for _ in range(2))
     assert {k: (t.shape, t.dtype) for k, t in first.items()} == {k: (t.shape, t.dtype) for k, t in state(0).items()}
     assert all(torch.equal(first[k], again[k]) for k in first)
-    nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3)).load_state_dict(first)
+    assert not any(tensor.requires_grad for tensor in first.values())
+    Odd().load_state_dict(first)
+
+
+@pytest.mark.parametrize("name", list(draw))
+@pytest.mark.parametrize("choice", list(norms))
+def test_norms_change_nothing_but_norms(choice: str, name: str) -> None:
+    drawn, names = draw[name](origins()), norm_names(Odd())
+    after = norms[choice](drawn, origins(), names)
+    assert list(after) == list(drawn)
+    assert all(torch.equal(after[key], drawn[key]) for key in drawn.keys() - set(names))
+    assert any(torch.equal(after["norm.running_var"], state(seed)["norm.running_var"]) for seed in range(len(MOMENTS)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("redrawn", [False, True])
+@pytest.mark.parametrize("drawn", list(draw))
 @pytest.mark.parametrize("name", list(rescaling))
-def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, redrawn: bool, dtype: torch.dtype) -> None:
+def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, drawn: str, dtype: torch.dtype) -> None:
     kept = masks()
-    stream = torch.Generator().manual_seed(1)
-    weights = {n: (torch.randn(m.shape, generator=stream) * m).to(dtype) for n, m in kept.items()}
+    values = draw[drawn](origins())
+    network = Odd().to(dtype)
+    network.load_state_dict({n: t * kept[n] if n in kept else t for n, t in values.items()})
+    weights = {n: network.state_dict()[n].clone() for n in kept}
     before = {n: w.clone() for n, w in weights.items()}
-    results = []
-    for _ in range(2):
-        context = RescalingContext(redrawn=redrawn, generator=torch.Generator().manual_seed(2))
-        results.append(rescaling[name](weights, kept, context))
-    after, again = results
+    after, again = (rescaling[name](weights, kept, context(drawn, network, dtype)) for _ in range(2))
     assert {n: (w.shape, w.dtype) for n, w in after.items()} == {n: (w.shape, w.dtype) for n, w in before.items()}
     for layer, weight in after.items():
         assert torch.isfinite(weight).all()
@@ -73,3 +120,10 @@ def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, redrawn:
         assert torch.equal(weights[layer], before[layer])
         assert not weight.requires_grad
         assert not weight.numel() or weight.data_ptr() != weights[layer].data_ptr()
+
+
+@pytest.mark.parametrize("name", [e.name for e in rescaling.entries() if not {"needs", "rates"} & set(e.facts)])
+def test_rescalings_without_a_fact_need_weights_and_masks_only(name: str) -> None:
+    kept = masks()
+    weights = {n: state(1)[n] * kept[n] for n in kept}
+    assert rescaling[name](weights, kept, RescalingContext("rewound")).keys() == kept.keys()

@@ -1,31 +1,58 @@
-"""Draws: each gives its own origin, whole, and looks at no other."""
+"""Draws: each looks at its own origins and no others, and gives what its formula says."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from oneticket.errors import InputError
+from oneticket.masks import Masks
 from oneticket.weights import Origins, draw
 
-# Draw, and the origin it gives (methods §5).
-ORIGINS = {"rewound": "rewound", "initial": "initial", "trained": "trained", "re-drawn": "redrawn"}
+# Draw, and the origins it looks at (methods §5).
+ORIGINS = {
+    "rewound": ["rewound"],
+    "initial": ["initial"],
+    "trained": ["trained"],
+    "re-drawn": ["redrawn"],
+    "reshuffled": ["rewound", "masks", "generator"],
+    "sign-constant": ["rewound", "masks", "initial"],
+    "sign-redrawn": ["rewound", "masks", "redrawn"],
+}
+WHOLE = {name: origins[0] for name, origins in ORIGINS.items() if len(origins) == 1}
+SIGNS = ("sign-constant", "sign-redrawn")
 
 
 def state(seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model = nn.Sequential(nn.Linear(4, 30), nn.BatchNorm1d(30), nn.Linear(30, 20), nn.Linear(20, 2))
     model[1].running_mean.fill_(seed)
+    nn.init.uniform_(model[1].weight)
     return model.state_dict()
 
 
 STATES = {name: state(seed) for seed, name in enumerate(["initial", "rewound", "trained", "redrawn"])}
 
 
-@pytest.mark.parametrize(("name", "origin"), ORIGINS.items())
+def masks(density: float = 0.4) -> Masks:
+    stream = torch.Generator().manual_seed(9)
+    kept = {
+        name: torch.rand(STATES["initial"][name].shape, generator=stream) < density for name in ("0.weight", "2.weight")
+    }
+    return Masks(kept)
+
+
+def origins(seed: int = 0, *, only: list[str] | None = None) -> Origins:
+    given = {key: lambda key=key: STATES[key] for key in STATES}
+    given |= {"masks": masks, "generator": lambda: torch.Generator().manual_seed(seed)}
+    return Origins(**{key: source for key, source in given.items() if only is None or key in only})
+
+
+@pytest.mark.parametrize(("name", "origin"), WHOLE.items())
 def test_a_draw_gives_its_origin_with_every_parameter_and_buffer(name: str, origin: str) -> None:
-    values = draw[name](Origins(**{key: lambda key=key: STATES[key] for key in STATES}))
+    values = draw[name](origins())
     assert list(values) == list(STATES[origin])
     assert "1.running_mean" in values
     for key, value in values.items():
@@ -34,11 +61,86 @@ def test_a_draw_gives_its_origin_with_every_parameter_and_buffer(name: str, orig
         assert not torch.equal(values["0.weight"], STATES[other]["0.weight"])
 
 
-@pytest.mark.parametrize(("name", "origin"), ORIGINS.items())
-def test_a_draw_asks_for_nothing_else(name: str, origin: str) -> None:
-    assert draw[name](Origins(**{origin: lambda: STATES[origin]}))
+@pytest.mark.parametrize(("name", "needed"), ORIGINS.items())
+def test_a_draw_asks_for_nothing_else_and_changes_nothing_it_is_given(name: str, needed: list[str]) -> None:
+    before = {key: {n: t.clone() for n, t in STATES[key].items()} for key in STATES}
+    assert draw[name](origins(only=needed))
+    for key in STATES:
+        assert all(torch.equal(STATES[key][n], before[key][n]) for n in before[key])
+    for missing in needed:
+        with pytest.raises(InputError, match=rf"Origins\({missing}=…\)"):
+            draw[name](origins(only=[key for key in needed if key != missing]))
 
 
+# -- shuffled values ---------------------------------------------------------------------------------------------
+def test_reshuffled_moves_kept_values_inside_each_layer_and_nothing_else() -> None:
+    values, kept = draw["reshuffled"](origins()), masks()
+    for name, before in STATES["rewound"].items():
+        after = values[name]
+        if name not in kept:
+            assert torch.equal(after, before)
+            continue
+        mask = kept[name]
+        assert torch.equal(after[~mask], before[~mask])
+        assert sorted(after[mask].tolist()) == sorted(before[mask].tolist())
+        moved = int((after[mask] != before[mask]).sum())
+        assert moved > 0.8 * int(mask.sum())
+    again, other = draw["reshuffled"](origins()), draw["reshuffled"](origins(1))
+    assert torch.equal(values["2.weight"], again["2.weight"])
+    assert not torch.equal(values["2.weight"], other["2.weight"])
+
+
+def test_reshuffled_puts_every_value_everywhere_equally_often() -> None:
+    """Over 2,000 shuffles of four kept values: each of the 16 places within 4 standard errors of a quarter."""
+    kept = Masks({"w": torch.tensor([True, True, False, True, True])})
+    values = {"w": torch.tensor([0.0, 1.0, 9.0, 2.0, 3.0])}
+    stream, count = torch.Generator().manual_seed(0), torch.zeros(4, 4)
+    for _ in range(2000):
+        given = Origins(rewound=lambda: values, masks=lambda: kept, generator=lambda: stream)
+        places = draw["reshuffled"](given)["w"][kept["w"]].long()
+        count[torch.arange(4), places] += 1
+    assert (count / 2000 - 0.25).abs().max() < 4 * (0.25 * 0.75 / 2000) ** 0.5
+
+
+# -- signs -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SIGNS)
+def test_signs_are_the_tickets(name: str) -> None:
+    values = draw[name](origins())
+    for layer in masks():
+        assert torch.equal(values[layer].sign(), STATES["rewound"][layer].sign())
+        assert not torch.equal(values[layer].abs(), STATES["rewound"][layer].abs())
+
+
+def test_sign_constant_has_the_spread_of_the_initial_weights() -> None:
+    values = draw["sign-constant"](origins())
+    for name in masks():
+        start = STATES["initial"][name].numpy().astype(np.float64)
+        sigma = np.sqrt(((start - start.mean()) ** 2).mean())
+        np.testing.assert_allclose(values[name].numpy(), np.sign(STATES["rewound"][name].numpy()) * sigma, rtol=1e-6)
+    rest = values.keys() - masks().keys()
+    assert all(torch.equal(values[name], STATES["rewound"][name]) for name in rest)
+
+
+def test_sign_redrawn_has_the_magnitudes_of_the_fresh_draw() -> None:
+    values = draw["sign-redrawn"](origins())
+    for name in masks():
+        assert torch.equal(values[name].abs(), STATES["redrawn"][name].abs())
+    rest = values.keys() - masks().keys()
+    assert all(torch.equal(values[name], STATES["redrawn"][name]) for name in rest)
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_what_has_no_sign_stays_zero(name: str) -> None:
+    weights = {"w": torch.tensor([-2.0, 0.0, 3.0])}
+    start = {"w": torch.tensor([0.5, 0.7, -0.1])}
+    given = Origins(
+        rewound=lambda: weights, initial=lambda: start, redrawn=lambda: start, masks=lambda: Masks.full(weights)
+    )
+    after = draw[name](given)["w"]
+    assert after[0] < 0 == after[1] < after[2]
+
+
+# -- origins -----------------------------------------------------------------------------------------------------
 def test_nothing_is_read_before_it_is_asked_for() -> None:
     asked: list[str] = []
 
@@ -46,20 +148,20 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
         asked.append(key)
         return STATES[key]
 
-    origins = Origins(**{key: lambda key=key: source(key) for key in STATES})
+    given = Origins(**{key: lambda key=key: source(key) for key in STATES})
     assert asked == []
-    origins.trained()
+    given.trained()
     assert asked == ["trained"]
 
 
-@pytest.mark.parametrize("origin", list(STATES))
+@pytest.mark.parametrize("origin", [*STATES, "masks", "generator"])
 def test_an_origin_that_was_not_given_is_named(origin: str) -> None:
-    with pytest.raises(InputError, match=rf"which were not given; expected Origins\({origin}=…\)"):
+    with pytest.raises(InputError, match=rf"not given; expected Origins\({origin}=…\)"):
         getattr(Origins(), origin)()
 
 
 def test_changing_what_was_given_out_does_not_change_the_origin() -> None:
     given = {"w": torch.ones(2)}
-    origins = Origins(initial=lambda: given)
-    origins.initial()["w"] = torch.zeros(2)
-    assert torch.equal(origins.initial()["w"], torch.ones(2))
+    from_given = Origins(initial=lambda: given)
+    from_given.initial()["w"] = torch.zeros(2)
+    assert torch.equal(from_given.initial()["w"], torch.ones(2))

@@ -15,8 +15,19 @@ from oneticket.pruning.base import (
     kept_count,
     prune,
 )
+from oneticket.pruning.circumstances import Circumstances
 
-__all__ = ["Evidence", "Prunable", "Scores", "allocation", "control", "criterion", "kept_count", "prune"]
+__all__ = [
+    "Circumstances",
+    "Evidence",
+    "Prunable",
+    "Scores",
+    "allocation",
+    "control",
+    "criterion",
+    "kept_count",
+    "prune",
+]
 
 # A new criterion, allocation or control is one file in this folder: importing it registers what it holds.
 for _module in pkgutil.iter_modules(__path__):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning.base import Scores, allocation, kept_count
-from oneticket.pruning.selection import apportion, erk_share, largest_alive
+from oneticket.pruning.selection import apportion, erk_share, largest_alive, smart_shares
 
 
 @allocation("global", source="Han et al. 2015; Frankle & Carbin 2019")
@@ -57,6 +58,44 @@ def erk(scores: Scores, density: float, alive: Masks) -> Masks:
     """
     shares = {name: erk_share(s.shape) for name, s in scores.items()}
     return _best(scores, alive, _counts(_budget(scores, density), shares, alive))
+
+
+@allocation("lamp", source="Lee et al. 2021", needs="nonnegative")
+def lamp(scores: Scores, density: float, alive: Masks) -> Masks:
+    """The best of the whole network by w_i² / Σ_{j ≥ i} w_j², the w of each layer in ascending order.
+
+    ``scores`` stand for w: with ``magnitude`` this is LAMP as published; any other criterion that is never negative
+    will do, and InputError is raised for negative scores. The sum runs over the weights of the layer that are alive
+    and at least as large: the best of each layer gets 1, so no layer is emptied before every layer is down to one.
+    """
+    levels = {name: _suffix_shares(name, s, alive[name]) for name, s in scores.items()}
+    chosen = globally(levels, density, alive)
+    # Close scores may round to equal shares, so inside a layer the scores themselves decide.
+    return _best(scores, alive, {name: int(mask.sum()) for name, mask in chosen.items()})
+
+
+@allocation("smart", source="Su et al. 2020")
+def smart(scores: Scores, density: float, alive: Masks) -> Masks:
+    """The best of each layer, density of layer l of L in proportion to (L − l + 1)² + (L − l + 1).
+
+    Layers that would exceed 1, or what is alive of them, are kept whole and the scale is solved again for the others.
+    The layers are the prunable ones in the model's order.
+    """
+    shares = smart_shares([s.numel() for s in scores.values()])
+    return _best(scores, alive, _counts(_budget(scores, density), dict(zip(scores, shares, strict=True)), alive))
+
+
+def _suffix_shares(name: str, scores: Tensor, alive: Tensor) -> Tensor:
+    """w_i² / Σ_{j ≥ i} w_j² of those alive, in float64; 0 where all that is left is 0, and for the dead."""
+    if bool((scores[alive] < 0).any()):
+        where, expected = "allocation 'lamp'", "scores that are not negative, such as magnitudes"
+        raise InputError(f"some scores of '{name}' are negative", where=where, expected=expected)
+    descending, order = scores[alive].double().square().sort(descending=True)
+    shares = torch.empty_like(descending)
+    shares[order] = descending / descending.cumsum(0).clamp(min=torch.finfo(torch.float64).tiny)
+    result = torch.zeros(scores.shape, dtype=torch.float64)
+    result[alive] = shares
+    return result
 
 
 def _budget(scores: Scores, density: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import Tensor
 from oneticket.errors import InputError, OneticketError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
+from oneticket.pruning.circumstances import Circumstances
 from oneticket.registry import Registry
 
 T = TypeVar("T")
@@ -33,7 +35,7 @@ class Evidence:
     Parameters
     ----------
     initial : gives W_0 by parameter name (a full state dict will do).
-    batches : gives training batches.
+    batches : gives training batches, in an order of their own, to be gone through from the first as often as asked.
     generator : gives the random generator (on the CPU) of criteria that draw.
 
     >>> Evidence(initial=lambda: {"fc.weight": torch.zeros(2, 3)}).initial["fc.weight"].shape
@@ -60,6 +62,13 @@ class Evidence:
         return _given(self._batches, "batches", "training batches")
 
     @cached_property
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the first batch; InputError when there is none."""
+        for batch in self.batches:
+            return batch
+        raise InputError("the criterion looks at training batches, of which there are none", expected="at least one")
+
+    @cached_property
     def generator(self) -> torch.Generator:
         """The random generator, on the CPU."""
         return _given(self._generator, "generator", "a random generator")
@@ -73,19 +82,29 @@ def _given(source: Callable[[], T] | None, name: str, thing: str) -> T:
 
 Criterion: TypeAlias = Callable[[Prunable, Evidence], Scores]
 Allocation: TypeAlias = Callable[[Scores, float, Masks], Masks]
-Control: TypeAlias = Callable[[Masks, torch.Generator], Masks]
+Control: TypeAlias = Callable[[Masks, Circumstances], Masks]
 
 criterion: Registry[Criterion] = Registry("criterion")
-"""Scores every prunable weight; says nothing about how many go."""
+"""Scores every prunable weight; says nothing about how many go.
+
+Facts: ``at="init"`` of criteria that need no training, so that a mask can be had of the network at initialisation;
+``scores="signed"`` of those whose scores may be negative; ``rounds="100"`` of those that :func:`prune` asks again and
+again on the way to the density.
+"""
 
 allocation: Registry[Allocation] = Registry("allocation")
 """Turns scores (in the model's order), a density and the weights still alive into masks.
 
-Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index.
+Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index. Fact: ``needs="nonnegative"`` of
+allocations that are not defined for signed scores.
 """
 
 control: Registry[Control] = Registry("control")
-"""Makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4)."""
+"""Makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4).
+
+Facts: ``needs="density"`` where only the number of kept weights is looked at, not where they are; ``masks_from`` where
+the masks to be given are not those of the arm's own ticket: ``other-seed``, ``other-depth``.
+"""
 
 
 def kept_count(density: float, total: int) -> int:
@@ -109,29 +128,67 @@ def prune(
     allocation: str,
     density: float,
     alive: Masks | None = None,
+    rounds: int | None = None,
 ) -> Masks:
     """Masks that keep exactly ⌊ρN⌉ prunable weights: the best by ``criterion``, where ``allocation`` says.
 
     Parameters
     ----------
-    model : the network, seen as its N prunable weights.
+    model : the network, seen as its N prunable weights; those not alive are zero in it. It is not changed.
     evidence : what the criterion may look at beyond them.
     criterion, allocation : registered names.
     density : ρ in (0, 1], of all N weights, not of those alive.
     alive : the weights that may still be kept; all when None. The result is a subset.
+    rounds : how often the weights are scored and pruned on the way from ``alive`` to ρ, each time by the same factor
+        (exponential schedule; Tanaka et al. 2020, Algorithm 1), on a copy whose pruned weights are zero; when None as
+        often as the criterion states, which is once for most.
 
-    Raises InputError for an unknown name, a density out of range or that leaves no weight, more weights asked for than
-    are alive, scores that are not finite or not of the weights' shapes. The masks are on the CPU.
+    Raises InputError for an unknown name, a pair that :func:`check_pair` refuses, a density out of range or that leaves
+    no weight, more weights asked for than are alive, no round at all, scores that are not finite or not of the weights'
+    shapes. The masks are on the CPU.
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
     >>> prune(Prunable(net), Evidence(), criterion="magnitude", allocation="global", density=0.25).kept
     3
     """
-    score, allocate = _CRITERIA[criterion], _ALLOCATIONS[allocation]
+    check_pair(criterion, allocation)
+    score, facts = _CRITERIA[criterion], _CRITERIA.entry(criterion).facts
     alive = Masks.full(dict(model.weights())) if alive is None else _matching(model, alive)
-    count = _checked_count(density, alive)
-    scores = _checked_scores(model, score(model, evidence), f"criterion '{criterion}'")
-    masks = allocate(scores, density, alive)
+    _check_density(density, alive)
+    targets = _schedule(alive.density, density, int(facts.get("rounds", "1")) if rounds is None else rounds)
+    pruned = model if len(targets) == 1 else private_copy(model)
+    for target in targets:
+        if pruned is not model:
+            _zero_outside(pruned, alive)
+        scores = _checked_scores(pruned, score(pruned, evidence), f"criterion '{criterion}'")
+        alive = _allocated(allocation, scores, target, alive)
+    return alive
+
+
+def check_pair(criterion: str, allocation: str) -> None:
+    """InputError unless both names are registered and the allocation is defined for such scores."""
+    scores, needs = _CRITERIA.entry(criterion).facts.get("scores"), _ALLOCATIONS.entry(allocation).facts.get("needs")
+    if scores == "signed" and needs == "nonnegative":
+        unsigned = [e.name for e in _CRITERIA.entries() if e.facts.get("scores") != "signed"]
+        raise InputError(
+            f"allocation '{allocation}' is not defined for the signed scores of criterion '{criterion}'",
+            expected=f"a criterion such as {', '.join(unsigned)}",
+        )
+
+
+def private_copy(model: Prunable) -> Prunable:
+    """The same view of a deep copy of the network, on which scores can be worked out without touching the model."""
+    return Prunable(copy.deepcopy(model.model), head=model.head, only=model.names)
+
+
+def _schedule(start: float, end: float, rounds: int) -> list[float]:
+    if rounds < 1:
+        raise InputError(f"rounds = {rounds}", expected="at least 1")
+    return [start * (end / start) ** (i / rounds) for i in range(1, rounds)] + [end]
+
+
+def _allocated(allocation: str, scores: Scores, density: float, alive: Masks) -> Masks:
+    masks, count = _ALLOCATIONS[allocation](scores, density, alive), kept_count(density, alive.total)
     if masks.kept != count or not masks <= alive:
         raise OneticketError(
             f"allocation '{allocation}' broke its promise: it kept {masks.kept} weights instead of {count}, "
@@ -140,7 +197,13 @@ def prune(
     return masks
 
 
-def _checked_count(density: float, alive: Masks) -> int:
+@torch.no_grad()
+def _zero_outside(model: Prunable, alive: Masks) -> None:
+    for name, weight in model.weights():
+        weight.masked_fill_(~alive[name].to(weight.device), 0)
+
+
+def _check_density(density: float, alive: Masks) -> None:
     if not 0 < density <= 1:
         raise InputError(f"density {density} is out of range", where="density", expected="0 < density ≤ 1")
     count = kept_count(density, alive.total)
@@ -153,7 +216,6 @@ def _checked_count(density: float, alive: Masks) -> int:
             where="density",
             expected=f"at most {alive.kept / alive.total:.6g}",
         )
-    return count
 
 
 def _matching(model: Prunable, alive: Masks) -> Masks:

@@ -1,44 +1,116 @@
-"""Mask controls: what a ticket's mask is compared with (methods §4); the number of kept weights never changes."""
+"""Mask controls: what a ticket's mask is compared with (methods §4); only ``elastic`` changes the number of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning.base import control
-from oneticket.pruning.selection import apportion, erk_share, random_positions
+from oneticket.pruning.circumstances import Circumstances
+from oneticket.pruning.correspondence import reindexed, stretched
+from oneticket.pruning.selection import apportion, erk_share, largest, random_positions, smart_shares
+
+NATURALLY_ZERO = 1e-3
+"""A weight is naturally zero when dense training ends with |W_T| at most this fraction of its layer's σ_l.
+
+All f_l inputs of a unit together, were their weights that small, would move its pre-activation by at most a thousandth
+of the standard deviation it had at initialisation, σ_l √f_l for inputs of unit variance.
+"""
 
 
 @control("preserved", source="Morcos et al. 2019, figure A1")
-def preserved(ticket: Masks, _: torch.Generator) -> Masks:
+def preserved(ticket: Masks, _: Circumstances) -> Masks:
     """The ticket's own mask."""
     return ticket
 
 
 @control("layer-permuted", source="Morcos et al. 2019, figure A1")
-def layer_permuted(ticket: Masks, generator: torch.Generator) -> Masks:
+def layer_permuted(ticket: Masks, circumstances: Circumstances) -> Masks:
     """The ticket's mask permuted inside each layer: keeps every layer's density."""
-    return ticket.permuted(generator, within="layer")
+    return ticket.permuted(circumstances.generator, within="layer")
 
 
 @control("globally-permuted", source="Morcos et al. 2019", needs="density")
-def globally_permuted(ticket: Masks, generator: torch.Generator) -> Masks:
+def globally_permuted(ticket: Masks, circumstances: Circumstances) -> Masks:
     """The ticket's mask permuted over the whole network: keeps the overall density only."""
-    return ticket.permuted(generator, within="network")
+    return ticket.permuted(circumstances.generator, within="network")
 
 
 @control("even", needs="density")
-def even(ticket: Masks, generator: torch.Generator) -> Masks:
+def even(ticket: Masks, circumstances: Circumstances) -> Masks:
     """Random positions, every layer at the ticket's overall density."""
-    return _scattered(ticket, [mask.numel() for mask in ticket.values()], generator)
+    return _scattered(ticket, [mask.numel() for mask in ticket.values()], circumstances.generator)
 
 
 @control("erk", source="Evci et al. 2020, §3", needs="density")
-def erk(ticket: Masks, generator: torch.Generator) -> Masks:
+def erk(ticket: Masks, circumstances: Circumstances) -> Masks:
     """Random positions, layer densities ρ_l ∝ Σdims/Πdims (Erdős–Rényi kernel)."""
-    return _scattered(ticket, [erk_share(mask.shape) for mask in ticket.values()], generator)
+    return _scattered(ticket, [erk_share(mask.shape) for mask in ticket.values()], circumstances.generator)
+
+
+@control("smart", source="Su et al. 2020", needs="density")
+def smart(ticket: Masks, circumstances: Circumstances) -> Masks:
+    """Random positions, layer densities ρ_l ∝ (L−l+1)² + (L−l+1), l = 1…L in the network's order.
+
+    Layers that would exceed 1 are kept whole and the scale is solved again for the others. The published exception for
+    the classifier (always 0.3) is left out: by default the head is not pruned.
+    """
+    return _scattered(ticket, smart_shares([mask.numel() for mask in ticket.values()]), circumstances.generator)
+
+
+@control("natural-corrected", source="Caron et al. 2020")
+def natural_corrected(ticket: Masks, circumstances: Circumstances) -> Masks:
+    """Weights that dense training drove to zero are dropped first, the rest at random over the network.
+
+    Naturally zero is |W_T| ≤ 10⁻³ σ_l, σ_l the population standard deviation of W_0,l (the bound is ours). When more
+    are naturally zero than have to go, those that go are chosen among them at random; without any, this is
+    ``globally-permuted``.
+    """
+    if not ticket:
+        return ticket
+    natural = torch.cat([_naturally_zero(name, mask, circumstances).flatten() for name, mask in ticket.items()])
+    # Random places in a queue, every naturally zero weight behind all others.
+    places = torch.randperm(ticket.total, generator=circumstances.generator) - ticket.total * natural
+    pieces = torch.split(largest(places, ticket.kept), [mask.numel() for mask in ticket.values()])
+    return Masks({name: piece.view(m.shape) for (name, m), piece in zip(ticket.items(), pieces, strict=True)})
+
+
+@control("other-seed", masks_from="other-seed")
+def other_seed(ticket: Masks, _: Circumstances) -> Masks:
+    """The mask of a ticket found from another seed, as it is."""
+    return ticket
+
+
+@control("aligned", source="Adnan et al. 2025", masks_from="other-seed")
+def aligned(ticket: Masks, circumstances: Circumstances) -> Masks:
+    """The mask of a ticket found from another seed, its channels in the order that matches this seed's."""
+    return Masks(reindexed(ticket, circumstances.matching))
+
+
+@control("elastic", source="Chen et al. 2021", masks_from="other-depth")
+def elastic(ticket: Masks, circumstances: Circumstances) -> Masks:
+    """The mask of a ticket of a shallower or deeper network of the family, residual blocks repeated or dropped.
+
+    How many weights are kept follows from it; layers keep their densities.
+    """
+    return Masks(stretched(ticket, circumstances.shapes))
+
+
+def _naturally_zero(name: str, mask: Tensor, circumstances: Circumstances) -> Tensor:
+    for state, which in ((circumstances.initial, "initial"), (circumstances.trained, "densely trained")):
+        if name not in state or state[name].shape != mask.shape:
+            raise InputError(
+                f"the {which} weights have no '{name}' of the shape {tuple(mask.shape)}",
+                where="control 'natural-corrected'",
+                expected="the weights of the network that the masks are of",
+            )
+    start = circumstances.initial[name].detach().double()
+    spread = (start - start.mean()).square().mean().sqrt()
+    return circumstances.trained[name].detach().cpu().double().abs() <= NATURALLY_ZERO * float(spread)
 
 
 def _scattered(ticket: Masks, shares: Sequence[int], generator: torch.Generator) -> Masks:

@@ -1,6 +1,8 @@
-"""Criteria that look at magnitudes, and the random one."""
+"""Criteria that look at the weights alone, as they are and as they began, and the random one."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ def magnitude(model: Prunable, _: Evidence) -> Scores:
     return {name: weight.detach().abs() for name, weight in model.weights()}
 
 
-@criterion("magnitude-init", source="Frankle et al. 2021")
+@criterion("magnitude-init", source="Frankle et al. 2021", at="init")
 def magnitude_init(model: Prunable, evidence: Evidence) -> Scores:
     """Absolute value of each weight at initialisation, |W_0|."""
     return {name: _initial(evidence, name).abs() for name in model.names}
@@ -31,7 +33,19 @@ def normalised_magnitude(model: Prunable, evidence: Evidence) -> Scores:
     return {name: weight.detach().double().abs() / _spread(evidence, name) for name, weight in model.weights()}
 
 
-@criterion("random")
+@criterion("movement", source="Zhou et al. 2019, §2")
+def movement(model: Prunable, evidence: Evidence) -> Scores:
+    """Distance of each weight from where it began, |W − W_0|, in float64."""
+    return {name: (weight - start).abs() for name, weight, start in _pairs(model, evidence)}
+
+
+@criterion("magnitude-increase", source="Zhou et al. 2019, §2", scores="signed")
+def magnitude_increase(model: Prunable, evidence: Evidence) -> Scores:
+    """Growth of each weight's absolute value since initialisation, |W| − |W_0|, in float64."""
+    return {name: weight.abs() - start.abs() for name, weight, start in _pairs(model, evidence)}
+
+
+@criterion("random", at="init")
 def uniform(model: Prunable, evidence: Evidence) -> Scores:
     """Uniform random numbers."""
     # In float32, 20 million draws would tie by the hundred thousand, and ties are broken by index.
@@ -39,6 +53,12 @@ def uniform(model: Prunable, evidence: Evidence) -> Scores:
         name: torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float64)
         for name, weight in model.weights()
     }
+
+
+def _pairs(model: Prunable, evidence: Evidence) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, W and W_0 of each prunable weight, in float64 on the weight's device."""
+    for name, weight in model.weights():
+        yield name, weight.detach().double(), _initial(evidence, name).to(weight.device, torch.float64)
 
 
 def _initial(evidence: Evidence, name: str) -> Tensor:

@@ -75,3 +75,13 @@ def apportion(total: int, shares: Sequence[int], caps: Sequence[int]) -> list[in
 def erk_share(shape: Iterable[int]) -> int:
     """N_l · Σdims/Πdims = Σdims: the share of a layer in an Erdős–Rényi-kernel budget (Evci et al. 2020, §3)."""
     return sum(shape) or 1
+
+
+def smart_shares(sizes: Sequence[int]) -> list[int]:
+    """N_l · ((L − l + 1)² + (L − l + 1)): the shares of layers l = 1 … L in a smart-ratio budget (Su et al. 2020).
+
+    >>> smart_shares([10, 10])
+    [60, 20]
+    """
+    depths = range(len(sizes), 0, -1)
+    return [size * depth * (depth + 1) for size, depth in zip(sizes, depths, strict=True)]

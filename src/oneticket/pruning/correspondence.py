@@ -1,0 +1,112 @@
+"""What corresponds to what in another network: channels in another order, residual blocks repeated or dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError
+
+Matching: TypeAlias = Mapping[str, Sequence[tuple[int, Tensor]]]
+"""Parameter name → pairs of a dimension and a permutation p of its indices: entry i is taken from entry p[i]."""
+
+Shapes: TypeAlias = Mapping[str, Sequence[int]]
+"""Parameter name → shape."""
+
+_BLOCK = re.compile(r"(?P<stage>(?:.*\.)?stages\.\d+)\.(?P<block>\d+)\.(?P<rest>.+)")
+
+
+def reindexed(tensors: Mapping[str, Tensor], matching: Matching) -> dict[str, Tensor]:
+    """``tensors`` with the entries along the matched dimensions in the order that ``matching`` gives.
+
+    Tensors that it does not name stay as they are, names that are not among the tensors are passed over: one matching
+    serves masks and whole states. Raises InputError for a dimension that a tensor lacks and for an order that is no
+    permutation of it.
+
+    >>> reindexed({"fc": torch.tensor([[1, 2, 3]])}, {"fc": [(1, torch.tensor([2, 0, 1]))]})
+    {'fc': tensor([[3, 1, 2]])}
+    """
+    return {name: _reindexed(name, tensor, matching.get(name, ())) for name, tensor in tensors.items()}
+
+
+def _reindexed(name: str, tensor: Tensor, orders: Sequence[tuple[int, Tensor]]) -> Tensor:
+    for dim, order in orders:
+        if not 0 <= dim < tensor.dim():
+            raise InputError(
+                f"dimension {dim} of '{name}', which has the shape {tuple(tensor.shape)}",
+                where="matching",
+                expected=f"0 to {tensor.dim() - 1}" if tensor.dim() else "no dimension at all",
+            )
+        size = tensor.shape[dim]
+        if not torch.equal(order.sort().values, torch.arange(size, device=order.device)):
+            raise InputError(
+                f"no permutation of dimension {dim} of '{name}'",
+                where="matching",
+                expected=f"each of the {size} indices once",
+            )
+        tensor = tensor.index_select(dim, order.to(tensor.device))
+    return tensor
+
+
+def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+    """Tensors of a residual network carried to one of another depth of its family (Chen et al. 2021).
+
+    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are carried alike. A stage that
+    is longer in the other network goes on with copies of its last blocks in their order, from the start again when they
+    are used up, so that the stage ends as it did: three blocks become five as 0, 1, 2, 1, 2, and four as 0, 1, 2, 2.
+    Its first block, which changes the size, is never repeated. A stage that is shorter drops its last blocks. All
+    outside the stages is taken as it is.
+
+    Parameters
+    ----------
+    tensors : name → tensor of the first network.
+    shapes : name → shape of what is wanted of the second; the result has exactly these names.
+
+    Raises InputError for a name that the first network has nothing for, for a stage of which only the first block is
+    there to repeat, and for another shape (a network of another width).
+    """
+    here, there = _depths(shapes), _depths(tensors)
+    carried = {}
+    for name, shape in shapes.items():
+        giver = _giver(name, here, there)
+        if giver not in tensors:
+            raise InputError(
+                f"nothing for '{name}'", where="elastic", expected="networks of one family, with equally many stages"
+            )
+        if tuple(tensors[giver].shape) != tuple(shape):
+            raise InputError(
+                f"'{giver}' has the shape {tuple(tensors[giver].shape)}, '{name}' the shape {tuple(shape)}",
+                where="elastic",
+                expected="networks that differ in depth only",
+            )
+        carried[name] = tensors[giver].clone()
+    return carried
+
+
+def _depths(names: Mapping[str, object]) -> dict[str, int]:
+    """Stage → number of its blocks."""
+    depths: dict[str, int] = {}
+    for found in filter(None, map(_BLOCK.fullmatch, names)):
+        depths[found["stage"]] = max(depths.get(found["stage"], 0), int(found["block"]) + 1)
+    return depths
+
+
+def _giver(name: str, here: Mapping[str, int], there: Mapping[str, int]) -> str:
+    """The name, in a network whose stages have ``there`` blocks, of what ``name`` is a copy of."""
+    found = _BLOCK.fullmatch(name)
+    if found is None or int(found["block"]) < there.get(found["stage"], 0):
+        return name
+    stage, repeated = found["stage"], there.get(found["stage"], 0) - 1
+    if repeated < 1:
+        raise InputError(
+            f"'{stage}' has no block that could be repeated for '{name}'",
+            where="elastic",
+            expected="a block after the first of each stage that grows",
+        )
+    # Counted back from the stage's end, so that its last block is a copy of the last one.
+    block = 1 + (int(found["block"]) - here[stage]) % repeated
+    return f"{stage}.{block}.{found['rest']}"

@@ -1,0 +1,102 @@
+"""Criteria that look at gradients of the loss: SNIP and GraSP.
+
+Both take the network as it is in training, as published: BatchNorm uses the statistics of the batch. Only dropout is
+off, since a unit that happened to be dropped would get no score. They work on a copy: no gradient, no running statistic
+and no random state of the caller's changes. The loss is the mean cross-entropy, its gradients are those of the prunable
+weights, in the weights' precision and on their device. Weights that a mask has set to zero score zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneticket.errors import InputError
+from oneticket.prunable import Prunable
+from oneticket.pruning.base import Batches, Evidence, Scores, criterion, private_copy
+from oneticket.randomness import seeded
+
+_TEMPERATURE = 200
+_SAMPLES_PER_CLASS = 10
+
+
+@criterion("snip", source="Lee et al. 2019, §4.1", at="init")
+def snip(model: Prunable, evidence: Evidence) -> Scores:
+    """Sensitivity of the loss of one batch to taking the weight away, |g ∘ W|.
+
+    g = ∂L/∂W on the first batch, at the weights that ``model`` holds: at initialisation, as published.
+    """
+    trial = _in_training(model)
+    weights = dict(trial.weights())
+    with seeded(0), torch.enable_grad():
+        slopes = _gradients(_loss(trial.model, evidence.first_batch), weights.values())
+    return {
+        name: (slope * weight.detach()).abs() for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+    }
+
+
+@criterion("grasp", source="Wang et al. 2020, Algorithm 1", at="init", scores="signed")
+def grasp(model: Prunable, evidence: Evidence) -> Scores:
+    """What the weight adds to the gradient flow gᵀg, W ∘ (H g); the published score, −W ∘ (H g), loses its largest.
+
+    The loss is that of the first 10 samples of each class together (fewer where the batches hold fewer), its logits
+    divided by 200. g and H are its gradient and Hessian at the weights that ``model`` holds; weights at exactly zero
+    count as masked and have no part in g.
+    """
+    trial = _in_training(model)
+    weights = dict(trial.weights())
+    samples = _first_of_each_class(evidence.batches, _classes(trial), _SAMPLES_PER_CLASS)
+    with seeded(0), torch.enable_grad():
+        slopes = _gradients(_loss(trial.model, samples, _TEMPERATURE), weights.values(), create_graph=True)
+        kept = [slope.detach() * (weight != 0) for slope, weight in zip(slopes, weights.values(), strict=True)]
+        flow = torch.stack([(slope * fixed).sum() for slope, fixed in zip(slopes, kept, strict=True)]).sum()
+        products = _gradients(flow, weights.values())
+    return {name: product * weight.detach() for (name, weight), product in zip(weights.items(), products, strict=True)}
+
+
+def _in_training(model: Prunable) -> Prunable:
+    trial = private_copy(model)
+    trial.model.train()
+    for module in trial.model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    for _, weight in trial.weights():
+        weight.requires_grad_()
+    return trial
+
+
+def _loss(network: nn.Module, batch: tuple[Tensor, Tensor], temperature: float = 1) -> Tensor:
+    device = next(network.parameters()).device
+    inputs, targets = (part.to(device) for part in batch)
+    return F.cross_entropy(network(inputs) / temperature, targets)
+
+
+def _gradients(value: Tensor, weights: Iterable[Tensor], *, create_graph: bool = False) -> Sequence[Tensor]:
+    """∂value/∂W of each weight; zeros where it has no part in ``value``."""
+    return torch.autograd.grad(
+        value, list(weights), create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+
+
+def _classes(model: Prunable) -> int:
+    return int(model.model.get_submodule(model.head).get_parameter("weight").shape[0])
+
+
+def _first_of_each_class(batches: Batches, classes: int, each: int) -> tuple[Tensor, Tensor]:
+    """The first ``each`` samples of every class in the order of the batches, which are read no further than needed."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    missing = torch.full((classes,), each)
+    for inputs, targets in batches:
+        labels = F.one_hot(targets.cpu(), classes)
+        number = (labels.cumsum(0) * labels).sum(1)  # the n-th of its class in this batch, from 1
+        taken = number <= missing[targets.cpu()]
+        parts.append((inputs[taken.to(inputs.device)], targets[taken.to(targets.device)]))
+        missing -= labels[taken].sum(0)
+        if not missing.any():
+            break
+    if not parts:
+        raise InputError("the criterion looks at training batches, of which there are none", expected="at least one")
+    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])

@@ -1,0 +1,105 @@
+"""Rescalings: how the kept weights make up for those that are gone (methods §5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.weights.base import State
+from oneticket.weights.context import RescalingContext, masked, rescaling
+
+RATED_OPTIMIZERS = ("adam", "adamw")
+"""Optimisers that the learning rates of ``smup`` were derived for: their steps forget the size of the gradient."""
+
+
+@rescaling("none")
+def none(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> State:
+    """The weights as they are."""
+    return {name: masked(weight, masks[name]) for name, weight in weights.items()}
+
+
+@rescaling("layer", source="Morcos et al. 2019, review")
+def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> State:
+    """Each layer over the square root of its density, W_l / √ρ_l; a layer of which nothing is left stays zero.
+
+    Restores the second moment that the layer's N_l entries had before random ones of them were dropped.
+    """
+    densities = masks.densities()
+    return {name: masked(weight / math.sqrt(densities[name] or 1.0), masks[name]) for name, weight in weights.items()}
+
+
+@rescaling("fan-in", source="Evci et al. 2022")
+def fan_in(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
+    """Each output unit by its own kept inputs f_i: drawn anew from N(0, 2/f_i), or times √(f_l/f_i) in a ticket.
+
+    Output units lie along the first dimension, and f_l = N_l over their number. A unit with no input left stays zero.
+    """
+    return {name: _by_fan_in(weight, masks[name], context) for name, weight in weights.items()}
+
+
+@rescaling("matched", source="Morcos et al. 2019, review", needs="ticket")
+def matched(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
+    """Each layer times the factor that gives it the second moment of the other side's kept weights.
+
+    The other side of weights at the initial scale (re-drawn, initial, signs) is the ticket, W_k under its own masks; of
+    those at a ticket's scale (rewound, trained, reshuffled), the random ticket: re-drawn weights under the ticket's
+    masks permuted over the network. The second moment is the mean of w² over the kept weights of a layer. Where either
+    side has none, or it is zero, the layer is left as it is.
+    """
+    others, kept = context.ticket() if context.at_initial_scale else context.random()
+    return {
+        name: masked(weight * _factor(weight[masks[name]], others[name][kept[name]]), masks[name])
+        for name, weight in weights.items()
+    }
+
+
+@rescaling("smup", source="Dey et al. 2024", rates="1/ρ")
+def smup(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
+    """The weights as of ``layer``, and the learning rate of each layer over its density; for Adam only."""
+    return layer(weights, masks, context)
+
+
+def rate_factors(name: str, masks: Masks, optimizer: str) -> dict[str, float]:
+    """What the rescaling ``name`` multiplies the learning rates of parameters by; those not named keep theirs.
+
+    1/ρ_l for each prunable tensor where the rescaling says so (its fact ``rates``), 1.0 for one of which nothing is
+    kept; else empty. Raises InputError for such a rescaling with an optimiser that it was not derived for.
+
+    >>> rate_factors("smup", Masks({"fc.weight": torch.tensor([True, False])}), "adam")
+    {'fc.weight': 2.0}
+    """
+    if "rates" not in rescaling.entry(name).facts:
+        return {}
+    if optimizer not in RATED_OPTIMIZERS:
+        raise InputError(
+            f"rescale = '{name}' with the optimiser '{optimizer}', for which its learning rates were not derived",
+            where="rescale",
+            expected=f"{' or '.join(RATED_OPTIMIZERS)}, or rescale = 'layer' for the weights alone",
+        )
+    return {layer: 1 / (density or 1.0) for layer, density in masks.densities().items()}
+
+
+def _factor(own: Tensor, other: Tensor) -> float:
+    """What ``own`` must be multiplied by to have the mean square of ``other``, both vectors; 1.0 where it cannot."""
+    here, there = (float(values.detach().double().square().mean()) for values in (own, other))
+    # The mean of no weights at all is not a number, and no comparison holds for it.
+    return math.sqrt(there / here) if here > 0 and there > 0 else 1.0
+
+
+def _by_fan_in(weight: Tensor, mask: Tensor, context: RescalingContext) -> Tensor:
+    if weight.numel() == 0:
+        return weight.clone()
+    inputs = mask.reshape(len(mask), -1)
+    # A unit without inputs divides by zero below; it is masked whole, so nothing of that is seen.
+    kept = inputs.sum(dim=1).double().view(-1, *[1] * (mask.dim() - 1))
+    if context.redrawn:
+        drawn = torch.randn(weight.shape, generator=context.generator, dtype=torch.float64)
+        scaled = drawn.to(kept.device) * (2 / kept).sqrt()
+    else:
+        scaled = weight.double() * (inputs.shape[1] / kept).sqrt().to(weight.device)
+    return masked(scaled.to(device=weight.device, dtype=weight.dtype), mask)

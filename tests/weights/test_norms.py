@@ -1,0 +1,78 @@
+"""Normalisation parameters: which they are, and that a choice of them changes those and no other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from oneticket.models import ModelSpec, build
+from oneticket.weights import Origins, norm_names, norms
+
+ORIGIN = {"fresh": "redrawn", "rewound": "rewound", "trained": "trained"}
+
+
+def network(norm: str = "batch") -> nn.Module:
+    spec = ModelSpec(name="resnet20", options={"width": 0.25, "norm": norm})
+    return build(spec, input_shape=(3, 8, 8), classes=3, seed=0)
+
+
+def states() -> dict[str, dict[str, torch.Tensor]]:
+    """The state of each moment, told apart in every entry."""
+    made = {}
+    for value, name in enumerate(["drawn", "redrawn", "rewound", "trained"]):
+        made[name] = {key: torch.full_like(tensor, value) for key, tensor in network().state_dict().items()}
+    return made
+
+
+@pytest.mark.parametrize("name", list(norms))
+def test_a_choice_changes_normalisation_parameters_and_no_other(name: str) -> None:
+    given, names = states(), norm_names(network())
+    origins = Origins(**{key: lambda key=key: given[key] for key in ("redrawn", "rewound", "trained")})
+    drawn = {key: tensor.clone() for key, tensor in given["drawn"].items()}
+    after = norms[name](drawn, origins, names)
+    giver = given[ORIGIN.get(name, "drawn")]
+    assert list(after) == list(drawn)
+    for key, tensor in after.items():
+        assert torch.equal(tensor, giver[key] if key in names else given["drawn"][key])
+        assert torch.equal(drawn[key], given["drawn"][key])
+        assert giver is given["drawn"] or tensor.data_ptr() != giver[key].data_ptr()
+
+
+@pytest.mark.parametrize("name", list(norms))
+def test_a_choice_looks_at_its_own_origin_only(name: str) -> None:
+    given = states()
+    needed = [ORIGIN[name]] if name in ORIGIN else []
+    origins = Origins(**{key: lambda key=key: given[key] for key in needed})
+    assert norms[name](given["drawn"], origins, norm_names(network()))
+
+
+def test_every_choice_says_what_it_is() -> None:
+    assert {*ORIGIN, "as-drawn"} <= set(norms)
+    assert all(entry.summary and entry.name == entry.name.lower() for entry in norms.entries())
+
+
+def test_names_are_gains_biases_and_statistics_of_every_normalisation() -> None:
+    net = network()
+    names = norm_names(net)
+    assert all(".norm" in name for name in names)
+    assert {name for name in net.state_dict() if ".norm" in name} == set(names)
+    assert sum(name.endswith("running_var") for name in names) == sum(
+        isinstance(m, nn.BatchNorm2d) for m in net.modules()
+    )
+    assert not any("running" in name for name in norm_names(network("group")))
+    assert norm_names(network("none")) == ()
+
+
+def test_each_kind_of_normalisation_is_known() -> None:
+    kinds = [
+        nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4), nn.InstanceNorm2d(4, affine=True),
+        nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.RMSNorm(4),
+    ]  # fmt: skip
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(), *kinds, nn.Linear(4, 2))
+    named = {name.partition(".")[0] for name in norm_names(net)}
+    assert named == {str(2 + i) for i in range(len(kinds))}
+
+
+def test_a_bare_normalisation_layer_is_one_too() -> None:
+    assert norm_names(nn.LayerNorm(3)) == ("weight", "bias")
