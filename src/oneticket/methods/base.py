@@ -34,7 +34,8 @@ method: Registry[Method] = Registry("method")
 """``factory(situation, *, option=default, …)`` gives the companion of one training.
 
 Facts: ``lr="last"`` trains at the recipe's last learning rate, ``start="rewind"`` with the schedule of the rewind
-point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own.
+point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own;
+``weights="binary"`` ends with one magnitude a filter.
 """
 
 

@@ -36,6 +36,7 @@ class _Probe(Companion):
 
     def begin(self, course: Course) -> None:
         self._course = course
+        self._trained = {p: p.requires_grad for p in course.model.parameters()}
         head = set(course.model.get_submodule(self._head).parameters())
         for parameter in course.model.parameters():
             parameter.requires_grad_(parameter in head)
@@ -44,5 +45,5 @@ class _Probe(Companion):
         self._course.model.eval()
 
     def finish(self) -> None:
-        for parameter in self._course.model.parameters():
-            parameter.requires_grad_(True)
+        for parameter, trained in self._trained.items():
+            parameter.requires_grad_(trained)

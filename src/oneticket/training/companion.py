@@ -24,7 +24,7 @@ class Course:
     optimizer : the optimiser over them.
     keeper : zeroes what the masks of the moment leave out. names : of the masked parameters, in its order.
     steps : T, the number of optimiser steps of the whole recipe; first : the step at which the training begins.
-    per_epoch : optimiser steps in an epoch.
+    per_epoch, samples : optimiser steps, and training samples, in an epoch.
     generator : a random generator (on the CPU) for a purpose and a step, the same whenever it is asked for again.
     """
 
@@ -35,6 +35,7 @@ class Course:
     steps: int
     first: int
     per_epoch: int
+    samples: int
     generator: Callable[[str, int], torch.Generator]
 
     @property
@@ -66,7 +67,8 @@ class Companion:
     number of the step that was taken. Whenever the network is judged, it is inside :meth:`judged`.
 
     What a companion remembers between steps it gives as :meth:`state`, tensors and plain values only, and takes back
-    in :meth:`resume`, after ``begin``: a killed training goes on bit for bit. Masks are kept by the loop.
+    in :meth:`resume`, after ``begin``: a killed training goes on bit for bit. Weights, masks and the optimiser's memory
+    are kept by the loop, which puts them back between the two: whatever ``begin`` does to them is undone.
     """
 
     def begin(self, course: Course) -> None:

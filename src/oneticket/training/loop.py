@@ -140,8 +140,6 @@ def train(
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
         step = saved["step"]
-        model.load_state_dict(saved["model"])
-        load_optimizer_tensors(model, optimizer, saved["optimizer"])
         history = [msgspec.convert(record, EpochRecord) for record in saved["history"]]
         taken = {name: Snapshot(*parts) for name, parts in saved["snapshots"].items()}
     elif optimizer_state is not None:
@@ -160,11 +158,13 @@ def train(
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
     with _keeper(model, optimizer, masks) as keeper:
         course = Course(
-            model, optimizer, keeper, tuple(masks or ()), total, first, per_epoch,
+            model, optimizer, keeper, tuple(masks or ()), total, first, per_epoch, batches.samples,
             lambda *keys: streams.generator("mask", *keys),
         )  # fmt: skip
         companion.begin(course)
         if saved is not None:
+            model.load_state_dict(saved["model"])
+            load_optimizer_tensors(model, optimizer, saved["optimizer"])
             course.replace(saved["masks"])
             companion.resume(saved["companion"])
         take()

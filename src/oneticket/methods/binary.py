@@ -1,0 +1,190 @@
+"""Methods that train binary networks: BinaryConnect, Binary-Weight-Networks and XNOR-Net.
+
+Real weights W are kept beside while training; forward and backward pass see α·sign(W), with sign(0) = +1, and the
+gradient reaches W straight through the sign. Layers that are binarised: every linear layer and every ungrouped, zero-
+padded 2-D convolution of the masked ones, except the one that runs first and the head, which stay real as published.
+Under a mask a masked weight stays 0.0 and counts in no mean: such a network is ternary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+from oneticket.methods.base import Situation, method
+from oneticket.methods.binary_inputs import binarisable, binarise_inputs
+from oneticket.prunable import Prunable
+from oneticket.training import Companion, Course
+
+
+@method("binary-connect", source="Courbariaux, Bengio & David 2015, Algorithm 1, deterministic", weights="binary")
+def binary_connect(situation: Situation) -> Companion:
+    """Weights sign(W); the gradient passes as it is, and W is clipped to [−1, 1].
+
+    As published, for networks that normalise behind each layer: nothing else undoes the size of ±1.
+    """
+    return _Binary(situation.head, scaled=False)
+
+
+@method("bwn", source="Rastegari et al. 2016, §3.1", weights="binary")
+def bwn(situation: Situation) -> Companion:
+    """Binary-Weight-Networks: weights α·sign(W) with α = mean|W| of each filter."""
+    return _Binary(situation.head, scaled=True)
+
+
+@method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary")
+def xnor(situation: Situation) -> Companion:
+    """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales."""
+    return _Binary(situation.head, scaled=True, inputs=True)
+
+
+def scales(weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """α = mean|W| over the kept weights of each filter, (outputs, 1, …): the α of least ‖W − αB‖ (§3.1).
+
+    ``mask`` is True where a weight is kept, everywhere when None; a filter that keeps nothing has α = 0.
+    """
+    kept = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
+    inner = tuple(range(1, weight.dim()))
+    return (weight.abs() * kept).sum(inner, keepdim=True) / kept.sum(inner, keepdim=True).clamp(min=1)
+
+
+def binarised(weight: Tensor, mask: Tensor | None = None, *, scaled: bool = True) -> Tensor:
+    """sign(W), times α when ``scaled``, and 0 where masked: of W's shape, with sign(0) = +1."""
+    signs = torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
+    signs = signs if mask is None else signs * mask
+    return signs * scales(weight, mask) if scaled else signs
+
+
+def straight_through(gradient: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """∂C/∂W = ∂C/∂W̃ · (1/n + α·1{|W| ≤ 1}) for W̃ = α·sign(W), n kept weights in the filter (§3.1).
+
+    The paper writes the estimator of ∂sign/∂r as r·1{|r| ≤ 1}; the work it takes it from (Hubara et al. 2016, eq. 4)
+    has 1{|r| ≤ 1}, as here.
+    """
+    kept = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
+    n = kept.sum(tuple(range(1, weight.dim())), keepdim=True).clamp(min=1)
+    return gradient * (1 / n + scales(weight, mask) * (weight.abs() <= 1))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A weight that can be binary, in the order of the model, and its boolean mask."""
+
+    name: str
+    weight: nn.Parameter
+    mask: Tensor
+    fits: bool
+
+
+class _Binary(Companion):
+    """Binary weights in every forward and backward pass, real ones (the latents) at every optimiser step.
+
+    Which layer runs first is seen in the first forward pass; from then on it is remembered.
+    """
+
+    def __init__(self, head: str, *, scaled: bool, inputs: bool = False) -> None:
+        self._head, self._scaled, self._inputs = head, scaled, inputs
+        self._chosen: list[_Layer] = []
+        self._first: str | None = None
+        self._latents: list[Tensor] = []
+        self._watches: list[Any] = []
+
+    def begin(self, course: Course) -> None:
+        names = course.names or Prunable(course.model, head=self._head).names
+        masks = course.masks if course.names else {}
+        self._model = course.model
+        owners = {f"{name}.weight": module for name, module in course.model.named_modules()}
+        parameters = dict(course.model.named_parameters())
+        self._layers = []
+        for name in names:
+            weight, layer = parameters[name], owners.get(name)
+            mask = masks[name].to(weight.device) if masks else torch.ones_like(weight, dtype=torch.bool)
+            fits = name != f"{self._head}.weight" and binarisable(layer)
+            self._layers.append(_Layer(name, weight, mask, fits))
+            if layer is not None:
+                self._watches.append(layer.register_forward_pre_hook(self._runs(name)))
+
+    def before_forward(self, step: int) -> None:
+        if self._first is not None:
+            self._binarise()
+
+    def after_backward(self, step: int) -> None:
+        if self._first is None:
+            raise InputError(
+                "none of the masked layers ran in the forward pass", expected="a linear or 2-D convolution"
+            )
+        self._restore()
+        if self._scaled:
+            for layer in self._chosen:
+                if layer.weight.grad is not None:
+                    layer.weight.grad = straight_through(layer.weight.grad, layer.weight.detach(), layer.mask)
+
+    def after_step(self, step: int) -> None:
+        self._clip()
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        self._binarise()
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def finish(self) -> None:
+        """Weights stay binary; hooks of ``xnor`` stay on the layers, whose inputs are binary whenever they run."""
+        if self._first is None:  # no step was taken, so nothing ran
+            self._choose(self._layers[0].name)
+        self._binarise()
+        self._latents = []
+
+    def state(self) -> dict[str, Any]:
+        return {"first": self._first}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        if state["first"] is not None:
+            self._choose(state["first"])
+
+    def _runs(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def first(module: nn.Module, arguments: Any) -> None:
+            # The others have not run yet in this pass: they may still become binary.
+            self._choose(name)
+            self._binarise()
+
+        return first
+
+    def _choose(self, first: str) -> None:
+        for watch in self._watches:
+            watch.remove()
+        self._first = first
+        self._chosen = [layer for layer in self._layers if layer.fits and layer.name != first]
+        if not self._chosen:
+            raise InputError(
+                f"nothing to binarise between the first layer ('{first}') and the head ('{self._head}')",
+                expected="a network with a linear or ungrouped, zero-padded 2-D convolution between them",
+            )
+        self._clip()
+        if self._inputs:
+            binarise_inputs(self._model, [layer.name for layer in self._chosen])
+
+    @torch.no_grad()
+    def _binarise(self) -> None:
+        self._latents = [layer.weight.clone() for layer in self._chosen]
+        for layer in self._chosen:
+            layer.weight.copy_(binarised(layer.weight, layer.mask, scaled=self._scaled))
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for layer, latent in zip(self._chosen, self._latents, strict=True):
+            layer.weight.copy_(latent)
+
+    @torch.no_grad()
+    def _clip(self) -> None:
+        if not self._scaled:  # scaled weights follow W; only BinaryConnect bounds it
+            for layer in self._chosen:
+                layer.weight.clamp_(-1, 1)

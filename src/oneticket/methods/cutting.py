@@ -1,0 +1,121 @@
+"""Cutting while training: all weights at first, exactly ⌊ρN⌉ from a stated moment on; and when such moments come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.pruning import allocation, kept_count
+from oneticket.training import Companion, Course
+
+
+def checked(method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
+    """``value``, which must be above ``least`` and at most ``most``; InputError otherwise."""
+    if not least < value <= most or math.isinf(value):
+        bound = f"above {least:g}" if math.isinf(most) else f"above {least:g}, at most {most:g}"
+        raise InputError(f"{option} = {value}", where=f"method '{method}'", expected=f"a number {bound}")
+    return value
+
+
+def moment(course: Course, fraction: float) -> int:
+    """The number of steps of the recipe that are over at ``fraction`` of this training: rounded, at least one of it."""
+    return course.first + max(1, math.floor(fraction * (course.steps - course.first) + 0.5))
+
+
+def interval(every: int, phase: int) -> int:
+    """Steps between two changes of the masks: ``every``, or a tenth of the phase of ``phase`` steps if that is less.
+
+    Short trainings change their masks about ten times all the same, and those of fewer than twenty steps at each step.
+
+    >>> interval(100, 5000), interval(100, 300), interval(100, 8)
+    (100, 30, 1)
+    """
+    return max(1, min(every, phase // 10))
+
+
+def budget(course: Course, density: float) -> int:
+    """⌊ρN⌉ of the N weights that the training may mask; InputError when it may mask none, or would keep none."""
+    alive = course.masks
+    if not alive:
+        raise InputError("the method makes masks, but was not told of which weights", expected="masks, full ones")
+    count = kept_count(density, alive.total)
+    if not 0 < density <= 1 or not 1 <= count <= alive.kept:
+        raise InputError(
+            f"density {density} would keep {count} of {alive.total} weights", expected=f"1 to {alive.kept} kept"
+        )
+    return count
+
+
+class Cutting(Companion):
+    """Begins with the weights it is given and keeps exactly ⌊ρN⌉ of them from a moment on, under fixed masks.
+
+    Whenever the network is judged before that, it is judged as cut to ρ there and then: no accuracy in the history is
+    that of a denser network. A subclass says what is done until the cut (:meth:`learn`) and what stays
+    (:meth:`settle`).
+
+    density : ρ at the end. cut : the fraction of the training after which it is reached.
+    """
+
+    def __init__(self, density: float, cut: float) -> None:
+        self.density, self.fraction = density, cut
+        self.is_cut = False
+
+    def begin(self, course: Course) -> None:
+        self.count = budget(course, self.density)
+        self.course, self.weights = course, list[Tensor](course.weights().values())
+        self.cut_at = moment(course, self.fraction)
+
+    def learn(self, step: int) -> None:
+        """What is done after each step until the cut."""
+
+    def settle(self, density: float) -> Masks:
+        """Masks of the ⌊density·N⌉ weights that stay, of which the values may be changed: here the largest ones.
+
+        Of the whole network together, equal ones by index, so that exactly as many are kept even when more are zero.
+        """
+        magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.course.weights().items()}
+        return allocation["global"](magnitudes, density, self.course.masks)
+
+    def after_step(self, step: int) -> None:
+        if self.is_cut:
+            return
+        self.learn(step)
+        if step + 1 == self.cut_at:
+            self._cut()
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        if self.is_cut:
+            yield
+            return
+        with torch.no_grad():
+            before = [weight.clone() for weight in self.weights]
+            masks = self.settle(self.density)
+            for weight, mask in zip(self.weights, masks.values(), strict=True):
+                weight.masked_fill_(~mask.to(weight.device), 0)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, before)
+
+    def finish(self) -> None:
+        if not self.is_cut:  # a training without a step
+            self._cut()
+
+    def _cut(self) -> None:
+        self.course.replace(self.settle(self.density))
+        self.is_cut = True
+
+    def state(self) -> dict[str, Any]:
+        return {"is_cut": self.is_cut}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.is_cut = state["is_cut"]

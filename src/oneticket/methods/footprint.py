@@ -1,0 +1,179 @@
+"""What a network takes to store and to predict with: dense, sparse and binary ones side by side, times measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import Normalisation, as_batches
+from oneticket.errors import InputError, nearest
+from oneticket.methods.binary_inputs import binary_inputs
+from oneticket.methods.packed import pack
+from oneticket.training import evaluate
+
+_FLOAT = 4  # bytes
+
+
+def stored_bytes(model: nn.Module, masks: Mapping[str, Tensor] | None = None, binary: Collection[str] = ()) -> int:
+    """Bytes that have to be stored of ``model``, with which it can be put together again; headers not counted.
+
+    Parameters
+    ----------
+    masks : parameter name → boolean mask: one bit a weight and 32 for each kept one. A full mask takes nothing.
+    binary : names of the parameters that are binary (:func:`binary_weights`): one bit for each kept weight, and 32 for
+        the α of each filter unless all are 1, as those of BinaryConnect are.
+
+    Everything else, floating-point buffers such as normalisation statistics included, takes 32 bits a number.
+    """
+    masks = masks or {}
+    parameters = dict(model.named_parameters())
+    for name in (*masks, *binary):
+        if name not in parameters:
+            raise InputError(
+                f"the model has no parameter '{name}'", where="stored_bytes", nearest=nearest(name, parameters)
+            )
+    total = sum(_FLOAT * buffer.numel() for buffer in model.buffers() if buffer.is_floating_point())
+    for name, weight in parameters.items():
+        kept = int(masks[name].sum()) if name in masks else weight.numel()
+        if kept < weight.numel():
+            total += _packed(weight.numel())
+        if name not in binary:
+            total += _FLOAT * kept
+            continue
+        scales = weight.detach().flatten(1).abs().amax(1)
+        unscaled = bool(((scales == 0) | (scales == 1)).all())
+        total += _packed(kept) + (0 if unscaled else _FLOAT * len(scales))
+    return total
+
+
+def binary_weights(model: nn.Module, head: str) -> list[str]:
+    """Names of the weights of linear and 2-D convolution layers, the head excluded, that have one magnitude a filter.
+
+    For stored networks. A layer none of whose filters keeps two weights looks the same either way and counts as real.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if name != head and isinstance(module, nn.Linear | nn.Conv2d):
+            size = module.weight.detach().flatten(1).abs()
+            one = ((size == 0) | (size == size.amax(1, keepdim=True))).all()
+            if bool(one) and int((size > 0).sum(1).max()) > 1:
+                found.append(f"{name}.weight")
+    return found
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network ready to predict, inputs → logits, and the bytes that storing it takes."""
+
+    network: nn.Module
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One line of a comparison.
+
+    accuracy : a fraction, over the whole split. bytes : stored. seconds : median over the repeats of the time of one
+    batch, divided by its samples. batch : samples predicted at once.
+    """
+
+    name: str
+    accuracy: float
+    bytes: int
+    seconds: float
+    batch: int
+
+
+def contestants(
+    dense: nn.Module, sparse: nn.Module, masks: Mapping[str, Tensor], binary: nn.Module, head: str
+) -> dict[str, Contestant]:
+    """The three networks by every way there is to run them; copies, on the CPU.
+
+    dense; sparse with dense kernels, and with CSR products where every masked layer is linear; binary with dense
+    kernels, and with packed bits where ``xnor`` trained it.
+    """
+    ternary = {name: dict(binary.named_parameters())[name] != 0 for name in binary_weights(binary, head)}
+    small, bits = stored_bytes(sparse, masks), stored_bytes(binary, ternary, list(ternary))
+    found = {
+        "dense": Contestant(copy.deepcopy(dense).cpu(), stored_bytes(dense)),
+        "sparse, dense kernels": Contestant(copy.deepcopy(sparse).cpu(), small),
+    }
+    layers = [sparse.get_submodule(name.rpartition(".")[0]) for name in masks]
+    if all(isinstance(layer, nn.Linear) for layer in layers):
+        found["sparse, CSR"] = Contestant(compressed(sparse, masks), small)
+    found["binary, dense kernels"] = Contestant(copy.deepcopy(binary).cpu(), bits)
+    if binary_inputs(binary):
+        found["binary, packed bits"] = Contestant(pack(binary), bits)
+    return found
+
+
+def compressed(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``model``, on the CPU, whose masked linear layers multiply by sparse (CSR) matrices."""
+    network = copy.deepcopy(model).cpu()
+    for name in masks:
+        layer = name.rpartition(".")[0]
+        network.set_submodule(layer, _CompressedLinear(network.get_submodule(layer)))  # type: ignore[arg-type]
+    return network
+
+
+def compare(
+    networks: Mapping[str, Contestant],
+    data: Any,
+    *,
+    normalisation: Normalisation | None = None,
+    batch: int = 128,
+    repeats: int = 11,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Footprint]:
+    """Accuracy, bytes and measured time per prediction of each network, in the order given; on the CPU.
+
+    ``data`` is whatever :func:`oneticket.data.as_batches` takes; an ImageSet needs the ``normalisation`` of the split
+    trained on. Times are of its first ``batch`` samples, with the threads torch has: every network once unmeasured,
+    then ``repeats`` rounds in each of which all take a turn, each round beginning with another one. Only times of one
+    call can be held against each other.
+    """
+    if batch < 1 or repeats < 1:
+        raise InputError(f"batch = {batch}, repeats = {repeats}", where="compare", expected="at least 1 of each")
+    for contestant in networks.values():
+        contestant.network.eval()
+    accuracies = {name: evaluate(c.network, data, normalisation=normalisation)[0] for name, c in networks.items()}
+    inputs = next(iter(as_batches(data, batch, normalisation=normalisation).ordered()))[0]
+    names = list(networks)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    with torch.inference_mode():
+        for name in names:
+            networks[name].network(inputs)
+        for turn in range(repeats):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                began = clock()
+                networks[name].network(inputs)
+                taken[name].append(clock() - began)
+    size = len(inputs)
+    return [Footprint(n, accuracies[n], networks[n].bytes, median(taken[n]) / size, size) for n in names]
+
+
+class _CompressedLinear(nn.Module):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its CSR layout a beta
+            self.weight = layer.weight.detach().to_sparse_csr()
+        self.bias = layer.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # Sparse times dense: the other order is several times slower.
+        outputs: Tensor = (self.weight @ inputs.flatten(0, -2).T).T.reshape(*inputs.shape[:-1], -1)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+def _packed(bits: int) -> int:
+    return -(-bits // 8)

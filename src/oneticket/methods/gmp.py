@@ -1,0 +1,44 @@
+"""Gradual magnitude pruning: the smallest weights go while the network trains, along a cubic curve."""
+
+from __future__ import annotations
+
+from oneticket.methods.base import Situation, method
+from oneticket.methods.cutting import Cutting, checked, interval
+from oneticket.training import Companion, Course
+
+
+@method("gmp", source="Zhu & Gupta 2017", makes="masks")
+def gmp(situation: Situation, *, every: int = 100, stop: float = 0.75) -> Companion:
+    """Gradual magnitude pruning: sparsity grows as s_t = s_f (1 − (1 − t/T)³) while training.
+
+    The smallest |W| of the whole network go, and none comes back, every ``every`` steps or a tenth of the phase if that
+    is less, until the fraction ``stop`` of the training, T, is over; the rest trains on with the masks of then.
+    """
+    return Gradual(situation.density, checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every)))
+
+
+def density_after(progress: float, final: float) -> float:
+    """1 − s_t = ρ + (1 − ρ)(1 − t/T)³ at ``progress`` t/T on the way from 1 to ``final`` ρ: never below it.
+
+    >>> density_after(0.5, 0.5), density_after(1.0, 0.2)
+    (0.5625, 0.2)
+    """
+    return final + (1 - final) * (1 - progress) ** 3
+
+
+class Gradual(Cutting):
+    """Prunes by magnitude every so many steps; the last time, at the cut, to ρ exactly."""
+
+    def __init__(self, density: float, stop: float, every: int) -> None:
+        super().__init__(density, stop)
+        self._every = every
+
+    def begin(self, course: Course) -> None:
+        super().begin(course)
+        self._phase = self.cut_at - course.first
+        self._interval = interval(self._every, self._phase)
+
+    def learn(self, step: int) -> None:
+        done = step + 1 - self.course.first
+        if done % self._interval == 0:
+            self.course.replace(self.settle(density_after(done / self._phase, self.density)))

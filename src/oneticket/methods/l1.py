@@ -1,0 +1,49 @@
+"""L1 regularisation by its proximal step, then a cut to the density."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from oneticket.methods.base import Situation, method
+from oneticket.methods.cutting import Cutting, checked
+from oneticket.training import Companion, Course
+
+
+@method("l1", source="Tibshirani 1996; proximal step: Daubechies et al. 2004", makes="masks")
+def l1(situation: Situation, *, strength: float = 1e-4, cut: float = 0.75) -> Companion:
+    """L1 penalty on the prunable weights by proximal steps; then the smallest go.
+
+    After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), λ = ``strength`` and η the learning rate of that
+    weight at that step. After the fraction ``cut`` of the training the ⌊ρN⌉ largest |W| of the whole network stay and
+    train on without the penalty. If fewer than that are left above zero, the first of the others by index stay too.
+    """
+    return Proximal(situation.density, checked("l1", "cut", cut, most=1), checked("l1", "strength", strength))
+
+
+@torch.no_grad()
+def soften(weights: Sequence[Tensor], thresholds: Sequence[float]) -> None:
+    """Each tensor in place to sign(W)·max(|W| − τ, 0), the minimiser x of (x − W)²/2 + τ|x|; its τ is a number ≥ 0."""
+    # W less its part within [−τ, τ]: exactly zero where |W| ≤ τ, and no sign is asked for.
+    within = torch._foreach_clamp_max(list(weights), list(thresholds))
+    torch._foreach_clamp_min_(within, [-threshold for threshold in thresholds])
+    torch._foreach_sub_(list(weights), within)
+
+
+class Proximal(Cutting):
+    """Softens the weights after each step until the cut."""
+
+    def __init__(self, density: float, cut: float, strength: float) -> None:
+        super().__init__(density, cut)
+        self._strength = strength
+
+    def begin(self, course: Course) -> None:
+        super().begin(course)
+        groups = {weight: group for group in course.optimizer.param_groups for weight in group["params"]}
+        self._trained = [weight for weight in self.weights if weight in groups]
+        self._groups = [groups[weight] for weight in self._trained]
+
+    def learn(self, step: int) -> None:
+        soften(self._trained, [float(group["lr"]) * self._strength for group in self._groups])

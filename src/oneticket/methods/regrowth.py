@@ -1,0 +1,102 @@
+"""Sparse from the first step to the last, with connections that move: SET and RigL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from oneticket.methods.base import Situation, method
+from oneticket.methods.cutting import budget, checked, interval, moment
+from oneticket.pruning import allocation
+from oneticket.pruning.selection import largest, largest_alive
+from oneticket.training import Companion, Course
+
+Interest = Callable[[Tensor, torch.Generator], Tensor]
+"""A weight with its gradient, and a generator on the CPU → scores of that shape, of which the largest are grown."""
+
+
+@method("set", source="Mocanu et al. 2018; drop fraction: Evci et al. 2020", makes="masks")
+def sparse_evolutionary(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Companion:
+    """Sparse from the start (ERK); now and then the smallest weights of a layer go and random ones grow.
+
+    Everything else is as in ``rigl``.
+    """
+    return Regrowing("set", situation.density, every, stop, drop, _chance)
+
+
+@method("rigl", source="Evci et al. 2020", makes="masks")
+def rigl(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Companion:
+    """Sparse from the start (ERK); now and then the smallest weights go and those of the largest gradients grow.
+
+    Begins with a random mask at ρ with ERK layer densities. Every ``every`` steps, or a tenth of the phase if that is
+    less, and until the fraction ``stop`` of the training is over (T_end), each layer loses the part
+    α/2 (1 + cos(πt/T_end)) of its weights, α = ``drop``, rounded down, the smallest |W|. Equally many grow, where the
+    gradient of that step's loss is largest: of all weights that are not in use then. Those just dropped are among them,
+    as published, and if one is taken back it is as if nothing had happened to it, as in the authors' code: a dense
+    layer stays as it is. Other grown weights, and what the optimiser remembers of them, start at zero. The paper gives
+    up the optimiser's step when masks change; here it is taken, with the new masks, so that no arm has fewer steps.
+    """
+    return Regrowing("rigl", situation.density, every, stop, drop, _steepness)
+
+
+def drop_fraction(step: int, end: int, alpha: float) -> float:
+    """α/2 (1 + cos(πt/T_end)): the part of a layer's weights that goes after t = ``step`` of ``end`` steps."""
+    return alpha / 2 * (1 + math.cos(math.pi * step / end))
+
+
+def regrown(mask: Tensor, weight: Tensor, interest: Tensor, count: int) -> Tensor:
+    """``mask`` less its ``count`` smallest |weight|, plus the ``count`` largest ``interest`` of all that it then lacks.
+
+    All of one shape; of equal ones the earlier stays, or grows.
+
+    >>> mask = torch.tensor([True, True, False, False])
+    >>> regrown(mask, torch.tensor([1.0, 0.1, 0.0, 0.0]), torch.tensor([9.0, 1.0, 3.0, 2.0]), 1)
+    tensor([ True, False,  True, False])
+    """
+    staying = largest_alive(weight.abs(), mask, int(mask.sum()) - count)
+    grown = torch.zeros_like(mask)
+    grown[~staying] = largest(interest[~staying], count)
+    return staying | grown
+
+
+def _chance(weight: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(weight.shape, generator=generator)
+
+
+def _steepness(weight: Tensor, _: torch.Generator) -> Tensor:
+    return torch.zeros(weight.shape) if weight.grad is None else weight.grad.detach().abs().cpu()
+
+
+class Regrowing(Companion):
+    """Moves connections every so many steps; each layer always has equally many."""
+
+    def __init__(self, name: str, density: float, every: int, stop: float, drop: float, interest: Interest) -> None:
+        self._name, self._density, self._interest = name, density, interest
+        self._every = int(checked(name, "every", every))
+        self._stop, self._drop = checked(name, "stop", stop, most=1), checked(name, "drop", drop, most=1)
+
+    def begin(self, course: Course) -> None:
+        budget(course, self._density)
+        self._course = course
+        self._phase = moment(course, self._stop) - course.first
+        self._interval = interval(self._every, self._phase)
+        # Masks begin where those of the other method begin, so that they differ in nothing but what grows.
+        generator = course.generator("erk-start", 0)
+        chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in course.weights().items()}
+        course.replace(allocation["erk"](chances, self._density, course.masks))
+
+    def after_backward(self, step: int) -> None:
+        done = step - self._course.first
+        if not 0 < done < self._phase or done % self._interval:
+            return
+        part = drop_fraction(done, self._phase, self._drop)
+        generator = self._course.generator(self._name, step)
+        weights, masks = self._course.weights(), {}
+        for name, mask in self._course.masks.items():
+            weight = weights[name]
+            count = math.floor(part * int(mask.sum()))
+            masks[name] = regrown(mask, weight.detach().cpu(), self._interest(weight, generator), count)
+        self._course.replace(masks)

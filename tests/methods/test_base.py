@@ -1,0 +1,82 @@
+"""The registry of methods: options from a file become typed arguments, and what is wrong is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+
+from oneticket.errors import InputError
+from oneticket.methods import Situation, companion_of, method, method_options
+from oneticket.training import Companion, Recipe
+
+SITUATION = Situation(0.5, "head", Recipe.sgd(epochs=1))
+
+
+class Told(Companion):
+    """Knows what it was made with."""
+
+    def __init__(self, *told: Any) -> None:
+        self.told = told
+
+
+@pytest.fixture
+def invented() -> Iterator[str]:
+    name = "invented-for-a-test"
+
+    @method(name, makes="masks")
+    def invention(
+        situation: Situation, *, rate: float = 0.5, every: int = 10, kind: Literal["soft", "hard"] = "soft"
+    ) -> Companion:
+        """For a test."""
+        return Told(situation, rate, every, kind)
+
+    yield name
+    del method._entries[name]
+
+
+def test_defaults_are_spelled_out(invented: str) -> None:
+    assert method_options(invented, {}) == {"rate": 0.5, "every": 10, "kind": "soft"}
+    assert method_options(invented, {"every": 3}) == {"rate": 0.5, "every": 3, "kind": "soft"}
+    assert method_options("train", {}) == {}
+
+
+def test_numbers_get_the_type_of_the_signature(invented: str) -> None:
+    """1 and 1.0 in a file mean the same training, so they must be the same value."""
+    options = method_options(invented, {"rate": 1})
+    assert type(options["rate"]) is float
+    assert options == method_options(invented, {"rate": 1.0})
+
+
+def test_the_companion_is_made_with_situation_and_options(invented: str) -> None:
+    made = companion_of(invented, SITUATION, {"kind": "hard"})
+    assert isinstance(made, Told)
+    assert made.told == (SITUATION, 0.5, 10, "hard")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"evry": 3}, "unknown option 'evry'; expected one of rate, every, kind (did you mean 'every'?)"),
+        ({"every": 2.5}, "method 'invented-for-a-test': every = 2.5; expected "),
+        ({"every": "3"}, "every = '3'"),
+        ({"rate": True}, "rate = True"),
+        ({"kind": "firm"}, "kind = 'firm'"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said(invented: str, options: dict[str, Any], message: str) -> None:
+    for ask in (lambda: method_options(invented, options), lambda: companion_of(invented, SITUATION, options)):
+        with pytest.raises(InputError) as caught:
+            ask()
+        assert message in str(caught.value)
+
+
+def test_a_method_without_options_says_so() -> None:
+    with pytest.raises(InputError, match="'train' has no option 'rate'"):
+        method_options("train", {"rate": 1.0})
+
+
+def test_an_unknown_method_is_named_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown method 'rigel'; .*did you mean 'rigl'"):
+        companion_of("rigel", SITUATION, {})

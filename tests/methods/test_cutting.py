@@ -1,0 +1,125 @@
+"""When masks change, how many weights stay, and that a network is judged as it would end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.methods.cutting import Cutting, budget, checked, interval, moment
+from oneticket.training import Course, Recipe, train
+
+Small = Callable[..., nn.Sequential]
+MakeCourse = Callable[..., Course]
+NAMES = ("0.weight", "3.weight")
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([model.get_parameter(name).detach().flatten() for name in NAMES])
+
+
+def flat_masks(course: Course) -> Tensor:
+    return torch.cat([mask.flatten() for mask in course.masks.values()])
+
+
+@pytest.fixture
+def course(small: Small, course_of: MakeCourse) -> Course:
+    return course_of(small())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.integers(1, 500), first=st.integers(0, 499), fraction=st.floats(0.001, 1))
+def test_moments_lie_within_the_training(course: Course, steps: int, first: int, fraction: float) -> None:
+    first = min(first, steps - 1)
+    course = dataclasses.replace(course, steps=steps, first=first)
+    found = moment(course, fraction)
+    assert first < found <= steps
+    assert abs(found - first - fraction * (steps - first)) <= 0.5 or found == first + 1
+    assert moment(course, 1) == steps
+
+
+@given(every=st.integers(1, 1000), phase=st.integers(1, 10_000))
+def test_masks_change_about_ten_times_at_least(every: int, phase: int) -> None:
+    found = interval(every, phase)
+    assert 1 <= found <= every
+    assert phase // found >= min(10, phase)
+    assert found == every or found == max(1, phase // 10)
+
+
+def test_the_budget_is_that_of_all_weights_and_cannot_exceed_the_living(small: Small, course_of: MakeCourse) -> None:
+    some = Masks({"0.weight": torch.arange(12).view(4, 3) < 7, "3.weight": torch.zeros(5, 4, dtype=torch.bool)})
+    assert budget(course_of(small()), 0.515625) == 17  # of 32: a half is rounded up
+    assert budget(course_of(small(), some), 0.2) == 6
+    for density, masks in ((0.25, some), (0.0, None), (0.01, None), (1.01, None), (-0.5, None)):
+        with pytest.raises(InputError, match="would keep"):
+            budget(course_of(small(), masks), density)
+    with pytest.raises(InputError, match="makes masks"):
+        budget(course_of(small(), Masks({})), 0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.5, float("nan"), float("inf")])
+def test_options_out_of_range_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"method 'l1': cut = .*; expected a number above 0, at most 1"):
+        checked("l1", "cut", value, most=1)
+    assert checked("l1", "cut", 0.75, most=1) == 0.75
+    assert checked("l1", "strength", 3.0) == 3.0
+    with pytest.raises(InputError, match=r"a number above 0$"):
+        checked("l1", "strength", float("inf"))
+
+
+def test_a_training_is_judged_as_it_would_end(small: Small, course_of: MakeCourse) -> None:
+    """Before the cut with the largest weights alone, which are put back as they were, to the bit."""
+    model = small()
+    course, before = course_of(model), flat(model)
+    companion = Cutting(density=0.4, cut=0.5)
+    companion.begin(course)
+    largest = sorted(sorted(range(32), key=lambda i: -abs(float(before[i])))[:13])
+    with companion.judged():
+        assert flat(model).nonzero().flatten().tolist() == largest
+        assert torch.equal(flat(model)[largest], before[largest])
+    assert torch.equal(flat(model), before)
+    with pytest.raises(ZeroDivisionError), companion.judged():
+        raise ZeroDivisionError
+    assert torch.equal(flat(model), before), "put back even if judging fails"
+    companion.finish()
+    assert flat_masks(course).nonzero().flatten().tolist() == largest
+    after = flat(model)
+    with companion.judged():
+        assert torch.equal(flat(model), after)
+
+
+@pytest.mark.parametrize(("cut", "dense_steps"), [(0.75, 12), (0.5, 8), (1.0, 16), (0.01, 1)])
+def test_the_cut_comes_when_it_was_said_to(
+    cut: float, dense_steps: int, small: Small, samples: tuple[Tensor, Tensor]
+) -> None:
+    kept: list[int] = []
+
+    class Watching(Cutting):
+        def before_forward(self, step: int) -> None:
+            kept.append(self.course.masks.kept)
+
+    model = small()
+    masks = Masks.full({name: model.get_parameter(name) for name in NAMES})
+    train(model, samples, Recipe.sgd(epochs=4, batch_size=2), masks=masks, companion=Watching(0.4, cut))
+    assert kept == [32] * dense_steps + [13] * (16 - dense_steps)
+
+
+def test_when_all_tie_the_first_of_the_living_stay(small: Small, course_of: MakeCourse) -> None:
+    model = small()
+    with torch.no_grad():
+        for name in NAMES:
+            model.get_parameter(name).zero_()
+    late = Masks({"0.weight": torch.arange(12).view(4, 3) >= 5, "3.weight": torch.ones(5, 4, dtype=torch.bool)})
+    for alive, first in ((None, 0), (late, 5)):
+        course = course_of(model, alive)
+        companion = Cutting(0.4, 0.5)
+        companion.begin(course)
+        companion.finish()
+        assert flat_masks(course).nonzero().flatten().tolist() == list(range(first, first + 13))

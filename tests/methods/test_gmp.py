@@ -1,0 +1,92 @@
+"""Gradual magnitude pruning: the cubic curve in numbers, and that the smallest go along it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.methods import Situation, companion_of
+from oneticket.methods.gmp import density_after
+from oneticket.training import Course, Recipe, train
+
+Small = Callable[..., nn.Sequential]
+NAMES = ("0.weight", "3.weight")
+
+
+def test_the_curve_in_numbers() -> None:
+    """s_t = s_f (1 − (1 − t/T)³) for s_f = 0.8 at quarters of the way: 37/64, 56/64 and 63/64 of 0.8."""
+    sparsity = [1 - density_after(quarter / 4, 0.2) for quarter in range(5)]
+    assert sparsity == pytest.approx([0, 0.4625, 0.7, 0.7875, 0.8], abs=1e-15)
+    assert density_after(1.0, 0.2) == 0.2
+
+
+@given(final=st.floats(1e-4, 1), steps=st.integers(1, 400))
+def test_the_curve_falls_to_the_density_and_never_below(final: float, steps: int) -> None:
+    curve = [density_after(t / steps, final) for t in range(steps + 1)]
+    assert curve[0] == pytest.approx(1)
+    assert curve[-1] == final
+    assert min(curve) >= final
+    assert all(later <= earlier for earlier, later in itertools.pairwise(curve))
+    np.testing.assert_allclose(
+        [1 - d for d in curve], [(1 - final) * (1 - (1 - t / steps) ** 3) for t in range(steps + 1)], atol=1e-12
+    )
+
+
+def watched(small: Small, samples: tuple[Tensor, Tensor], **options: object) -> tuple[list[Masks], list[Tensor]]:
+    """Masks after each of 40 steps, and the weights that each step began with."""
+    masks, weights = [], []
+    recipe, model = Recipe.sgd(epochs=10, batch_size=2), small()
+    companion = companion_of("gmp", Situation(0.25, "5", recipe), options)
+    begin, after = companion.begin, companion.after_step
+    course: list[Course] = []
+
+    def beginning(given: Course) -> None:
+        course.append(given)
+        begin(given)
+
+    def watching(step: int) -> None:
+        weights.append(torch.cat([model.get_parameter(name).detach().flatten().clone() for name in NAMES]))
+        after(step)
+        masks.append(course[0].masks)
+
+    companion.begin, companion.after_step = beginning, watching  # type: ignore[method-assign]
+    train(model, samples, recipe, masks=Masks.full({n: model.get_parameter(n) for n in NAMES}), companion=companion)
+    return masks, weights
+
+
+def test_the_smallest_go_along_the_curve(small: Small, samples: tuple[Tensor, Tensor]) -> None:
+    """T = 30 of 40 steps, so masks change after each third step; of 32 weights 8 are left in the end."""
+    masks, weights = watched(small, samples)
+    before = torch.ones(32, dtype=torch.bool)
+    for step, (now, values) in enumerate(zip(masks, weights, strict=True)):
+        t = step + 1
+        flat = torch.cat([mask.flatten() for mask in now.values()])
+        if t % 3 or t > 30:
+            assert torch.equal(flat, before), t
+            continue
+        sparsity = 0.75 * (1 - (1 - t / 30) ** 3)
+        assert flat.sum() == np.floor((1 - sparsity) * 32 + 0.5)
+        gone, kept = values.abs()[before & ~flat], values.abs()[flat]
+        assert not (flat & ~before).any(), "what has gone stays away"
+        assert not len(gone) or gone.max() <= kept.min()
+        before = flat
+    assert before.sum() == 8
+
+
+def test_options_say_when(small: Small, samples: tuple[Tensor, Tensor]) -> None:
+    counts = [masks.kept for masks in watched(small, samples, every=1, stop=0.25)[0]]
+    assert counts[9:] == [8] * 31
+    assert len(set(counts[:10])) > 7
+    situation = Situation(0.5, "5", Recipe.sgd(epochs=1))
+    for options in ({"every": 0}, {"stop": 0.0}, {"stop": 1.5}):
+        with pytest.raises(InputError, match="method 'gmp'"):
+            companion_of("gmp", situation, options)

@@ -1,0 +1,207 @@
+"""SET and RigL: what goes, what grows, when, and that every layer always has equally many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.methods import Situation, companion_of
+from oneticket.methods.regrowth import drop_fraction, regrown
+from oneticket.methods.together import Together
+from oneticket.prunable import Prunable
+from oneticket.pruning import allocation
+from oneticket.training import Companion, Course, Recipe, train
+
+Small = Callable[..., nn.Sequential]
+MakeCourse = Callable[..., Course]
+
+
+def bools(text: str) -> Tensor:
+    return torch.tensor([character == "1" for character in text])
+
+
+# -- one layer -----------------------------------------------------------------------------------------------------
+def test_regrows_exactly_the_largest_gradients() -> None:
+    """Six in use, eight not; three go, three grow; what ties goes, and grows, by index."""
+    mask = bools("111111" + "00000000")
+    weight = torch.tensor([0.5, -0.1, 0.3, -0.3, 2.0, 0.3] + 8 * [0.0])
+    # Dropped: 0.1, and of the three 0.3 the later two (3 and 5). They may come back: 3 has a large gradient.
+    interest = torch.tensor([99.0, 1.0, 99.0, 7.0, 99.0, 2.0, 0.0, 5.0, 6.0, 5.0, 0.0, 4.0, 5.0, 1.0])
+    assert torch.equal(regrown(mask, weight, interest, 3), bools("101110" + "01100000"))
+    assert torch.equal(regrown(mask, weight, interest, 1), bools("101111" + "00100000"))
+    assert torch.equal(regrown(mask, weight, interest, 0), mask)
+
+
+def test_a_dense_layer_stays_dense() -> None:
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    assert torch.equal(regrown(mask, torch.randn(2, 3), torch.randn(2, 3).abs(), 4), mask)
+
+
+@given(st.data())
+def test_regrowth_against_sorting(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 14))
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    few = st.lists(st.integers(-3, 3), min_size=n, max_size=n)
+    weight, interest = np.array(data.draw(few), dtype=float) * mask, np.abs(data.draw(few)).astype(float)
+    count = data.draw(st.integers(0, int(mask.sum())))
+    in_use = sorted(np.flatnonzero(mask), key=lambda i: (-abs(weight[i]), i))
+    staying = in_use[: len(in_use) - count]
+    grown = sorted(set(range(n)) - set(staying), key=lambda i: (-interest[i], i))[:count]
+    found = regrown(torch.from_numpy(mask), torch.from_numpy(weight), torch.from_numpy(interest), count)
+    assert found.nonzero().flatten().tolist() == sorted([*staying, *grown])
+    assert int(found.sum()) == mask.sum()
+
+
+def test_the_drop_fraction_in_numbers() -> None:
+    """α/2 (1 + cos(πt/T)) at t/T = 0, 1/3, 1/2, 2/3 and 1."""
+    found = [drop_fraction(t, 600, 0.3) for t in (0, 200, 300, 400, 600)]
+    assert found == pytest.approx([0.3, 0.225, 0.15, 0.075, 0.0], abs=1e-15)
+
+
+# -- a training ----------------------------------------------------------------------------------------------------
+@dataclass
+class Moment:
+    """A step between its backward pass and its optimiser step, before or after masks may have changed."""
+
+    masks: Masks
+    weights: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+
+
+@dataclass
+class Witness(Companion):
+    """Writes down every such moment."""
+
+    seen: list[Moment] = field(default_factory=list)
+
+    def begin(self, course: Course) -> None:
+        self.course = course
+
+    def after_backward(self, step: int) -> None:
+        weights, memory = self.course.weights(), self.course.optimizer.state
+        self.seen.append(
+            Moment(
+                self.course.masks,
+                {n: w.detach().clone() for n, w in weights.items()},
+                {n: w.grad.clone() for n, w in weights.items() if w.grad is not None},
+                {n: memory[w]["momentum_buffer"].clone() for n, w in weights.items() if w in memory},
+            )
+        )
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Linear(12, 14), nn.Tanh(), nn.Linear(14, 2)).double()
+
+
+def witnessed(
+    name: str, samples: tuple[Tensor, Tensor], *, density: float = 0.3, seed: int = 0, **options: object
+) -> tuple[list[Moment], list[Moment]]:
+    """Each of 40 steps before and after the method acted."""
+    model, recipe = network(), Recipe.sgd(epochs=10, batch_size=2, lr=0.05)
+    before, after = Witness(), Witness()
+    together = Together([after, companion_of(name, Situation(density, "4", recipe), options), before])
+    train(model, samples, recipe, masks=Masks.full(dict(Prunable(model).weights())), companion=together, seed=seed)
+    return before.seen, after.seen
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_connections_move_when_and_as_many_as_they_should(name: str, samples: tuple[Tensor, Tensor]) -> None:
+    """T_end = 30 of 40 steps, so every third step, from the third to the 27th."""
+    before, after = witnessed(name, samples)
+    start = before[0].masks
+    scores = {n: torch.rand(m.shape) for n, m in start.items()}
+    erk = allocation["erk"](scores, 0.3, Masks.full(start))
+    assert [row.kept for row in start.table()] == [row.kept for row in erk.table()]
+    moved = []
+    for step, (then, now) in enumerate(zip(before, after, strict=True)):
+        assert [row.kept for row in now.masks.table()] == [row.kept for row in start.table()]
+        assert step == 0 or then.masks == after[step - 1].masks
+        for layer, mask in now.masks.items():
+            assert not now.weights[layer][~mask].any()
+            kept = then.masks[layer] & mask
+            assert torch.equal(now.weights[layer][kept], then.weights[layer][kept])
+            grown = mask & ~then.masks[layer]
+            assert not now.weights[layer][grown].any()
+            if step:
+                assert not now.momentum[layer][~mask | grown].any()
+                assert torch.equal(now.momentum[layer][kept], then.momentum[layer][kept])
+            due = math.floor(0.15 * (1 + math.cos(math.pi * step / 30)) * int(mask.sum()))
+            assert int(grown.sum()) <= (due if 0 < step < 30 and step % 3 == 0 else 0)
+        if now.masks != then.masks:
+            moved.append(step)
+    assert moved[0] == 3
+    assert moved[-1] <= 27
+    assert len(moved) >= 7
+
+
+def test_rigl_grows_where_the_gradient_of_the_step_is_largest(samples: tuple[Tensor, Tensor]) -> None:
+    before, after = witnessed("rigl", samples)
+    changed = 0
+    for step in range(3, 28, 3):
+        then, now = before[step], after[step]
+        for layer, mask in then.masks.items():
+            count = math.floor(0.15 * (1 + math.cos(math.pi * step / 30)) * int(mask.sum()))
+            assert then.gradients[layer][~mask].any(), "gradients are dense"
+            weight, slope = (t[layer].abs().flatten().tolist() for t in (then.weights, then.gradients))
+            in_use = sorted(mask.flatten().nonzero().flatten().tolist(), key=lambda i, w=weight: (-w[i], i))
+            staying = in_use[: len(in_use) - count]
+            free = sorted(set(range(mask.numel())) - set(staying), key=lambda i, g=slope: (-g[i], i))
+            assert now.masks[layer].flatten().nonzero().flatten().tolist() == sorted([*staying, *free[:count]])
+            changed += int((now.masks[layer] & ~mask).sum())
+    assert changed > 10
+
+
+def test_set_grows_anywhere_with_equal_chances(small: Small, course_of: MakeCourse) -> None:
+    """Over 400 steps of their own noise each free position is grown as often as another, to 5 standard errors."""
+    model = small()
+    course = course_of(model, steps=10_000)
+    companion = companion_of("set", Situation(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
+    companion.begin(course)
+    start = course.masks
+    layer = max(start, key=lambda name: start[name].numel())
+    counts, trials = torch.zeros(start[layer].shape), 400
+    for step in range(1, trials + 1):
+        course.replace(start)
+        companion.after_backward(step)
+        counts += course.masks[layer]
+    kept = int(start[layer].sum())
+    dropped = math.floor(kept * drop_fraction(1, 7500, 1.0))
+    assert dropped == kept - 1, "nearly all, so nearly every position is free"
+    free = counts.flatten()[counts.flatten() < trials]
+    assert len(free) == counts.numel() - 1
+    chance = dropped / len(free)
+    spread = math.sqrt(trials * chance * (1 - chance))
+    assert abs(float(free.mean()) - trials * chance) < 1e-4
+    assert float((free - trials * chance).abs().max()) < 5 * spread
+
+
+def test_a_method_starts_from_the_same_masks_as_the_other_and_from_others_with_another_seed(
+    samples: tuple[Tensor, Tensor],
+) -> None:
+    starts = [witnessed(name, samples, seed=seed)[0][0].masks for name, seed in (("set", 0), ("rigl", 0), ("set", 1))]
+    assert starts[0] == starts[1]
+    assert starts[0] != starts[2]
+
+
+def test_long_intervals_and_options(samples: tuple[Tensor, Tensor]) -> None:
+    before, after = witnessed("rigl", samples, every=2, stop=0.5, drop=0.9)
+    moved = [step for step in range(40) if before[step].masks != after[step].masks]
+    assert set(moved) <= set(range(2, 20, 2))
+    assert len(moved) >= 6
+    situation = Situation(0.5, "5", Recipe.sgd(epochs=1))
+    for name in ("set", "rigl"):
+        for options in ({"every": 0}, {"stop": 0.0}, {"drop": 1.2}, {"drop": 0.0}):
+            with pytest.raises(InputError, match=f"method '{name}'"):
+                companion_of(name, situation, options)
