@@ -9,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.weightstats import DescrStatsW
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from oneticket.errors import InputError
-from oneticket.statistics import Interval, describe, deviation, mean, paired_difference, t_interval
+from oneticket.statistics import (
+    Interval,
+    describe,
+    deviation,
+    equivalence,
+    holm,
+    mean,
+    paired_difference,
+    t_interval,
+)
 
 accuracies = st.floats(0, 1, allow_subnormal=False)
 # Equal values apart by rounding only would compare rounding errors, so spread them over a grid.
@@ -117,3 +127,90 @@ def test_nothing_and_what_is_not_finite_are_refused(values: list[float]) -> None
     for function in (mean, deviation, t_interval, describe):
         with pytest.raises(InputError, match="statistics"):
             function(values)
+
+
+# -- equivalence ------------------------------------------------------------------------------------------------------
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)), min_size=3, max_size=10),
+    st.integers(1, 20_000),
+)
+def test_equivalence_agrees_with_statsmodels(pairs: list[tuple[int, int]], margin: int) -> None:
+    if len({a - b for a, b in pairs}) == 1:
+        return
+    first = {seed: a / 10_000 for seed, (a, _) in enumerate(pairs)}
+    second = {seed: b / 10_000 for seed, (_, b) in enumerate(pairs)}
+    bound = margin / 10_000
+    p, below, above = ttost_paired(np.array(list(first.values())), np.array(list(second.values())), -bound, bound)
+    found = equivalence(first, second, bound)
+    assert found is not None
+    assert (found.n, found.margin) == (len(pairs), bound)
+    assert (found.p, found.p_below, found.p_above) == pytest.approx((p, below[1], above[1]), rel=1e-6, abs=1e-12)
+
+
+@given(spread, st.floats(0.001, 1), st.sampled_from([0.01, 0.05, 0.1]))
+def test_equivalence_holds_iff_the_interval_lies_inside_the_margin(
+    values: list[float], margin: float, level: float
+) -> None:
+    """The interval of confidence 1 − 2α (Schuirmann 1987)."""
+    interval = t_interval(values, 1 - 2 * level)
+    assert interval is not None
+    if min(abs(interval.low + margin), abs(interval.high - margin)) < 1e-9:
+        return
+    found = equivalence(dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0), margin)
+    assert found is not None
+    assert found.holds(level) is (-margin < interval.low and interval.high < margin)
+
+
+def test_what_differs_by_the_margin_is_called_equivalent_5_times_in_a_hundred() -> None:
+    draws = np.random.default_rng(0).normal(0.002, 0.001, size=(4000, 6))
+    found = [equivalence(dict(enumerate(row)), dict.fromkeys(range(6), 0.0), 0.002) for row in draws]
+    shown = np.mean([e is not None and e.holds() for e in found])
+    assert shown == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+
+
+def test_equivalence_is_never_shown_by_one_pair() -> None:
+    found = equivalence({0: 0.5, 1: 0.1}, {0: 0.5}, 0.1)
+    assert found is not None
+    assert (found.n, found.mean, found.p_below, found.p_above, found.p) == (1, 0.0, None, None, None)
+    assert not found.holds()
+    assert equivalence({0: 0.5}, {1: 0.5}, 0.1) is None
+
+
+@pytest.mark.parametrize(("shift", "p_below", "p_above"), [(0.0, 0.0, 0.0), (0.5, 0.0, 1.0), (-0.25, 1.0, 0.0)])
+def test_equal_differences_are_inside_the_margin_or_not(shift: float, p_below: float, p_above: float) -> None:
+    second = {0: 0.5, 1: 0.25, 2: 0.125}
+    found = equivalence({seed: x + shift for seed, x in second.items()}, second, 0.25)
+    assert found is not None
+    assert (found.p_below, found.p_above) == (p_below, p_above)
+    assert found.holds() is (shift == 0)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, math.nan, math.inf])
+def test_a_margin_must_be_above_zero(margin: float) -> None:
+    with pytest.raises(InputError, match="equivalence: a margin of"):
+        equivalence({0: 1.0}, {0: 1.0}, margin)
+
+
+# -- Holm -------------------------------------------------------------------------------------------------------------
+@given(st.lists(st.integers(0, 1000).map(lambda k: k / 1000), max_size=12))
+def test_holm_rejects_what_the_procedure_rejects(p_values: list[float]) -> None:
+    """Step down: from the smallest on, reject while the i-th is at most α / (m − i + 1)."""
+    adjusted = holm(p_values)
+    for level in (0.0505, 0.2005):
+        rejected: set[int] = set()
+        for i, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__), start=1):
+            if p_values[position] > level / (len(p_values) - i + 1):
+                break
+            rejected.add(position)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005], [0.02, 0.9, 0.02, 0.6, 0.02]])
+def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
+
+
+def test_what_is_no_p_value_is_refused() -> None:
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match="holm: a p value is outside 0 to 1"):
+            holm([0.5, wrong])

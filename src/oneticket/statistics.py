@@ -1,9 +1,9 @@
-"""Statistics over seeds: mean, standard deviation, t interval and paired difference, in float64."""
+"""Statistics over seeds: mean, deviation, t interval, paired difference, equivalence, Holm; in float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,6 +41,30 @@ class Difference:
     mean: float
     interval: Interval | None
     p: float | None
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether a paired difference over n pairs lies within ``margin`` on both sides.
+
+    ``p_below`` is the p value against a difference at or below −margin, ``p_above`` against one at or above it; both
+    are None for a single pair. ``p``, the larger one, is that of the equivalence.
+    """
+
+    n: int
+    mean: float
+    margin: float
+    p_below: float | None
+    p_above: float | None
+
+    @property
+    def p(self) -> float | None:
+        """The p value of the two tests together."""
+        return None if self.p_below is None or self.p_above is None else max(self.p_below, self.p_above)
+
+    def holds(self, level: float = 1 - CONFIDENCE) -> bool:
+        """Whether equivalence is shown at this level; False says that it is not shown, never that they differ."""
+        return self.p is not None and self.p <= level
 
 
 def mean(values: Iterable[float]) -> float:
@@ -94,6 +118,36 @@ def paired_difference(
     return Difference(sample.n, sample.mean, sample.interval, _two_sided_p(sample))
 
 
+def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margin: float) -> Equivalence | None:
+    """Two one-sided paired t tests of ``|first − second| < margin`` over the seeds both have; None without such a seed.
+
+    TOST (Schuirmann 1987): at level α it holds iff the 1 − 2α interval of the difference lies inside ±margin. When all
+    differences are equal the p values are their limits, 0 inside the margin and 1 outside.
+    """
+    if not 0 < margin < math.inf:
+        raise InputError(f"a margin of {margin}", where="equivalence", expected="a number above 0")
+    differences = [first[seed] - second[seed] for seed in first if seed in second]
+    if not differences:
+        return None
+    sample = describe(differences)
+    p_below, p_above = (_one_sided_p(sample, distance) for distance in (sample.mean + margin, margin - sample.mean))
+    return Equivalence(sample.n, sample.mean, margin, p_below, p_above)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values (1979), in the order given: compared with α they keep the family's error below α.
+
+    The i-th smallest of m is multiplied by m − i + 1 and is at least the one before it, at most 1.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise InputError("a p value is outside 0 to 1", where="holm")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted
+
+
 def _two_sided_p(sample: Sample) -> float | None:
     if sample.deviation is None:
         return None
@@ -101,6 +155,15 @@ def _two_sided_p(sample: Sample) -> float | None:
         return 1.0 if sample.mean == 0 else 0.0
     t = sample.mean * math.sqrt(sample.n) / sample.deviation
     return 2 * float(stdtr(sample.n - 1, -abs(t)))
+
+
+def _one_sided_p(sample: Sample, distance: float) -> float | None:
+    """Of a mean that lies ``distance`` inside the bound it is tested against."""
+    if sample.deviation is None:
+        return None
+    if sample.deviation == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stdtr(sample.n - 1, -distance * math.sqrt(sample.n) / sample.deviation))
 
 
 def _finite(values: Iterable[float]) -> list[float]:

@@ -1,0 +1,36 @@
+"""Metrics: paths through a network, barriers between solutions, arms, masks and states compared."""
+
+from oneticket.metrics.barrier import Barrier, error_barrier
+from oneticket.metrics.comparison import (
+    Overlap,
+    SignFlips,
+    TransferEfficiency,
+    best_epoch,
+    matching,
+    overlap,
+    sign_flips,
+    smallest_matching_density,
+    steps_to,
+    transfer_efficiency,
+)
+from oneticket.metrics.paths import DeadUnits, Paths, find_paths
+from oneticket.metrics.reachability import UnknownPaths
+
+__all__ = [
+    "Barrier",
+    "DeadUnits",
+    "Overlap",
+    "Paths",
+    "SignFlips",
+    "TransferEfficiency",
+    "UnknownPaths",
+    "best_epoch",
+    "error_barrier",
+    "find_paths",
+    "matching",
+    "overlap",
+    "sign_flips",
+    "smallest_matching_density",
+    "steps_to",
+    "transfer_efficiency",
+]

@@ -1,0 +1,133 @@
+"""The error barrier between two solutions of one network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from oneticket.data import BatchSource, as_batches
+from oneticket.errors import InputError
+from oneticket.training.evaluation import evaluate, evaluating
+
+STABLE_BELOW = 0.02
+"""Two solutions are stable where the barrier between them is lower than 2 points (Frankle et al. 2020)."""
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """Error along the straight line between two solutions; errors are fractions.
+
+    ``errors[i]`` is that of ``(1 − alphas[i]) · first + alphas[i] · second``; the ends belong to the line.
+    """
+
+    alphas: tuple[float, ...]
+    errors: tuple[float, ...]
+
+    @property
+    def height(self) -> float:
+        """The highest error on the line less the mean error of its two ends (Frankle et al. 2020)."""
+        return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
+
+    @property
+    def stable(self) -> bool:
+        """Whether the two are linearly connected: a barrier lower than 2 points."""
+        return self.height < STABLE_BELOW
+
+
+def error_barrier(
+    model: nn.Module,
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    train_set: Any,
+    data: Any,
+    *,
+    points: int = 30,
+    batch_size: int = 512,
+    device: str = "cpu",
+) -> Barrier:
+    """The error of ``model`` on ``data`` at ``points`` equal steps from the state ``first`` to the state ``second``.
+
+    What normalisations have gathered while training belongs to the weights they trained with, not to what lies between
+    two of them; so at every point, the ends included, it is estimated anew on the whole of ``train_set``, in order and
+    unaugmented.
+
+    Parameters
+    ----------
+    model : the network; it is copied, not changed.
+    first, second : two full states of it, as ``state_dict`` gives them.
+    train_set, data : whatever :func:`oneticket.data.as_batches` takes; images of ``data`` are normalised as the
+        training split is.
+    """
+    if points < 2:
+        raise InputError(f"{points} points make no line", where="points", expected="at least 2")
+    batches = as_batches(train_set, batch_size, device=device)
+    judged = as_batches(data, batch_size, normalisation=getattr(batches, "normalisation", None), device=device)
+    network = copy.deepcopy(model).to(device)
+    _check(network, first, second)
+    alphas = tuple(float(alpha) for alpha in torch.linspace(0, 1, points, dtype=torch.float64))
+    errors = []
+    for alpha in alphas:
+        network.load_state_dict(interpolated(first, second, alpha))
+        estimate_statistics(network, batches)
+        errors.append(1 - evaluate(network, judged)[0])
+    return Barrier(alphas, tuple(errors))
+
+
+def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """``(1 − alpha) · first + alpha · second``, exact at both ends; counters and other integers are those of ``first``.
+
+    A weight that is 0.0 in both is 0.0 everywhere between them.
+    """
+    return {
+        name: torch.lerp(tensor, second[name].to(tensor), alpha) if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in first.items()
+    }
+
+
+def estimate_statistics(model: nn.Module, batches: BatchSource) -> None:
+    """Running means and variances of ``model``, in place: their averages over ``batches``, each by its samples.
+
+    As for averaged weights (Izmailov et al. 2018, §3.2). Only the normalisations are in training mode, so dropout does
+    nothing; a last batch of one sample, which has no variance, is left out. Nothing is done, and no batch looked at,
+    where the network keeps no statistics.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.train()
+        seen = 0
+        for inputs in _inputs(batches):
+            seen += len(inputs)
+            for norm in norms:
+                norm.momentum = len(inputs) / seen
+            model(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _inputs(batches: BatchSource) -> Iterator[Tensor]:
+    if not batches.samples:
+        raise InputError("there is nothing to estimate the normalisation on: the training set is empty")
+    least = min(batches.batch_size, batches.samples, 2)
+    return (inputs for inputs, _ in batches.ordered() if len(inputs) >= least)
+
+
+def _check(model: nn.Module, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for place, state in (("first", first), ("second", second)):
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        differing = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+        if differing:
+            name = differing[0]
+            what = f"'{name}' has the shape {found[name]}" if name in found else f"there is no '{name}'"
+            expected = f"{shapes[name]}, as in the model" if name in shapes else "the tensors of the model only"
+            raise InputError(what, where=place, expected=expected)

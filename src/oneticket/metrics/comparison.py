@@ -1,0 +1,193 @@
+"""Two masks, two states, or arms over paired seeds, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.statistics import (
+    CONFIDENCE,
+    Difference,
+    Equivalence,
+    Interval,
+    Seed,
+    equivalence,
+    holm,
+    mean,
+    paired_difference,
+)
+from oneticket.training.loop import EpochRecord
+
+MATCHING_WITHIN = 0.002
+"""An arm matches the dense network where it is within 0.2 points of it."""
+
+
+# -- masks and weights --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Overlap:
+    """Intersection over union of two masks, and what chance gives.
+
+    chance : of two masks with the same numbers of kept weights, at random in the whole network; ρ/(2−ρ) for equal ρ.
+    layer_chance : the same, at random within each layer; higher where both keep more of the same layers.
+    """
+
+    value: float
+    chance: float
+    layer_chance: float
+
+
+def overlap(first: Masks, second: Masks) -> Overlap:
+    """How much of what either keeps both keep, beside chance.
+
+    Two sets of k₁ and k₂ of n weights drawn at random share k₁k₂/n on average (the mean of the hypergeometric
+    distribution); chance is that over k₁ + k₂ − k₁k₂/n, which is ρ/(2−ρ) for k₁ = k₂ = ρn. Masks that keep nothing
+    overlap wholly.
+    """
+    value = first.overlap(second)
+    layers = [(row.kept, int(second[row.name].sum()), row.total) for row in first.table() if row.total]
+    whole = (first.kept, second.kept, first.total)
+    return Overlap(value, _chance([whole] if first.total else []), _chance(layers))
+
+
+def _chance(groups: Sequence[tuple[int, int, int]]) -> float:
+    shared = math.fsum(a * b / n for a, b, n in groups)
+    union = sum(a + b for a, b, _ in groups) - shared
+    return shared / union if union else 1.0
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """Kept weights whose sign is another in the second state: ``flipped`` of ``kept``, by layer ``(flipped, kept)``."""
+
+    flipped: int
+    kept: int
+    layers: Mapping[str, tuple[int, int]]
+
+    @property
+    def fraction(self) -> float | None:
+        """Flipped among kept; None where nothing is kept."""
+        return self.flipped / self.kept if self.kept else None
+
+
+def sign_flips(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks: Masks) -> SignFlips:
+    """Signs that differ between two states, counted over the kept weights; a weight of exactly 0.0 has no sign."""
+    layers = {}
+    for name, mask in masks.items():
+        for place, state in (("first", first), ("second", second)):
+            if name not in state or state[name].shape != mask.shape:
+                raise InputError(f"no tensor '{name}' of the mask's shape {tuple(mask.shape)}", where=place)
+        signs = (torch.sign(state[name].detach().cpu()[mask.cpu()]) for state in (first, second))
+        layers[name] = (int((next(signs) * next(signs) < 0).sum()), int(mask.sum()))
+    return SignFlips(sum(f for f, _ in layers.values()), sum(k for _, k in layers.values()), layers)
+
+
+# -- arms over seeds ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class TransferEfficiency:
+    """What the ticket of another source gains over a random one, as a part of what the target's own ticket gains.
+
+    ``value`` and ``interval`` are None where it is undecided: where the gain of the own ticket is not shown to be above
+    zero, the ratio can be anything. ``gain`` (source − random) and ``possible`` (own − random) are told in any case.
+    """
+
+    n: int
+    value: float | None
+    interval: Interval | None
+    gain: Difference
+    possible: Difference
+
+    @property
+    def decided(self) -> bool:
+        """Whether the ratio has an interval."""
+        return self.interval is not None
+
+
+def transfer_efficiency(
+    source: Mapping[Seed, float],
+    own: Mapping[Seed, float],
+    random: Mapping[Seed, float],
+    confidence: float = CONFIDENCE,
+) -> TransferEfficiency | None:
+    """``(source − random) / (own − random)`` of the means over the seeds all three have; None without such a seed.
+
+    The interval is Fieller's (1954) for paired values: all ratios R for which ``gain − R · possible`` has a mean that a
+    t test at this confidence does not tell from zero. It is bounded iff that test tells ``possible`` from zero.
+    """
+    seeds = [seed for seed in source if seed in own and seed in random]
+    gains = {seed: source[seed] - random[seed] for seed in seeds}
+    possibles = {seed: own[seed] - random[seed] for seed in seeds}
+    nothing = dict.fromkeys(seeds, 0.0)
+    gain = paired_difference(gains, nothing, confidence)
+    possible = paired_difference(possibles, nothing, confidence)
+    if gain is None or possible is None:
+        return None
+    n = len(seeds)
+    interval = None
+    if possible.interval is not None and possible.interval.low > 0:
+        interval = _fieller(list(gains.values()), list(possibles.values()), confidence)
+    value = gain.mean / possible.mean if interval is not None else None
+    return TransferEfficiency(n, value, interval, gain, possible)
+
+
+def _fieller(above: list[float], below: list[float], confidence: float) -> Interval | None:
+    """The roots R of ``(x̄ − R ȳ)² = t² (s_xx − 2R s_xy + R² s_yy) / n``; None where they bound nothing."""
+    n, x, y = len(above), mean(above), mean(below)
+    factor = float(stdtrit(n - 1, 0.5 + confidence / 2)) ** 2 / (n * (n - 1))
+
+    def moment(a: list[float], b: list[float]) -> float:
+        return factor * math.fsum((p - mean(a)) * (q - mean(b)) for p, q in zip(a, b, strict=True))
+
+    square = y * y - moment(below, below)
+    half = x * y - moment(above, below)
+    rest = x * x - moment(above, above)
+    if square <= 0:
+        return None
+    root = math.sqrt(max(half * half - square * rest, 0.0))
+    return Interval((half - root) / square, (half + root) / square)
+
+
+def matching(
+    arm: Mapping[Seed, float], dense: Mapping[Seed, float], margin: float = MATCHING_WITHIN
+) -> Equivalence | None:
+    """Whether an arm is within ``margin`` of the dense network, by two one-sided paired tests; None without a pair."""
+    return equivalence(arm, dense, margin)
+
+
+def smallest_matching_density(
+    arms: Mapping[float, Mapping[Seed, float]],
+    dense: Mapping[Seed, float],
+    margin: float = MATCHING_WITHIN,
+    level: float = 1 - CONFIDENCE,
+) -> float | None:
+    """The smallest density at which an arm is shown to be no more than ``margin`` below the dense network; None: none.
+
+    ``arms`` holds the accuracies by seed at each density. Tested is the lower side of the equivalence, since a ticket
+    that beats the dense network matches it too; Holm's correction over the densities, since the smallest is picked.
+    """
+    tests = {density: equivalence(arm, dense, margin) for density, arm in arms.items()}
+    shown = {density: test.p_below for density, test in tests.items() if test is not None and test.p_below is not None}
+    adjusted = zip(shown, holm(list(shown.values())), strict=True)
+    return min((density for density, p in adjusted if p <= level), default=None)
+
+
+# -- histories ----------------------------------------------------------------------------------------------------
+def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
+    """The epoch with the highest validation accuracy, the earliest among equals; None without validation."""
+    judged = [record for record in history if record.val_accuracy is not None]
+    return max(judged, key=lambda record: record.val_accuracy or 0.0, default=None)
+
+
+def steps_to(history: Sequence[EpochRecord], accuracy: float, *, start: int = 0) -> int | None:
+    """Optimiser steps after ``start`` until validation, looked at once an epoch, first gave ``accuracy`` (a fraction).
+
+    None where it never did. A training that was rewound starts at the step it was rewound to.
+    """
+    reached = (r.step - start for r in history if r.val_accuracy is not None and r.val_accuracy >= accuracy)
+    return next(reached, None)

@@ -1,0 +1,133 @@
+"""Paths from input to output: effective masks and density, dead units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from oneticket.errors import InputError, nearest
+from oneticket.masks import Masks
+from oneticket.metrics.reachability import Reachability, UnknownPaths
+from oneticket.training.evaluation import evaluating
+
+
+class DeadUnits(NamedTuple):
+    """One row of the per-layer table: output units of one tensor that are on no path, and all of them."""
+
+    name: str
+    dead: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What of some masks lies on a path from the input to the output.
+
+    masks : the effective masks, a subset of those asked about; ``masks.density`` is the effective density.
+    units : for each masked tensor its dead output units (rows of a linear layer, channels of a convolution).
+    """
+
+    masks: Masks
+    units: tuple[DeadUnits, ...]
+
+    @property
+    def density(self) -> float:
+        """The effective density: weights on a path, among all that could have been pruned."""
+        return self.masks.density
+
+    @property
+    def dead(self) -> int:
+        """Dead units of all layers together."""
+        return sum(row.dead for row in self.units)
+
+
+def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
+    """Which kept weights lie on a path of kept weights from the input to the output (Vysogorets & Kempe 2021).
+
+    A weight lies on one iff it joins a unit that the input reaches to a unit that reaches the output; parameters
+    without a mask are all kept, biases connect nothing. Units are told apart by position: what a convolution multiplies
+    by padding only (the rim of a 3 × 3 kernel on a map of one pixel) is on no path, however dense the network. A unit
+    is dead iff no effective weight enters it; it may still give a constant, its bias.
+
+    Parameters
+    ----------
+    model : any network of linear and convolutional layers; it is neither changed nor moved.
+    masks : parameter name → boolean mask.
+    example : one input with a batch dimension of 1. Only its shape matters, which must be that of the data.
+
+    One forward and one backward pass in float64 on the CPU. Raises InputError where masks and model do not fit, and
+    UnknownPaths for a network whose connections depend on its input or cannot be followed: attention, gates, recurrent
+    cells, a masked weight that takes no part in the pass.
+    """
+    _check(model, masks)
+    leaves = {name: mask.to("cpu", torch.float64).requires_grad_() for name, mask in masks.items()}
+    try:
+        gradients = _gradients(model, leaves, tuple(example.shape))
+    except (UnknownPaths, MemoryError):
+        raise
+    except Exception as error:
+        what = f"{type(model).__name__} fails on 0/1 weights in float64: {type(error).__name__}: {error}"
+        raise UnknownPaths(what) from error
+    effective = Masks({name: mask.cpu() & (gradients[name] > 0) for name, mask in masks.items()})
+    rows = {name: _rows(mask, _transposed_groups(model, name)) for name, mask in effective.items()}
+    return Paths(effective, tuple(DeadUnits(n, int((~r.any(1)).sum()), len(r)) for n, r in rows.items()))
+
+
+def _gradients(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]) -> dict[str, Tensor]:
+    others = {
+        name: torch.ones(parameter.shape, dtype=torch.float64, requires_grad=True)
+        for name, parameter in model.named_parameters()
+        if name not in leaves
+    }
+    buffers = {name: buffer.cpu() for name, buffer in model.named_buffers()}
+    walk = Reachability()
+    for weights in (leaves | others).values():
+        walk.watch(weights, flow=False)
+    image = walk.watch(torch.ones(shape, dtype=torch.float64, requires_grad=True), flow=True)
+    with evaluating(model), walk:
+        output = torch.func.functional_call(model, leaves | others | buffers, (image,))
+    output = walk.latest(output)
+    if not isinstance(output, Tensor) or not walk.follows(output):
+        raise UnknownPaths(f"the output of {type(model).__name__} is not one tensor that can be followed to its input")
+    if not leaves:
+        return {}
+    found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if output.requires_grad:
+        found = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+    gradients = {}
+    for name, gradient in zip(leaves, found, strict=True):
+        if gradient is None:
+            raise UnknownPaths(f"the weights of '{name}' take no part in the pass")
+        gradients[name] = gradient
+    return gradients
+
+
+def _check(model: nn.Module, masks: Masks) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, mask in masks.items():
+        if name not in shapes:
+            raise InputError(
+                f"the mask '{name}' fits no parameter of the model",
+                expected=f"one of {', '.join(shapes)}",
+                nearest=nearest(name, shapes),
+            )
+        if tuple(mask.shape) != shapes[name]:
+            raise InputError(f"the mask '{name}' has the shape {tuple(mask.shape)}", expected=f"{shapes[name]}")
+
+
+def _transposed_groups(model: nn.Module, name: str) -> int | None:
+    """The groups of a transposed convolution, whose weight lists its inputs first; None for other layers."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return module.groups if isinstance(module, _ConvTransposeNd) else None
+
+
+def _rows(mask: Tensor, groups: int | None) -> Tensor:
+    """A row for each output unit: bool [units, weights that enter it]."""
+    if groups is None:
+        return mask.flatten(1) if mask.dim() > 1 else mask.view(-1, 1)
+    inputs, outputs = mask.shape[0] // groups, mask.shape[1]
+    return mask.view(groups, inputs, outputs, -1).transpose(1, 2).flatten(0, 1).flatten(1)
