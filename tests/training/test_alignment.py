@@ -1,0 +1,100 @@
+"""Alignment: a network and its permuted copy give back the permutation, through pools, norms and residual additions."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneticket.coupling import channel_groups, permuted
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build
+from oneticket.prunable import Prunable
+from oneticket.pruning import Evidence, prune
+from oneticket.pruning.correspondence import reindexed
+from oneticket.training.alignment import match_channels
+
+NETWORKS = [
+    ("lenet-300-100", {}),
+    ("conv-4", {}),
+    ("vgg11", {"width": 0.125}),
+    ("vgg11", {"width": 0.125, "norm": "none"}),
+    ("resnet20", {"width": 0.5}),
+]
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda pair: "-".join([pair[0], *map(str, pair[1].values())]))
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    """With statistics, gains and biases that tell the channels apart."""
+    model = build(
+        ModelSpec(name=request.param[0], options=request.param[1]), input_shape=(3, 32, 32), classes=5, seed=2
+    )
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.randn(32, 3, 32, 32))
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [(torch.randn(32, 3, 32, 32, generator=generator), torch.zeros(32).long()) for _ in range(count)]
+
+
+def test_a_permuted_copy_is_matched_exactly(network: nn.Module) -> None:
+    view = Prunable(network)
+    masks = prune(view, Evidence(), criterion="magnitude", allocation="global", density=0.2)
+    groups = channel_groups(network, batches()[0][0])
+    assert groups
+    orders = [torch.randperm(g.channels, generator=torch.Generator().manual_seed(9)) for g in groups]
+    there = copy.deepcopy(network)
+    there.load_state_dict(permuted(network.state_dict(), groups, orders))
+    moved = Masks(permuted(masks, groups, orders))
+    assert moved.overlap(masks) < 0.5
+    matching = match_channels(network, there, batches(), names=view.names)
+    assert Masks(reindexed(moved, matching)).overlap(masks) == 1.0
+    back = reindexed({n: t for n, t in there.state_dict().items() if n in view.names}, matching)
+    for name, weight in view.weights():
+        assert torch.equal(back[name], weight), name
+    # The function is what it was, too.
+    inputs = batches(1)[0][0]
+    assert torch.allclose(there(inputs), network(inputs), atol=1e-4)
+
+
+def test_networks_and_their_modes_are_left_as_they_were(network: nn.Module) -> None:
+    there = copy.deepcopy(network).train()
+    before = {n: t.clone() for n, t in there.state_dict().items()}
+    match_channels(network, there, batches(1), names=Prunable(network).names)
+    assert there.training
+    assert not network.training
+    assert all(torch.equal(t, there.state_dict()[n]) for n, t in before.items())
+    assert not [m for m in (*network.modules(), *there.modules()) if m._forward_hooks]
+
+
+def test_correlation_counts_and_not_scale() -> None:
+    """Channels of other sizes and offsets are matched all the same; one that never moves gets what is left."""
+    first, second = (nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)) for _ in range(2))
+    with torch.no_grad():
+        first[0].weight.copy_(torch.eye(4)[:3])
+        second[0].weight.copy_(torch.stack([torch.zeros(4), 100 * torch.eye(4)[0], 0.01 * torch.eye(4)[1]]))
+        second[0].bias.copy_(torch.tensor([3.0, -20.0, 7.0]))
+    matching = match_channels(first, second, [(torch.randn(64, 4), torch.zeros(64))], names=["0.weight"])
+    assert matching["0.weight"][0][1].tolist() == [1, 2, 0]
+
+
+def test_a_network_that_cannot_be_followed_is_refused() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.head(torch.fft.fft(self.fc(inputs)).real)
+
+    with pytest.raises(InputError, match="cannot be followed"):
+        match_channels(Odd(), Odd(), [(torch.randn(8, 4), torch.zeros(8))], names=["fc.weight"])
