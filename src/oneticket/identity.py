@@ -6,15 +6,23 @@ import hashlib
 import json
 from typing import Any
 
+# One encoder for all: json.dumps would make a new one for every text.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal text.
 
     Numbers keep their type: 160 and 160.0 differ, so coerce values through their typed structs before.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return digest_of_text(canonical_json(value))
+
+
+def digest_of_text(text: str) -> str:
+    """SHA-256 of a text that is canonical JSON already."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from oneticket import pruning
-from oneticket.data import ImageSet, Normalisation, as_batches
+from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.pruning import Evidence, prune
+from oneticket.pruning.base import Batches, check_pair
 from oneticket.randomness import Streams
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
 from oneticket.training import Recipe, Step, Training, evaluate, train
+from oneticket.weights import RescalingContext, rate_factors, rescaling
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
@@ -34,7 +36,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``rewind`` is the moment k the weights go back to. ``method`` says how a round trains: from the rewound weights
     W_k (``rewind``), from the trained ones at the last learning rate (``fine-tune``), or from the trained ones with the
     schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and ``norm_statistics`` say whether
-    rewinding also restores what the optimiser and the normalisation layers remembered at k.
+    rewinding also restores what the optimiser and the normalisation layers remembered at k. ``rescale`` changes the
+    scale of the weights that each round begins with.
     """
 
     rounds: int = 14
@@ -45,6 +48,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     method: Retraining = "rewind"
     optimizer_state: Restored = "fresh"
     norm_statistics: Restored = "rewound"
+    rescale: str = "none"
     prune_head: bool = False
     prunable: tuple[str, ...] | None = None
 
@@ -68,6 +72,7 @@ def next_masks(
     prunable: Prunable,
     *,
     initial: Callable[[], State],
+    batches: Callable[[], Batches],
     search: Search,
     density: float,
     alive: Masks | None,
@@ -75,7 +80,11 @@ def next_masks(
     number: int,
 ) -> Masks:
     """The masks of round ``number``: pruned from the trained weights that ``prunable`` holds, inside ``alive``."""
-    evidence = Evidence(initial=initial, generator=lambda: Streams(seed).generator("mask", "criterion", number))
+    evidence = Evidence(
+        initial=initial,
+        batches=batches,
+        generator=lambda: Streams(seed).generator("mask", "criterion", number),
+    )
     return prune(
         prunable, evidence, criterion=search.criterion, allocation=search.allocation, density=density, alive=alive
     )
@@ -91,6 +100,15 @@ def round_start(search: Search, rewound: State, trained: State, fresh: State) ->
     if search.norm_statistics == "fresh":
         state |= {name: fresh[name] for name in fresh if "running_" in name or "num_batches_tracked" in name}
     return state, {"start": search.rewind}
+
+
+def rescaled(
+    search: Search, state: State, masks: Masks, optimizer: str, context: RescalingContext
+) -> tuple[State, dict[str, Any]]:
+    """The masked ``state`` rescaled as the search says, and the options of the loop that belong to it."""
+    weights = {name: state[name] for name in masks}
+    factors = rate_factors(search.rescale, masks, optimizer)
+    return state | rescaling[search.rescale](weights, masks, context), {"lr_factors": factors} if factors else {}
 
 
 def masked_state(state: Mapping[str, Tensor], masks: Masks) -> State:
@@ -113,6 +131,7 @@ def find_ticket(
     method: Retraining = "rewind",
     optimizer_state: Restored = "fresh",
     norm_statistics: Restored = "rewound",
+    rescale: str = "none",
     head: str | None = None,
     prune_head: bool = False,
     prunable: tuple[str, ...] | None = None,
@@ -145,11 +164,12 @@ def find_ticket(
         densities = [density ** (n / rounds) for n in range(1, rounds)] + [density]
     search = Search(
         rounds=rounds, prune=prune, criterion=criterion, allocation=allocation, rewind=rewind, method=method,
-        optimizer_state=optimizer_state, norm_statistics=norm_statistics, prune_head=prune_head, prunable=prunable,
+        optimizer_state=optimizer_state, norm_statistics=norm_statistics, rescale=rescale, prune_head=prune_head,
+        prunable=prunable,
     )  # fmt: skip
-    # Names that nothing is known by are refused now, not after the first training.
-    pruning.criterion.entry(criterion)
-    pruning.allocation.entry(allocation)
+    # What can't be done is refused now, not after the first training.
+    check_pair(criterion, allocation)
+    _check_rescaling(rescale, recipe.optimizer)
     network = copy.deepcopy(model)
     view = Prunable(network, head=head, prune_head=prune_head, only=prunable)
     if math.floor(density * view.total + 0.5) < 1:
@@ -161,6 +181,7 @@ def find_ticket(
             raise InputError(
                 f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
             )
+    evidence = Replayed(batches, Streams(seed))
     initial = _state(network)
     run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], device=device)
     rewound = run.snapshots[str(search.rewind)]
@@ -169,12 +190,21 @@ def find_ticket(
         if on_round is not None:
             on_round(number - 1, rounds, run)
         masks = next_masks(
-            view, initial=lambda: initial, search=search, density=target, alive=masks, seed=seed, number=number
-        )
+            view, initial=lambda: initial, batches=lambda: evidence, search=search, density=target, alive=masks,
+            seed=seed, number=number,
+        )  # fmt: skip
         if number == rounds:
             break
         state, options = round_start(search, rewound.state, _state(network), initial)
-        network.load_state_dict(masked_state(state, masks))
+        state = masked_state(state, masks)
+        context = RescalingContext(
+            "rewound" if method == "rewind" else "trained",
+            network=partial(_holding, network, state),
+            batch=lambda: next(iter(evidence))[0],
+        )
+        state, rates = rescaled(search, state, masks, recipe.optimizer, context)
+        network.load_state_dict(state)
+        options |= rates
         if search.optimizer_state == "rewound" and method != "fine-tune":
             options["optimizer_state"] = rewound.optimizer
         run = train(network, batches, recipe, masks=masks, seed=seed, device=device, **options)
@@ -248,6 +278,32 @@ def transfer(
         return Transfer(placement, run, None, None)
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
+
+
+class Replayed:
+    """Training batches in an order of their own that begin anew, and equal, whenever they are gone through."""
+
+    def __init__(self, batches: BatchSource, streams: Streams) -> None:
+        self._batches, self._streams = batches, streams
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order, augmentation = (self._streams.generator("mask", "evidence", what) for what in ("order", "augmentation"))
+        return self._batches.epoch(order, augmentation)
+
+
+def _check_rescaling(name: str, optimizer: str) -> None:
+    if rescaling.entry(name).facts.get("needs") == "ticket":
+        raise InputError(
+            f"rescale = '{name}' looks at a ticket and a random one, which a search has not yet",
+            expected="a rescaling of the weights by themselves, or 'matched' for an arm",
+        )
+    rate_factors(name, Masks({}), optimizer)
+
+
+def _holding(network: nn.Module, state: State) -> nn.Module:
+    scratch = copy.deepcopy(network)
+    scratch.load_state_dict(state)
+    return scratch
 
 
 def _state(model: nn.Module) -> State:

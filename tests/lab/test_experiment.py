@@ -96,7 +96,7 @@ UNKNOWN_WORDS = [
     ("transfer/0/densities", "al", "transfer[0].densities", "all"),
     ("arm/mine", {"mask": "tickt", "weights": "rewound"}, "arm.mine", "ticket"),
     ("arm/mine", {"mask": "ticket", "weights": "redrawn"}, "arm.mine", "re-drawn"),
-    ("arm/mine", {"mask": "ticket", "weights": "rewound", "method": "trian"}, "arm.mine.method", "train"),
+    ("arm/mine", {"mask": "ticket", "weights": "rewound", "method": "trian"}, "arm.mine", "train"),
 ]
 
 

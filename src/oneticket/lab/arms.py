@@ -2,75 +2,186 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from oneticket.errors import InputError, unknown
-from oneticket.pruning import control
-from oneticket.weights import draw
-
-Method = Literal["train", "fine-tune", "lr-rewind"]
+from oneticket.methods import method, method_options, pretraining
+from oneticket.pruning import allocation, control, criterion
+from oneticket.weights import draw, norms
 
 DENSE = "dense"
 TICKET = "ticket"
+INTERPOLATED = "interpolated"
+
+Owner = Literal["source", "target"]
+Needs = Literal["nothing", "density", "ticket", "pretraining"]
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One arm: which mask, which weights under it, how they are trained, and whose ticket it starts from.
 
-    ``mask`` is ``dense``, ``ticket`` or a registered mask control; ``weights`` a registered draw; ``ticket`` tells
-    whether the mask and the weights come from the source's search or from the target's own.
+    ``mask`` is ``dense``, ``ticket``, a registered mask control, or a criterion that scores the untrained network on
+    the target's data; ``allocation`` belongs to the last. ``weights`` is a registered draw or pre-training, ``norms``
+    a registered choice of the normalisation parameters (or ``interpolated``), ``method`` a registered method with its
+    ``options``. ``ticket`` tells whether the mask comes from the source's search or from the target's own; ``values``
+    whose weights go under it, if not the same's. ``model`` is the network that an ``elastic`` mask was found in.
     """
 
     mask: str
     weights: str
-    method: Method = "train"
-    ticket: Literal["source", "target"] = "source"
+    method: str = "train"
+    options: dict[str, Any] = {}
+    norms: str = "as-drawn"
+    allocation: str = "global"
+    ticket: Owner = "source"
+    values: Owner | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
-        masks = [DENSE, TICKET, *control]
-        if self.mask not in masks:
+        if self.mask not in (masks := mask_words()):
             raise unknown("mask", self.mask, masks)
-        if self.weights not in draw:
-            raise unknown("weights", self.weights, list(draw))
-        if self.mask == DENSE and self.weights != "initial":
-            raise InputError(f"weights = '{self.weights}' with a dense mask", expected="weights = 'initial'")
+        if self.weights not in (weights := [*draw, *pretraining]):
+            raise unknown("weights", self.weights, weights)
+        if self.method not in method:
+            raise unknown("method", self.method, list(method))
+        if self.norms not in (choices := [*norms, INTERPOLATED]):
+            raise unknown("norms", self.norms, choices)
+        if self.allocation not in allocation:
+            raise unknown("allocation", self.allocation, list(allocation))
+        msgspec.structs.force_setattr(self, "options", method_options(self.method, self.options))
+        if self.makes_masks and self.mask != DENSE:
+            raise InputError(
+                f"mask = '{self.mask}' with a method that makes masks itself", expected=f"mask = '{DENSE}'"
+            )
+        if self.mask == DENSE and self.weights in ("re-drawn", "reshuffled", "rewound"):
+            raise InputError(
+                f"weights = '{self.weights}' with a dense mask", expected="weights = 'initial' or 'trained'"
+            )
+        if self.weights in pretraining and self.mask != DENSE:
+            raise InputError(f"weights = '{self.weights}' under a mask", expected=f"mask = '{DENSE}'")
+        if (self.mask == "elastic") != (self.model is not None):
+            raise InputError(
+                f"mask = '{self.mask}' with model = {self.model!r}",
+                expected="mask = 'elastic', and as model the network of the family that its ticket is found in",
+            )
 
     @property
-    def needs(self) -> Literal["nothing", "density", "ticket"]:
-        """What the arm must know of a search: nothing, the density of a round, or its masks and weights.
+    def makes_masks(self) -> bool:
+        """Whether the method makes the masks while it trains."""
+        return method.entry(self.method).facts.get("makes") == "masks"
 
-        A control that looks at the density only (its register says so) with weights that are no ticket's is the same
-        network whatever the source, and is trained once for all of them.
+    @property
+    def mask_from(self) -> str:
+        """Whose ticket a control wants its masks from, when not that of the replicate itself: ``other-seed``."""
+        return control.entry(self.mask).facts.get("masks_from", "") if self.mask in control else ""
+
+    @property
+    def needs(self) -> Needs:
+        """What the arm must know of others: nothing, the density of a round, a search's ticket, a pre-training.
+
+        An arm that looks at the density only (the register of controls says which do) with weights that are no
+        ticket's is the same network whatever the source, and is trained once for all of them.
         """
+        if self.weights in pretraining:
+            return "pretraining"
+        fresh = self.weights in ("re-drawn", "initial") and self.norms in ("as-drawn", "fresh")
+        if not fresh:
+            return "ticket"
         if self.mask == DENSE:
-            return "nothing"
-        if self.mask != TICKET and self.weights in ("re-drawn", "initial") and self.method == "train":
-            return "density" if control.entry(self.mask).facts.get("needs") == "density" else "ticket"
-        return "ticket"
+            return "density" if self.makes_masks else "nothing"
+        if self.mask == TICKET or (self.mask in control and control.entry(self.mask).facts.get("needs") != "density"):
+            return "ticket"
+        return "density"
+
+    @property
+    def stays_dense(self) -> bool:
+        """Whether all weights are there at the end: the density asked for says nothing about it."""
+        return self.mask == DENSE and not self.makes_masks
+
+    @property
+    def starts_at_rewind(self) -> bool:
+        """Whether the training begins at the rewind point of the recipe."""
+        return method.entry(self.method).facts.get("start") == "rewind"
+
+    @property
+    def looks_at_source(self) -> bool:
+        """Whether the arm cannot be without a source; controls that look at the density stand for one by their row."""
+        if self.needs == "pretraining":
+            return True
+        if (self.mask != DENSE and not self.scored_on_target) or self.needs == "ticket":
+            return "source" in (self.ticket, self.values or self.ticket)
+        return False
+
+    @property
+    def scored_on_target(self) -> bool:
+        """Whether the mask comes from scores of the untrained network on the target's training data."""
+        return self.mask in criterion and self.mask not in (DENSE, TICKET) and self.mask not in control
 
 
-ARMS: dict[str, Arm] = {
-    "dense": Arm(mask="dense", weights="initial"),
-    "winning": Arm(mask="ticket", weights="rewound"),
-    "own": Arm(mask="ticket", weights="rewound", ticket="target"),
-    "random": Arm(mask="globally-permuted", weights="re-drawn"),
-    "preserved": Arm(mask="ticket", weights="re-drawn"),
-    "layer-permuted": Arm(mask="layer-permuted", weights="re-drawn"),
-    "even": Arm(mask="even", weights="re-drawn"),
-    "erk": Arm(mask="erk", weights="re-drawn"),
-    "pruned-finetune": Arm(mask="ticket", weights="trained", method="fine-tune"),
+def mask_words() -> list[str]:
+    """Every word that an arm's ``mask`` can be."""
+    at_start = [entry.name for entry in criterion.entries() if entry.facts.get("at") == "init"]
+    return [DENSE, TICKET, *control, *(name for name in at_start if name not in control)]
+
+
+_LITERATURE: dict[str, tuple[Arm, str]] = {
+    "dense": (Arm(mask="dense", weights="initial"), "the target from scratch"),
+    "winning": (Arm(mask="ticket", weights="rewound"), "Frankle & Carbin 2019; Morcos et al. 2019"),
+    "own": (Arm(mask="ticket", weights="rewound", ticket="target"), "Frankle & Carbin 2019: the ceiling"),
+    # Masks, with weights drawn afresh.
+    "random": (Arm(mask="globally-permuted", weights="re-drawn"), "Morcos et al. 2019"),
+    "preserved": (Arm(mask="ticket", weights="re-drawn"), "Frankle & Carbin 2019; Liu et al. 2019"),
+    "layer-permuted": (Arm(mask="layer-permuted", weights="re-drawn"), "Morcos et al. 2019, fig. A1"),
+    "even": (Arm(mask="even", weights="re-drawn"), "uniform density in every layer"),
+    "erk": (Arm(mask="erk", weights="re-drawn"), "Mocanu et al. 2018; Evci et al. 2020"),
+    "smart": (Arm(mask="smart", weights="re-drawn"), "Su et al. 2020"),
+    "natural-corrected": (Arm(mask="natural-corrected", weights="re-drawn"), "Caron et al. 2020"),
+    # Masks against weights.
+    "other-seed": (Arm(mask="other-seed", weights="rewound"), "Adnan et al. 2025"),
+    "aligned": (Arm(mask="aligned", weights="rewound"), "Adnan et al. 2025"),
+    "source-mask": (Arm(mask="ticket", weights="rewound", values="target"), "the source's mask on the target's W_k"),
+    "source-weights": (
+        Arm(mask="ticket", weights="rewound", ticket="target", values="source"),
+        "the target's mask on the source's W_k",
+    ),
+    "ticket-initial": (Arm(mask="ticket", weights="initial"), "Frankle & Carbin 2019"),
+    "reshuffled": (Arm(mask="ticket", weights="reshuffled"), "Frankle et al. 2021"),
+    "sign-constant": (Arm(mask="ticket", weights="sign-constant"), "Zhou et al. 2019"),
+    "sign-redrawn": (Arm(mask="ticket", weights="sign-redrawn"), "Oh et al. 2025: the signed mask"),
+    "sign-interpolated": (
+        Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
+        "Oh et al. 2025: the signed mask, normalisation parameters from trained to fresh",
+    ),
+    # Trained weights.
+    "pruned-finetune": (
+        Arm(mask="ticket", weights="trained", method="fine-tune"),
+        "Han et al. 2015; Renda et al. 2020",
+    ),
+    "pruned-lr-rewind": (Arm(mask="ticket", weights="trained", method="lr-rewind"), "Renda et al. 2020"),
+    "pruned-probe": (Arm(mask="ticket", weights="trained", method="linear-probe"), "Alain & Bengio 2017"),
+    "dense-finetune": (Arm(mask="dense", weights="trained", method="fine-tune"), "Yosinski et al. 2014"),
+    "dense-pretrained": (Arm(mask="dense", weights="trained"), "Yosinski et al. 2014, the whole recipe"),
+    "autoencoder": (Arm(mask="dense", weights="autoencoder"), "Vincent et al. 2010"),
+    "rotation": (Arm(mask="dense", weights="rotation"), "Gidaris et al. 2018"),
+    "layer-wise": (Arm(mask="dense", weights="layer-wise"), "Bengio et al. 2007"),
+    # Pruned on the target, before training.
+    "magnitude-init": (Arm(mask="magnitude-init", weights="initial"), "Frankle et al. 2021"),
+    "snip": (Arm(mask="snip", weights="initial"), "Lee et al. 2019"),
+    "grasp": (Arm(mask="grasp", weights="initial"), "Wang et al. 2020"),
+    "synflow": (Arm(mask="synflow", weights="initial"), "Tanaka et al. 2020"),
+    # Pruned on the target, while training.
+    "l1": (Arm(mask="dense", weights="initial", method="l1"), "proximal L1"),
+    "l0": (Arm(mask="dense", weights="initial", method="l0"), "Louizos et al. 2018"),
+    "gmp": (Arm(mask="dense", weights="initial", method="gmp"), "Zhu & Gupta 2017"),
+    "set": (Arm(mask="dense", weights="initial", method="set"), "Mocanu et al. 2018"),
+    "rigl": (Arm(mask="dense", weights="initial", method="rigl"), "Evci et al. 2020"),
+    # Binary.
+    "binary-connect": (Arm(mask="dense", weights="initial", method="binary-connect"), "Courbariaux et al. 2015"),
+    "bwn": (Arm(mask="dense", weights="initial", method="bwn"), "Rastegari et al. 2016"),
+    "xnor": (Arm(mask="dense", weights="initial", method="xnor"), "Rastegari et al. 2016"),
 }
 
-ARM_SOURCES: dict[str, str] = {
-    "dense": "the target from scratch",
-    "winning": "Frankle & Carbin 2019; Morcos et al. 2019",
-    "own": "Frankle & Carbin 2019: the ceiling",
-    "random": "Morcos et al. 2019",
-    "preserved": "Frankle & Carbin 2019; Liu et al. 2019",
-    "layer-permuted": "Morcos et al. 2019, fig. A1",
-    "even": "uniform density in every layer",
-    "erk": "Mocanu et al. 2018; Evci et al. 2020",
-    "pruned-finetune": "Han et al. 2015; Renda et al. 2020",
-}
+ARMS: dict[str, Arm] = {name: arm for name, (arm, _) in _LITERATURE.items()}
+ARM_SOURCES: dict[str, str] = {name: source for name, (_, source) in _LITERATURE.items()}

@@ -12,13 +12,15 @@ import msgspec
 from oneticket.data import DataSpec
 from oneticket.data.spec import chain
 from oneticket.errors import InputError, nearest, unknown
-from oneticket.lab.arms import ARMS, DENSE, Arm
+from oneticket.lab.arms import ARMS, Arm
 from oneticket.lab.refusal import convert, refuse_unwritable
+from oneticket.masks import Masks
 from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, criterion
+from oneticket.pruning.base import check_pair
 from oneticket.search import Search
 from oneticket.training import Recipe
-from oneticket.weights import rescaling
+from oneticket.weights import rate_factors, rescaling
 
 MOST = 10_000
 """Of replicates, and of rounds: what is beyond is a slip, and planning it would fill the memory."""
@@ -27,13 +29,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One grid: every source, target, arm, rescaling and density of the lists, combined."""
+    """One grid: every source, target, arm, rescaling and density of the lists, combined.
+
+    ``lr`` are learning rates on the target that every arm is tried with, instead of its recipe's; the one with the best
+    validation accuracy over the seeds is shown.
+    """
 
     targets: tuple[str, ...]
     sources: tuple[str, ...] = ()
     arms: tuple[str, ...] = ("winning", "own", "random")
     rescale: tuple[str, ...] = ("none",)
     densities: tuple[float, ...] | Literal["all"] = "all"
+    lr: tuple[float, ...] = ()
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +131,7 @@ def _check(experiment: Experiment) -> None:
     for word, arm in experiment.arm.items():
         if word in ARMS:
             raise InputError(f"the arm '{word}' exists already", where=f"arm.{word}", expected="another name")
-        if arm.mask == DENSE:
+        if arm.stays_dense and arm.needs == "nothing" and arm.method == "train":
             raise InputError("a dense arm", where=f"arm.{word}.mask", expected="another: 'dense' is in every table")
     _check_search(experiment.search)
     if not experiment.transfer:
@@ -152,6 +159,12 @@ def _check_search(search: Search) -> None:
     for registry, word in ((criterion, search.criterion), (allocation, search.allocation)):
         if word not in registry:
             raise unknown(registry.kind, word, list(registry), where=f"search.{registry.kind}")
+    try:
+        check_pair(search.criterion, search.allocation)
+    except InputError as error:
+        raise error.at("search.allocation") from None
+    if search.rescale not in rescaling:
+        raise unknown("rescaling", search.rescale, list(rescaling), where="search.rescale")
     if search.rounds > MOST:
         raise InputError(f"rounds = {search.rounds}", where="search.rounds", expected=f"at most {MOST}")
     if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
@@ -176,11 +189,20 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
     for name in transfer.arms:
         if name not in arms:
             raise unknown("arm", name, arms, where=f"{where}.arms")
-        if arms[name].ticket == "source" and arms[name].mask != DENSE and not transfer.sources:
+        if arms[name].looks_at_source and not transfer.sources:
             raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
+        if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
+            raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
     for name in transfer.rescale:
         if name not in rescaling:
             raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")
+        for role in transfer.targets:
+            try:
+                rate_factors(name, Masks({}), experiment.recipe[split_role(role)[1]].optimizer)
+            except InputError as error:
+                raise error.at(f"{where}.rescale") from None
+    if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):
+        raise InputError(f"lr = {list(transfer.lr)}", where=f"{where}.lr", expected="numbers above 0, each once")
     if not isinstance(transfer.densities, str):
         if not transfer.densities:
             raise InputError("an empty list", where=f"{where}.densities", expected='at least one, or "all"')

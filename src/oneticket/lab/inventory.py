@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
+
 from oneticket.data import DataRef, Splits, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.description import Network
@@ -12,6 +14,7 @@ from oneticket.lab.experiment import Experiment, Transfer, split_role
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import kept_count
+from oneticket.pruning.correspondence import stretched
 from oneticket.training import Step
 
 Shapes = dict[str, tuple[int, ...]]
@@ -29,6 +32,7 @@ class Inventory:
         self.ladder = experiment.search.densities()
         self._refs: dict[str, DataRef] = {}
         self._splits: dict[str, Splits] = {}
+        self._rounds: dict[float, int] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
 
     def ref(self, name: str) -> DataRef:
@@ -92,6 +96,11 @@ class Inventory:
 
     def round(self, density: float) -> int:
         """The round whose density is nearest on the logarithmic scale that rounds live on; InputError when far off."""
+        if density not in self._rounds:
+            self._rounds[density] = self._nearest(density)
+        return self._rounds[density]
+
+    def _nearest(self, density: float) -> int:
         ratios = [max(density / rung, rung / density) for rung in self.ladder]
         number = ratios.index(min(ratios))
         # Half a step of the ladder is as far as the nearest round can be; what is further lies behind its end.
@@ -120,9 +129,26 @@ class Inventory:
                     expected=f"a density of at least {1 / total:.2g}",
                 )
             self._check_rewind(data, recipe, deepest)
+        for role in transfer.targets if transfer.lr else ():
+            data, _ = split_role(role)
+            if not len(self.splits(data).validation):
+                raise InputError(
+                    f"learning rates are chosen by validation accuracy, and {data} keeps no images for it",
+                    where=f"{where}.lr",
+                    expected=f"validation above 0 in data.{data}",
+                )
+        arms = [self.experiment.arms()[name] for name in transfer.arms]
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
+                for arm in arms:
+                    if arm.model is not None:
+                        self._check_depth(arm.model, spec, split_role(source)[0], split_role(target)[0])
+
+    def _check_depth(self, other: str, spec: ModelSpec, source: str, target: str) -> None:
+        """Refuse an elastic ticket of a network that is no shallower or deeper one of the same family."""
+        there, here = (self._built(model, data)[1] for model, data in ((ModelSpec(name=other), source), (spec, target)))
+        stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
 
     def _check_rewind(self, data: str, recipe: str, deepest: int) -> None:
         rewind, chosen = Step.parse(self.experiment.search.rewind), self.experiment.recipe[recipe]

@@ -7,14 +7,20 @@ from pathlib import Path
 import msgspec
 
 from oneticket.lab.arms import DENSE, Arm
-from oneticket.lab.description import ArmStart, Description, Initial, Round, TicketRef
+from oneticket.lab.description import ArmStart, Description, Initial, Naming, Pretraining, Round, TicketRef
 from oneticket.lab.experiment import Experiment, Transfer, split_role
 from oneticket.lab.inventory import Inventory
+from oneticket.lab.order import by_data
 from oneticket.models import ModelSpec
+from oneticket.training import Recipe
+from oneticket.weights import rescaling
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row of the tidy table knows before its cell has run."""
+    """What a row of the tidy table knows before its cell has run.
+
+    ``lr`` is one learning rate of several that the arm is tried with, None where there is only the recipe's.
+    """
 
     experiment: str
     model: str
@@ -28,6 +34,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     round: int
     seed: int
     search_trainings: int
+    lr: float | None
     cell: str
 
 
@@ -53,9 +60,12 @@ class _Role(msgspec.Struct, frozen=True):
 class _Planner:
     def __init__(self, experiment: Experiment, inventory: Inventory) -> None:
         self.experiment, self.inventory = experiment, inventory
+        self.naming = Naming()
         self.cells: dict[str, Description] = {}
+        self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
+        self._recipes: dict[tuple[str, float | None], Recipe] = {}
         self._tickets: dict[tuple[str, _Role, int], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
@@ -65,23 +75,26 @@ class _Planner:
         # One replicate after the other, so that whole comparisons are finished early.
         for spec in self.experiment.models:
             for seed in self.experiment.replicates:
+                self.replicate = {}
                 for transfer in self.experiment.transfer:
                     self._add_transfer(spec, transfer, seed)
+                self.cells |= by_data(self.replicate)
         return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels)
 
     def _add(self, description: Description, what: str) -> str:
-        identity = description.identity
-        self.cells.setdefault(identity, description)
+        identity = self.naming.identity(description)
+        if identity not in self.cells:  # where it would be, the model is listed twice
+            self.replicate.setdefault(identity, description)
         self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
         return identity
 
-    def _dense(self, spec: ModelSpec, role: _Role, seed: int) -> str:
+    def _dense(self, spec: ModelSpec, role: _Role, seed: int, lr: float | None = None) -> str:
         """The dense training: round 0 of a search and the dense arm of a target are one cell."""
         return self._add(
             Description(
                 network=self.inventory.network(spec, role.data_name),
                 data=self.inventory.ref(role.data_name),
-                recipe=self.experiment.recipe[role.recipe_name],
+                recipe=self._recipe(role, lr),
                 seed=seed,
                 start=Initial(),
                 snapshots=(str(self.experiment.search.rewind),),
@@ -122,46 +135,101 @@ class _Planner:
         arms = self.experiment.arms()
         for target in transfer.targets:
             to = _Role(*split_role(target))
-            self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, self._dense(spec, to, seed))
+            for lr in transfer.lr or (None,):
+                cell = self._dense(spec, to, seed, lr)
+                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell)
             for source in transfer.sources or (target,):
                 origin = _Role(*split_role(source))
                 for name in transfer.arms:
-                    arm = arms[name]
-                    if arm.mask == DENSE:
+                    if name == DENSE:
                         continue
-                    giver = to if arm.ticket == "target" else origin
-                    for density in self.inventory.densities(transfer):
-                        for rescale in transfer.rescale:
-                            self._add_arm(spec, giver, to, name, arm, rescale, density, seed)
+                    for density in self._densities(arms[name], transfer):
+                        for rescale in self._rescalings(arms[name], transfer):
+                            for lr in transfer.lr or (None,):
+                                self._add_arm(spec, origin, to, name, rescale, density, seed, lr)
+
+    def _densities(self, arm: Arm, transfer: Transfer) -> list[float]:
+        """The densities an arm is trained at; a dense one that stays so has no other than 1."""
+        return [1.0] if arm.stays_dense else self.inventory.densities(transfer)
+
+    def _rescalings(self, arm: Arm, transfer: Transfer) -> tuple[str, ...]:
+        """The rescalings that change an arm: none where there is no mask to make up for."""
+        return ("none",) if arm.mask == DENSE else transfer.rescale
 
     def _add_arm(
-        self, spec: ModelSpec, giver: _Role, to: _Role, name: str, arm: Arm, rescale: str, density: float, seed: int
-    ) -> None:
-        number = self.inventory.round(density)
-        ticket = self._ticket(spec, giver, seed, number) if arm.needs == "ticket" else None
+        self, spec: ModelSpec, origin: _Role, to: _Role, name: str, rescale: str, density: float, seed: int,
+        lr: float | None,
+    ) -> None:  # fmt: skip
+        arm = self.experiment.arms()[name]
+        owners = {"source": origin, "target": to}
+        giver, number = owners[arm.ticket], self.inventory.round(density)
+        ticket = values = pretrained = None
+        cost = 0
+        if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
+            from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
+            found_in = ModelSpec(name=arm.model) if arm.model else spec
+            ticket = self._ticket(found_in, giver, from_seed, number)
+            # A ticket of round 0, all weights at W_k, has taken the dense training too.
+            cost = max(number, 1)
+            owner = owners[arm.values or arm.ticket]
+            if from_seed != seed or owner != giver:
+                values = self._ticket(spec, owner, seed, number)
+                cost *= 2
+        elif arm.needs == "pretraining":
+            pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
         description = Description(
             network=self.inventory.network(spec, to.data_name),
             data=self.inventory.ref(to.data_name),
-            recipe=self.experiment.recipe[to.recipe_name],
+            recipe=self._recipe(to, lr),
             seed=seed,
             start=ArmStart(
                 mask=arm.mask,
+                allocation=arm.allocation if arm.scored_on_target else "",
                 weights=arm.weights,
+                norms=arm.norms,
                 rescale=rescale,
                 method=arm.method,
+                options=arm.options,
                 density=self.inventory.ladder[number],
                 ticket=ticket,
-                rewind=str(self.experiment.search.rewind) if arm.method == "lr-rewind" else "",
+                values=values,
+                pretrained=pretrained,
+                rewind=str(self.experiment.search.rewind) if arm.starts_at_rewind else "",
             ),
         )
-        # A ticket of round 0, all weights at W_k, has taken the dense training too.
-        cost = max(number, 1) if ticket is not None else 0
         what = f"{name} {to}, {100 * self.inventory.ladder[number]:.3g} % of the weights"
-        self._add_row(spec, giver, to, name, rescale, density, number, seed, cost, self._add(description, what))
+        cell = self._add(description, what)
+        # A row of two owners stands with the source, beside the other arms of that source.
+        giver = origin if arm.values is not None else giver
+        self._add_row(spec, giver, to, name, rescale, density, number, seed, cost, lr, cell)
+
+    def _other(self, seed: int) -> int:
+        """The replicate after this one, the first after the last."""
+        seeds = self.experiment.replicates
+        return seeds[(seeds.index(seed) + 1) % len(seeds)]
+
+    def _pretraining(self, spec: ModelSpec, role: _Role, seed: int, task: str) -> str:
+        description = Description(
+            network=self.inventory.network(spec, role.data_name),
+            data=self.inventory.ref(role.data_name),
+            recipe=self.experiment.recipe[role.recipe_name],
+            seed=seed,
+            start=Pretraining(task=task),
+            test=False,
+        )
+        return self._add(description, f"{task} {role}")
+
+    def _recipe(self, role: _Role, lr: float | None) -> Recipe:
+        recipe = self.experiment.recipe[role.recipe_name]
+        key = (role.recipe_name, lr)
+        if key not in self._recipes:
+            # One object for each, so that it is written out once.
+            self._recipes[key] = recipe if lr is None else msgspec.structs.replace(recipe, lr=lr)
+        return self._recipes[key]
 
     def _add_row(
         self, spec: ModelSpec, giver: _Role | None, to: _Role, arm: str, rescale: str, density: float, number: int,
-        seed: int, search_trainings: int, cell: str,
+        seed: int, search_trainings: int, lr: float | None, cell: str,
     ) -> None:  # fmt: skip
         row = Row(
             experiment=self.experiment.name,
@@ -176,6 +244,7 @@ class _Planner:
             round=number,
             seed=seed,
             search_trainings=search_trainings,
+            lr=lr,
             cell=cell,
         )
         self.rows.setdefault(msgspec.structs.astuple(row), row)
