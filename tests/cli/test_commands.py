@@ -19,7 +19,7 @@ from oneticket.lab.results import COLUMNS
 
 Tiny = Callable[..., Path]
 
-COMMANDS = ["demo", "plan", "run", "results", "report", "find", "transfer", "ticket", "list", "doctor"]
+COMMANDS = ["demo", "plan", "run", "results", "report", "find", "transfer", "ticket", "bench", "list", "doctor"]
 
 
 def facts(told: Any) -> dict[str, Any]:

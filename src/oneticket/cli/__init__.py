@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from oneticket.cli.bench_command import bench
 from oneticket.cli.lab_commands import demo, plan, report, results, run
 from oneticket.cli.text import harmless
 from oneticket.cli.ticket_commands import find, ticket, transfer
@@ -44,7 +45,7 @@ def group() -> None:
     """Find a winning ticket once; use it everywhere; know whether it really won."""
 
 
-for _command in (demo, plan, run, results, report, find, transfer, ticket, list_everything, doctor):
+for _command in (demo, plan, run, results, report, find, transfer, ticket, bench, list_everything, doctor):
     group.add_command(_command)
 
 

@@ -1,0 +1,73 @@
+"""The machine and the versions that a measurement was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import torch
+
+from oneticket.ticket import versions
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+"""Flags of processors that multiply bfloat16 in hardware."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hardware and versions. ``bf16`` names what multiplies bfloat16 in hardware, and is empty where nothing does."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    vectors: str
+    bf16: list[str]
+    device: str
+    system: str
+    versions: dict[str, str]
+
+
+def this_machine(device: str = "cpu") -> Machine:
+    """What is running this."""
+    if device == "cpu":
+        bf16 = [flag for flag in BF16_FLAGS if flag in _processor("flags").split()]
+    else:
+        bf16 = ["cuda"] if torch.cuda.is_bf16_supported() else []
+    return Machine(
+        processor=_processor("model name") or platform.processor() or platform.machine(),
+        cores=cores(),
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        bf16=bf16,
+        device="cpu" if device == "cpu" else torch.cuda.get_device_name(device),
+        system=f"{platform.system()} {platform.release()}",
+        versions=versions(),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Torch computes with ``count`` threads inside, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor(key: str) -> str:
+    """A line of the first processor in /proc/cpuinfo, empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")

@@ -1,0 +1,95 @@
+"""The rows of the table: what is measured, in which unit, against which target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from msgspec.structs import replace
+
+from oneticket.bench.workload import Workload
+from oneticket.errors import InputError, unknown
+
+Group = Literal["step", "chain", "quick start", "laboratory", "gpu"]
+Unit = Literal["×", "s", "ms", "MB", "%"]
+
+
+class Row(NamedTuple):
+    """One row. ``unit`` is "×" for a ratio to the reference loop; ``at_least`` tells on which side the target lies."""
+
+    name: str
+    what: str
+    group: Group
+    unit: Unit
+    target: float
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        """Whether ``value`` is on the right side of the target."""
+        return value >= self.target if self.at_least else value <= self.target
+
+
+class Step(NamedTuple):
+    """What a row of the group "step" trains: at full size, and in the short form.
+
+    Rows of one ``bout`` take turns with one reference loop, which trains the same network in float32.
+    """
+
+    bout: str
+    full: Workload
+    short: Workload
+
+
+_LENET = Workload(model="lenet-300-100", shape=(1, 28, 28), augment=False, steps=100, epochs=3)
+_RESNET = Workload(model="resnet20", shape=(3, 32, 32), steps=5, epochs=2)
+_VGG = Workload(model="vgg19", shape=(3, 32, 32), steps=2, epochs=2, precision="bf16")
+_LENET_SHORT = replace(_LENET, steps=30)
+_RESNET_SHORT = replace(_RESNET, steps=2, width=0.5)
+_VGG_SHORT = replace(_VGG, epochs=1, width=0.25)
+
+STEPS: dict[str, Step] = {
+    "lenet": Step("lenet", _LENET, _LENET_SHORT),
+    "resnet20": Step("resnet20", _RESNET, _RESNET_SHORT),
+    "resnet20-bf16": Step("resnet20", replace(_RESNET, precision="bf16"), replace(_RESNET_SHORT, precision="bf16")),
+    "vgg19-bf16": Step("vgg19", _VGG, _VGG_SHORT),
+    "vgg19-sparse": Step("vgg19-sparse", replace(_VGG, density=0.02), replace(_VGG_SHORT, density=0.02)),
+}
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("lenet", "lenet-300-100: a training step, data included", "step", "×", 8, True),
+        Row("resnet20", "resnet20: a training step, dense, float32", "step", "×", 1.35, True),
+        Row("resnet20-bf16", "resnet20: a training step, dense, bf16", "step", "×", 2, True),
+        Row("vgg19-bf16", "vgg19: a training step, dense, bf16", "step", "×", 2, True),
+        Row("vgg19-sparse", "vgg19: a training step at 98 % sparsity, bf16", "step", "×", 3, True),
+        Row("chain", "resnet20 ÷ 2: a whole search, 10 rounds, 2 seeds", "chain", "×", 3, True),
+        Row("quickstart", "the whole quick start", "quick start", "s", 90),
+        Row("lab-plan", "planning 100,000 cells", "laboratory", "s", 5),
+        Row("lab-answer", "a finished experiment of 10,000 cells answered", "laboratory", "s", 3),
+        Row("lab-overhead", "a cell after the first, besides its training", "laboratory", "ms", 50),
+        Row("lab-memory", "the scheduler of 100,000 cells, memory at most", "laboratory", "MB", 500),
+        Row("gpu-resnet20", "resnet20: 6 replicates together, images per second", "gpu", "×", 30, True),
+        Row("gpu-vgg19", "vgg19: a training step of 512, of the bf16 ceiling", "gpu", "%", 30, True),
+    )
+}
+
+
+def chosen(names: Sequence[str], device: str, *, short: bool) -> list[Row]:
+    """The rows of these names, or, without any, those of the device; in the short form training steps only.
+
+    Raises InputError, with the nearest valid word, for an unknown name and for one that this device has no part in.
+    """
+    here = [row for row in ROWS.values() if (row.group == "gpu") == (device == "cuda")]
+    if not names:
+        return [row for row in here if not short or row.group in ("step", "gpu")]
+    for name in names:
+        if name not in ROWS:
+            raise unknown("row", name, ROWS, where="--only")
+        if ROWS[name] not in here:
+            raise InputError(
+                f"the row '{name}' is not measured on {device}",
+                where="--only",
+                expected=f"one of {', '.join(row.name for row in here)}, or another --device",
+            )
+    return [row for row in here if row.name in names]

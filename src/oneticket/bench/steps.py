@@ -1,0 +1,126 @@
+"""Training steps: oneticket against the reference loop, plain PyTorch and its own dense training, in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from msgspec.structs import asdict
+
+from oneticket.bench import plain, reference
+from oneticket.bench.ceiling import Ceiling, floor
+from oneticket.bench.ours import train_ours
+from oneticket.bench.outcome import Result, absent, result
+from oneticket.bench.pairing import in_turns, ratio
+from oneticket.bench.rows import STEPS, Row
+from oneticket.bench.workload import LR, Workload
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+
+AfterEpoch = Callable[[int], None]
+
+NO_BF16 = "this processor has no bf16 in hardware, where it is slower than float32"
+
+
+def seconds_per_step(train: Callable[[AfterEpoch], object], workload: Workload) -> float:
+    """Seconds of one step, data included, over all epochs but the first, in which everything is set up.
+
+    ``train`` trains one epoch more than ``workload.epochs`` and calls what it is given at the end of each.
+    """
+    ends: list[float] = []
+    train(lambda _: ends.append(time.perf_counter()))
+    return (ends[-1] - ends[0]) / (workload.steps * workload.epochs)
+
+
+def time_ours(workload: Workload, masks: Masks | None = None, device: str = "cpu") -> float:
+    """Seconds of one step of oneticket."""
+    network, images, norm = workload.network(), workload.images(), workload.normalisation()
+    train = partial(train_ours, network, images, norm, workload.recipe(), masks=masks, device=device)
+    return seconds_per_step(lambda tell: train(after_epoch=tell), workload)
+
+
+def time_reference(workload: Workload, masks: Masks | None = None, device: str = "cpu", workers: int = 0) -> float:
+    """Seconds of one step of the reference loop, float32 whatever the precision of the workload."""
+    batches = reference.loader(
+        workload.images(), workload.normalisation(), workload.batch_size, augment=workload.augment, workers=workers
+    )
+    train = partial(reference.train, workload.network(), batches, workload.epochs + 1, lr=LR, device=device)
+    return seconds_per_step(lambda tell: train(masks=dict(masks or {}), after_epoch=tell), workload)
+
+
+def time_plain(workload: Workload, masks: Masks | None = None, device: str = "cpu") -> float:
+    """Seconds of one step of plain PyTorch, float32, on images normalised beforehand and not augmented."""
+    images, (scale, offset) = workload.images(), workload.normalisation().factors("cpu")
+    inputs = images.gather().float().mul_(scale).sub_(offset)
+    model = plain.masked(workload.network(), masks or {})
+    train = partial(plain.train, model, inputs, images.labels, workload.epochs + 1, lr=LR, device=device)
+    return seconds_per_step(lambda tell: train(batch_size=workload.batch_size, after_epoch=tell), workload)
+
+
+def measure_steps(
+    rows: Sequence[Row],
+    *,
+    ceiling: Ceiling,
+    bf16: bool,
+    short: bool,
+    repeats: int,
+    loader_workers: int = 0,
+    ticket: Masks | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """The results of rows of the group "step"; rows of one bout share the turns of the reference loop.
+
+    ``ticket`` are the masks of a sparse row, instead of those of its workload.
+    """
+    workloads = {row.name: STEPS[row.name].short if short else STEPS[row.name].full for row in rows}
+    results = [absent(row, NO_BF16) for row in rows if workloads[row.name].precision == "bf16" and not bf16]
+    able = [row for row in rows if row.name not in {entry.row for entry in results}]
+    for bout in dict.fromkeys(STEPS[row.name].bout for row in able):
+        entrants = [row for row in able if STEPS[row.name].bout == bout]
+        first = workloads[entrants[0].name]
+        masks = first.masks()
+        if masks is not None and ticket is not None:
+            masks = _fitting(ticket, masks)
+        contestants: dict[str, Callable[[], float]] = {
+            "reference": partial(time_reference, first, masks, workers=loader_workers),
+            "plain": partial(time_plain, first, masks),
+            **{row.name: partial(time_ours, workloads[row.name], masks) for row in entrants},
+        }
+        if masks is not None:
+            contestants["dense"] = partial(time_ours, first)
+        seconds = in_turns(contestants, repeats, lambda turn, bout=bout: say(f"{bout}: {turn}"))  # type: ignore[misc]
+        for row in entrants:
+            ours = seconds[row.name]
+            others = {name: seconds[name] for name in ("reference", "plain", "dense") if name in seconds}
+            results.append(
+                result(
+                    row,
+                    ratio(others["reference"], ours),
+                    seconds={"ours": ours, **others},
+                    against={name: ratio(times, ours) for name, times in others.items() if name != "reference"},
+                    floor=floor(workloads[row.name], ceiling, masks),
+                    details=_details(workloads[row.name], masks),
+                )
+            )
+    return results
+
+
+def _fitting(ticket: Masks, masks: Masks) -> Masks:
+    """``ticket``; InputError unless its masks have the names and shapes of ``masks``."""
+    found, wanted = ({name: tuple(mask.shape) for name, mask in some.items()} for some in (ticket, masks))
+    if found != wanted:
+        name = next(n for n in {**wanted, **found} if wanted.get(n) != found.get(n))
+        what = f"the ticket's mask '{name}' has the shape {found.get(name)}"
+        raise InputError(what, where="--ticket", expected=f"{wanted.get(name)}, as the row trains at this size")
+    return ticket
+
+
+def _details(workload: Workload, masks: Masks | None) -> dict[str, Any]:
+    facts: dict[str, Any] = asdict(workload)
+    if masks is not None:
+        facts["density"] = masks.density
+        alive = [mask.flatten(1).any(1) for mask in masks.values()]
+        facts["units with a weight"] = sum(int(a.sum()) for a in alive) / sum(len(a) for a in alive)
+    return facts

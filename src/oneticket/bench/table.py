@@ -1,0 +1,108 @@
+"""The outcome as text: a table for a terminal, and the block of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from oneticket.bench.ceiling import Ceiling, Floor
+from oneticket.bench.outcome import Outcome, Result
+from oneticket.bench.pairing import Spread
+from oneticket.bench.rows import ROWS
+from oneticket.errors import InputError
+
+HEADER = ("row", "what", "target", "measured (min–max)", "met", "a step", "floor", "against others")
+
+
+def cells(outcome: Outcome) -> list[tuple[str, ...]]:
+    """A tuple of texts for each result, under `HEADER`."""
+    return [_cells(entry) for entry in outcome.results]
+
+
+def heading(outcome: Outcome) -> str:
+    """What the outcome was measured on: one line."""
+    machine = outcome.machine
+    chip = machine.processor if outcome.device == "cpu" else f"{machine.device} beside {machine.processor}"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    bf16 = ", ".join(machine.bf16) or "none"
+    short = "short form, " if outcome.short else ""
+    return (
+        f"{short}{outcome.date}: {chip}, {machine.cores} cores, {machine.memory_gib:g} GiB, {machine.vectors}, "
+        f"bf16 in hardware: {bf16}; {versions}; {outcome.threads} threads, {outcome.repeats} repetitions, "
+        f"{outcome.loader_workers} loader workers"
+    )
+
+
+def ceiling_line(ceiling: Ceiling) -> str:
+    """The ceiling in one line."""
+    return (
+        f"ceiling: matrix product {_si(ceiling.float32, 'FLOP/s')} float32, {_si(ceiling.bf16, 'FLOP/s')} bf16; "
+        f"copy {_si(ceiling.copy, 'B/s')}"
+    )
+
+
+def markdown(outcome: Outcome) -> str:
+    """Heading, table, ceiling and profiles as Markdown."""
+    parts = [f"{heading(outcome)}.", _grid(HEADER, cells(outcome)), f"{ceiling_line(outcome.ceiling)}."]
+    for row, found in outcome.profiles.items():
+        lines = [(f.family, f"{f.ms:.3g}", f"{100 * f.share:.0f} %") for f in found]
+        parts.append(f"Profile of `{row}`:\n\n{_grid(('family', 'ms a step', 'share'), lines)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def fill(page: Path, outcome: Outcome) -> None:
+    """Replace what stands on ``page`` between the two comments that name this device."""
+    before, after = split_page(page, outcome.device)
+    page.write_text(f"{before}\n\n{markdown(outcome)}\n{after}", encoding="utf-8")
+
+
+def split_page(page: Path, device: str) -> tuple[str, str]:
+    """What comes before the block of ``device``, with its first comment, and what comes after, with its last one.
+
+    Raises InputError when the page cannot be read or lacks the two.
+    """
+    begin, end = (f"<!-- {word} of oneticket bench on {device} -->" for word in ("begin", "end"))
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(page), expected="a Markdown file") from None
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise InputError("has no block for the table", where=str(page), expected=f"{begin} and {end}")
+    return before + begin, end + after
+
+
+def _cells(entry: Result) -> tuple[str, ...]:
+    side = "≥" if ROWS[entry.row].at_least else "≤"
+    target = f"{side} {entry.target:g} {entry.unit}"
+    if entry.measured is None:
+        return (entry.row, entry.what, target, f"not measured: {entry.note}", "", "", "", "")
+    step = f"{1e3 * Spread.of(entry.seconds['ours']).median:.3g} ms" if entry.floor else ""
+    others = ", ".join(f"{_number(spread.median)} × {name}" for name, spread in entry.against.items())
+    met = {True: "yes", False: "no", None: ""}[entry.met]
+    return (entry.row, entry.what, target, _spread(entry.measured, entry.unit), met, step, _floor(entry.floor), others)
+
+
+def _spread(spread: Spread, unit: str) -> str:
+    return f"{_number(spread.median)} {unit} ({_number(spread.low)}–{_number(spread.high)})"
+
+
+def _floor(floor: Floor | None) -> str:
+    return f"{floor.compute_ms:.3g} ms compute, {floor.memory_ms:.3g} ms memory" if floor else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _si(value: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _grid(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
