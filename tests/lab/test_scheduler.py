@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+import oneticket.lab.capacity
 import oneticket.lab.scheduler
 from oneticket.errors import OneticketError
+from oneticket.lab.capacity import GIB
 from oneticket.lab.description import Initial
 from oneticket.lab.engines import CellFailed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
@@ -28,9 +30,15 @@ class Fake:
     """
 
     def __init__(
-        self, store: Store, endings: dict[str, list[Ending]] | None = None, seconds: float = 0.0, slow: str = ""
+        self,
+        store: Store,
+        endings: dict[str, list[Ending]] | None = None,
+        seconds: float = 0.0,
+        slow: str = "",
+        taken: int = 0,
     ) -> None:
         self.store, self.endings, self.seconds, self.slow = store, endings or {}, seconds, slow
+        self.taken = taken  # bytes that each cell tells
         self.log: list[tuple[str, set[str]]] = []
         self.running: set[str] = set()
         self.closed = False
@@ -45,7 +53,7 @@ class Fake:
         self.log.append((identity, set(self.running)))
         self.running.add(identity)
         future: Future[Done] = Future()
-        on_progress(Progress(identity, 1, 3, 0.5))
+        on_progress(Progress(identity, 1, 3, 0.5, self.taken))
         ending = self.endings[identity].pop(0) if self.endings.get(identity) else Done()
         seconds = 0.5 if identity == self.slow and self.order.count(identity) > 1 else self.seconds
         threading.Timer(seconds, self._end, (identity, future, ending)).start()
@@ -90,6 +98,9 @@ class Heard(Watcher):
 
     def failed(self, cell: str, reason: str) -> None:
         self.events.append(("failed", cell, reason))
+
+    def crowded(self, reason: str) -> None:
+        self.events.append(("crowded", reason))
 
     def end(self) -> None:
         self.events.append(("end",))
@@ -156,6 +167,20 @@ def test_as_many_cells_run_side_by_side_as_there_are_workers(lab: Any, plan: Pla
     engine = Fake(store, seconds=0.02)
     assert go(lab, plan, store, engine, workers).complete
     assert max(len(beside) for _, beside in engine.log) == workers - 1
+
+
+@pytest.mark.parametrize(("free", "beside"), [(1, 0), (2, 1), (3, 2), (9, 3)])
+def test_no_more_cells_run_side_by_side_than_memory_holds(
+    lab: Any, plan: Plan, store: Store, monkeypatch: pytest.MonkeyPatch, free: int, beside: int
+) -> None:
+    """Cells that tell 4 GiB need 5 with the margin; ``free`` times that is there before anything runs."""
+    engine, heard = Fake(store, seconds=0.1, taken=4 * GIB), Heard()
+    monkeypatch.setattr(
+        oneticket.lab.capacity, "free_memory", lambda: free * 5 * GIB - 4 * GIB * max(len(engine.running), 1)
+    )
+    assert go(lab, plan, store, engine, 4, heard).complete
+    assert max(len(others) for _, others in engine.log) <= min(beside, free - 1)
+    assert len(heard.kinds("crowded")) == (free < 4), "told once"
 
 
 def test_what_is_there_is_not_computed_again(lab: Any, plan: Plan, store: Store) -> None:

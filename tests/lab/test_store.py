@@ -107,6 +107,28 @@ def test_a_damaged_cell_is_told_with_its_file_and_what_to_do(store: Store, text:
         store.read(CELL)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"outcome": {}}', "\x00" * 100])
+def test_figures_of_a_damaged_cell_are_refused_in_the_same_words(store: Store, text: str) -> None:
+    finish(store)
+    assert store.figures(CELL) == {"test_accuracy": 0.5, "seconds": 1.0}
+    (store.folder(CELL) / "cell.json").write_text(text)
+    with pytest.raises(InputError, match=r"cell\.json: is damaged .*delete its folder and run again"):
+        store.figures(CELL)
+
+
+def test_the_finished_ones_of_many_cells_are_those_it_has(store: Store) -> None:
+    asked = [f"{shelf}{number:062d}" for shelf in ("ab", "cd", "ef") for number in range(4)]
+    assert store.finished(asked) == store.finished([]) == set()
+    there = {asked[0], asked[2], asked[5]}
+    for identity in there:
+        finish(store, identity)
+    finish(store, "ab" + "9" * 62)  # not asked for
+    assert store.finished(iter(asked)) == there
+    (store.folder(asked[2]) / "cell.json").unlink()
+    (store.folder(asked[8])).mkdir(parents=True)
+    assert store.finished(asked) == there - {asked[2]} == {i for i in asked if store.has(i)}
+
+
 def test_finishing_a_cell_takes_back_the_note_of_its_failure(store: Store) -> None:
     store.note_failure(CELL, "winning digits@sgd", "the loss is nan")
     note = store.root / "failures" / f"{CELL}.json"

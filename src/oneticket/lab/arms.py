@@ -8,6 +8,7 @@ import msgspec
 
 from oneticket.errors import InputError, unknown
 from oneticket.methods import method, method_options, pretraining
+from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, control, criterion
 from oneticket.weights import draw, norms
 
@@ -37,7 +38,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allocation: str = "global"
     ticket: Owner = "source"
     values: Owner | None = None
-    model: str | None = None
+    model: str | ModelSpec | None = None
 
     def __post_init__(self) -> None:
         if self.mask not in (masks := mask_words()):
@@ -66,6 +67,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 f"mask = '{self.mask}' with model = {self.model!r}",
                 expected="mask = 'elastic', and as model the network of the family that its ticket is found in",
             )
+
+    @property
+    def found_in(self) -> ModelSpec | None:
+        """The network that the ticket of an ``elastic`` arm is found in."""
+        return ModelSpec(name=self.model) if isinstance(self.model, str) else self.model
 
     @property
     def makes_masks(self) -> bool:

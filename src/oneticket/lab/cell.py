@@ -27,7 +27,7 @@ from oneticket.methods.footprint import binary_weights, stored_bytes
 from oneticket.metrics.paths import find_paths
 from oneticket.metrics.reachability import UnknownPaths
 from oneticket.ticket import versions
-from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, forward_flops, train
+from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, train, training_flops
 
 CONVERGED_WITHIN = 0.005
 """A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
@@ -110,12 +110,12 @@ def run_cell(
     with (working / "history.jsonl").open("wb") as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in training.history)
     example = torch.zeros(1, *cell.network.input, device=setting.device)
-    dense_flops, masked_flops = forward_flops(model, example, masks)
+    train_flops, masked_flops = training_flops(model, example, training.samples, masks, training.work)
     cost = Cost(
         steps=training.steps,
         samples=training.samples,
-        train_flops=3 * dense_flops * training.samples,
-        masked_flops=3 * masked_flops * training.samples,
+        train_flops=train_flops,
+        masked_flops=masked_flops,
         seconds=time.perf_counter() - began,
     )
     return {

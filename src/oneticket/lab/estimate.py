@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,7 +18,10 @@ from oneticket.models import ModelSpec, build
 from oneticket.training import Step
 
 STEPS = 4  # timed, after as many to warm up
-OVERHEAD = 0.3  # seconds to start a worker and to write a cell
+OVERHEAD = 0.1  # seconds to start a worker and to write a cell
+SEEN = 20  # finished cells of a kind that are looked at: more would tell nothing new
+
+Kind = tuple[int, int, int]
 
 
 def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: Path, device: str = "cpu") -> float:
@@ -27,14 +31,8 @@ def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: P
     kind where there are any, and is measured on a few steps otherwise.
     """
     lacking = missing(plan, store)
-    seen: dict[str, list[float]] = {}
-    for identity, cell in plan.cells.items():
-        if store is not None and identity not in lacking:
-            cost = store.read(identity)["cost"]
-            if cost["steps"]:
-                seen.setdefault(_kind(cell), []).append(cost["seconds"] / cost["steps"])
-    known = {kind: statistics.median(times) for kind, times in seen.items()}
-    steps: dict[tuple[str, bool], int] = {}
+    known = _known(plan, store, lacking) if store is not None and lacking else {}
+    steps: dict[tuple[Kind, bool], int] = {}
     total = 0.0
     for cell in lacking.values():
         kind = _kind(cell)
@@ -46,8 +44,21 @@ def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: P
     return total
 
 
-def _kind(cell: Description) -> str:
-    return f"{cell.network}|{cell.data}|{cell.recipe}"
+def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, float]:
+    """Seconds of a step of each kind that has finished cells."""
+    seen: dict[Kind, list[float]] = {}
+    for identity, cell in plan.cells.items():
+        times = seen.setdefault(_kind(cell), [])
+        if identity not in lacking and len(times) < SEEN:
+            cost = store.figures(identity)
+            if cost["steps"]:
+                times.append(cost["seconds"] / cost["steps"])
+    return {kind: statistics.median(times) for kind, times in seen.items() if times}
+
+
+def _kind(cell: Description) -> Kind:
+    # Networks, data and recipes are the same objects in all cells of a plan, which holds them.
+    return id(cell.network), id(cell.data), id(cell.recipe)
 
 
 def _steps(cell: Description, cache: Path) -> int:

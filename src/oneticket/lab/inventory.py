@@ -11,6 +11,7 @@ from oneticket.data import DataRef, Splits, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.description import Network
 from oneticket.lab.experiment import Experiment, Transfer, split_role
+from oneticket.lab.leaks import TOLERATED, Leak, find_leak
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import kept_count
@@ -34,6 +35,7 @@ class Inventory:
         self._splits: dict[str, Splits] = {}
         self._rounds: dict[float, int] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
+        self._leaks: dict[tuple[str, str], Leak] = {}
 
     def ref(self, name: str) -> DataRef:
         """The identity of a data set."""
@@ -49,6 +51,11 @@ class Inventory:
         if name not in self._splits:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """Those of the checked sources that have seen test images of their targets, few enough to be tolerated."""
+        return [leak for leak in self._leaks.values() if leak.images]
 
     def network(self, spec: ModelSpec, data: str) -> Network:
         """The network for a data set."""
@@ -141,13 +148,14 @@ class Inventory:
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
+                self._check_leak(split_role(source)[0], split_role(target)[0], where)
                 for arm in arms:
-                    if arm.model is not None:
-                        self._check_depth(arm.model, spec, split_role(source)[0], split_role(target)[0])
+                    if arm.found_in is not None:
+                        self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
 
-    def _check_depth(self, other: str, spec: ModelSpec, source: str, target: str) -> None:
+    def _check_depth(self, other: ModelSpec, spec: ModelSpec, source: str, target: str) -> None:
         """Refuse an elastic ticket of a network that is no shallower or deeper one of the same family."""
-        there, here = (self._built(model, data)[1] for model, data in ((ModelSpec(name=other), source), (spec, target)))
+        there, here = (self._built(model, data)[1] for model, data in ((other, source), (spec, target)))
         stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
 
     def _check_rewind(self, data: str, recipe: str, deepest: int) -> None:
@@ -165,6 +173,19 @@ class Inventory:
                 f"rewind = {rewind} leaves nothing of {data}@{recipe} to train in a round",
                 where="search.rewind",
                 expected=f"less than {chosen.epochs}ep",
+            )
+
+    def _check_leak(self, source: str, target: str, where: str) -> None:
+        """Refuse a source that has seen the test images of a target."""
+        if (source, target) not in self._leaks:
+            data = {name: (self.ref(name), self.splits(name)) for name in (source, target)}
+            self._leaks[source, target] = find_leak(source, target, data, cache=self.cache)
+        leak = self._leaks[source, target]
+        if leak.refused:
+            raise InputError(
+                f"{leak}: its tickets would be judged on what they were found on",
+                where=f"{where}.sources",
+                expected=f"a source that has seen at most {100 * TOLERATED:g} % of them",
             )
 
     def _check_shapes(self, spec: ModelSpec, source: str, target: str, where: str) -> None:

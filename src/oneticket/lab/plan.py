@@ -167,7 +167,7 @@ class _Planner:
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
-            found_in = ModelSpec(name=arm.model) if arm.model else spec
+            found_in = arm.found_in or spec
             ticket = self._ticket(found_in, giver, from_seed, number)
             # A ticket of round 0, all weights at W_k, has taken the dense training too.
             cost = max(number, 1)

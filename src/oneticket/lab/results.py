@@ -6,11 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oneticket.errors import InputError, unknown
-from oneticket.lab.plan import Plan, Row
+import msgspec
+
+from oneticket.errors import InputError
+from oneticket.lab.rates import best_rates
 from oneticket.lab.store import Store
+
+if TYPE_CHECKING:  # tables are read without torch, which planning loads
+    from oneticket.lab.plan import Plan
+    from oneticket.lab.recall import Origin
 
 COLUMNS = (
     "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
@@ -24,38 +30,25 @@ FORMATS = ("table", "csv", "json", "parquet")
 TidyRow = dict[str, Any]
 
 
-def remember(plan: Plan, store: Store) -> None:
-    """Write down in the store which cell fills which row."""
-    names = list(Row.__struct_fields__)
+def remember(plan: Plan, store: Store, origin: Origin | None = None) -> None:
+    """Write down in the store which cell fills which row, and of which cells and of what the plan was made."""
+    names = [field.name for field in msgspec.structs.fields(plan.rows[0])]
     rows = [[getattr(row, name) for name in names] for row in plan.rows]
-    store.write_experiment(plan.experiment, {"columns": names, "rows": rows})
+    content = {"columns": names, "rows": rows, "cells": list(plan.cells), "origin": msgspec.to_builtins(origin)}
+    store.write_experiment(plan.experiment, content)
 
 
 def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
-    """The rows whose cells are finished, experiments by name, each in the order of its plan."""
-    rows: list[TidyRow] = []
-    records: dict[str, dict[str, Any] | None] = {}
-    names = []
-    for content in store.experiments():
-        known = [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
-        names += [row["experiment"] for row in known[:1]]
-        for row in known:
-            if experiment is not None and row["experiment"] != experiment:
-                continue
-            cell = row["cell"]
-            if cell not in records:
-                records[cell] = store.read(cell) if store.has(cell) else None
-            record = records[cell]
-            if record is not None:
-                rows.append(_row(row, record))
-    if experiment is not None and experiment not in names:
-        raise unknown("experiment", experiment, names, where=str(store.root))
-    return rows
+    """The rows whose cells are finished, experiments by name, each in the order of its plan.
 
-
-def _row(known: dict[str, Any], record: dict[str, Any]) -> TidyRow:
-    facts = {**record["outcome"], **record["cost"], **known}
-    return {column: facts.get(column) for column in COLUMNS}
+    Of an arm that was tried with several learning rates, those of the one that validation chose.
+    """
+    known: list[dict[str, Any]] = []
+    for content in store.experiments(experiment):
+        known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
+    figures = {cell: store.figures(cell) for cell in store.finished({row["cell"]: None for row in known})}
+    rows = [figures[row["cell"]] | row for row in known if row["cell"] in figures]
+    return [{column: row.get(column) for column in COLUMNS} for row in best_rates(rows)]
 
 
 def as_csv(rows: Sequence[TidyRow]) -> str:

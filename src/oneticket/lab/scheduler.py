@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
+import heapq
 import queue
 import time
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
 
-import msgspec
-
 from oneticket.errors import OneticketError
+from oneticket.lab.capacity import Memory
 from oneticket.lab.cell import Setting
 from oneticket.lab.description import Description
 from oneticket.lab.engines import DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
 from oneticket.lab.store import Busy, Store
+from oneticket.lab.watcher import Summary, Watcher
+
+__all__ = ["ATTEMPTS", "Summary", "Watcher", "missing", "run_plan"]
 
 ATTEMPTS = 3  # of a cell whose worker died or ran out of memory; the ones after the first run alone
 ASK_AGAIN = 0.5  # seconds until a cell that another process computes is looked at again
-
-
-class Summary(msgspec.Struct, kw_only=True):
-    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell that has no result."""
-
-    cells: int
-    cached: int = 0
-    trained: int = 0
-    elsewhere: int = 0
-    failed: dict[str, str] = {}
-    left_out: dict[str, str] = {}
-    seconds: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """Whether every cell has its result."""
-        return not self.failed and not self.left_out
-
-
-class Watcher:
-    """Hears what happens during a run; this one says nothing."""
-
-    def begin(self, plan: Plan, cached: int) -> None:
-        """The run starts; ``cached`` cells are there already."""
-
-    def started(self, cell: str) -> None:
-        """A cell is being computed."""
-
-    def progress(self, progress: Progress) -> None:
-        """A running cell has finished an epoch."""
-
-    def finished(self, cell: str, done: Done) -> None:
-        """A cell is there."""
-
-    def postponed(self, cell: str) -> None:
-        """A cell is being computed by another run; it will be looked at again."""
-
-    def retried(self, cell: str, reason: str) -> None:
-        """A cell will be tried again."""
-
-    def failed(self, cell: str, reason: str) -> None:
-        """A cell has failed for good."""
-
-    def tick(self) -> None:
-        """Time has passed."""
-
-    def end(self) -> None:
-        """The run is over, one way or another."""
 
 
 class _Run:
@@ -74,22 +29,24 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, engine: Engine, setting: Setting, workers: int, watcher: Watcher):
         self.plan, self.store, self.engine, self.setting = plan, store, engine, setting
         self.workers, self.watcher = workers, watcher
-        self.labels = {identity: plan.labels.get(identity, identity[:12]) for identity in plan.cells}
-        missing = {identity: cell for identity, cell in plan.cells.items() if not store.has(identity)}
-        self.summary = Summary(cells=len(plan.cells), cached=len(plan.cells) - len(missing))
-        self.waiting: dict[str, set[str]] = {
-            identity: {parent for parent in cell.parents if parent in missing} for identity, cell in missing.items()
-        }
+        self.names = list(plan.cells)  # a cell's place in it says when it is its turn
+        self.place = {identity: number for number, identity in enumerate(self.names)}
+        lacking = missing(plan, store)
+        self.summary = Summary(cells=len(self.names), cached=len(self.names) - len(lacking))
+        self.lacking: dict[str, int] = {}  # of each cell that is not there: how many of those it builds on are not
         self.children: dict[str, list[str]] = {}
-        for identity, parents in self.waiting.items():
+        for identity, cell in lacking.items():
+            parents = [parent for parent in cell.parents if parent in lacking]
+            self.lacking[identity] = len(parents)
             for parent in parents:
                 self.children.setdefault(parent, []).append(identity)
-        self.ready = [identity for identity, parents in self.waiting.items() if not parents]
-        self.order = {identity: number for number, identity in enumerate(plan.cells)}
+        self.ready = [self.place[identity] for identity, count in self.lacking.items() if not count]  # a heap
+        self.later: list[tuple[float, int]] = []  # a heap: when a cell that another run computes is looked at again
         self.alone: list[str] = []
         self.lonely: str | None = None
-        self.later: dict[str, float] = {}
         self.running: dict[Future[Done], str] = {}
+        self.memory = Memory(plan.cells)
+        self.crowded = False
         self.attempts: dict[str, int] = {}
         self.heard: queue.SimpleQueue[Progress] = queue.SimpleQueue()
         self.stopped: str | None = None
@@ -104,14 +61,17 @@ class _Run:
             else:
                 done = set()
                 time.sleep(0.1)
+            while not self.heard.empty():
+                progress = self.heard.get()
+                self.memory.heard(progress.cell, progress.bytes)
+                self.watcher.progress(progress)
             for future in done:
                 self._settle(self.running.pop(future), future)
-            while not self.heard.empty():
-                self.watcher.progress(self.heard.get())
             self.watcher.tick()
-        for identity in self.waiting:
-            if identity not in self.summary.failed and not self.store.has(identity):
-                self.summary.left_out.setdefault(identity, self.stopped or "a cell it builds on has failed")
+        lost = [identity for identity in self.lacking if identity not in self.summary.failed]
+        there = self.store.finished(lost)
+        reason = self.stopped or "a cell it builds on has failed"
+        self.summary.left_out = {identity: reason for identity in lost if identity not in there}
         self.summary.seconds = time.monotonic() - began
         return self.summary
 
@@ -119,18 +79,26 @@ class _Run:
         if self.stopped:
             return
         now = time.monotonic()
-        for identity in [i for i, when in self.later.items() if when <= now]:
-            del self.later[identity]
-            self.ready.append(identity)
-        self.ready.sort(key=self.order.__getitem__)
+        while self.later and self.later[0][0] <= now:
+            heapq.heappush(self.ready, heapq.heappop(self.later)[1])
         if self.alone:
             # Nothing new is started beside it: first the running cells end, then it runs, then the others go on.
             if not self.running:
                 self.lonely = self.alone.pop(0)
                 self._start(self.lonely)
             return
-        while self.ready and len(self.running) < self.workers and self.lonely not in self.running.values():
-            self._start(self.ready.pop(0))
+        beside = set(self.running.values())
+        while self.ready and len(beside) < self.workers and self.lonely not in beside:
+            identity = self.names[self.ready[0]]
+            reason = self.memory.lacks(identity, beside)
+            if reason is not None:
+                if not self.crowded:
+                    self.watcher.crowded(reason)
+                self.crowded = True
+                return
+            heapq.heappop(self.ready)
+            self._start(identity)
+            beside.add(identity)
 
     def _start(self, identity: str) -> None:
         self.attempts[identity] = self.attempts.get(identity, 0) + 1
@@ -139,11 +107,12 @@ class _Run:
         self.running[future] = identity
 
     def _settle(self, identity: str, future: Future[Done]) -> None:
+        self.memory.ended(identity)
         try:
             done = future.result()
         except Busy:
             self.attempts[identity] -= 1
-            self.later[identity] = time.monotonic() + ASK_AGAIN
+            heapq.heappush(self.later, (time.monotonic() + ASK_AGAIN, self.place[identity]))
             self.watcher.postponed(identity)
         except (OutOfMemory, WorkerDied) as error:
             if self.attempts[identity] < ATTEMPTS:
@@ -161,15 +130,16 @@ class _Run:
                 self.summary.elsewhere += 1
             else:
                 self.summary.trained += 1
+            del self.lacking[identity]
             self.watcher.finished(identity, done)
             for child in self.children.get(identity, ()):
-                self.waiting[child].discard(identity)
-                if not self.waiting[child]:
-                    self.ready.append(child)
+                self.lacking[child] -= 1
+                if not self.lacking[child]:
+                    heapq.heappush(self.ready, self.place[child])
 
     def _fail(self, identity: str, reason: str) -> None:
         self.summary.failed[identity] = reason
-        self.store.note_failure(identity, self.labels[identity], reason)
+        self.store.note_failure(identity, self.plan.labels.get(identity, identity[:12]), reason)
         self.watcher.failed(identity, reason)
 
 
@@ -197,4 +167,5 @@ def run_plan(
 
 def missing(plan: Plan, store: Store | None) -> dict[str, Description]:
     """The cells of the plan that the store has not."""
-    return {i: cell for i, cell in plan.cells.items() if store is None or not store.has(i)}
+    there = store.finished(plan.cells) if store is not None else set()
+    return {identity: cell for identity, cell in plan.cells.items() if identity not in there}

@@ -6,18 +6,31 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import SoftFileLease, Timeout
 
-from oneticket.errors import InputError, OneticketError
+from oneticket.errors import InputError, OneticketError, unknown
 from oneticket.identity import canonical_json
 
 STORE_VERSION = 1
 LEASE_SECONDS = 30.0  # a claim that nobody refreshed for so long is taken over; a dead process's at once
+
+
+class _Figures(msgspec.Struct):
+    """As much of a ``cell.json`` as a table needs."""
+
+    description: msgspec.Raw
+    outcome: dict[str, Any]
+    cost: dict[str, Any]
+
+
+_FIGURES = msgspec.json.Decoder(_Figures)
 
 
 class Busy(OneticketError):
@@ -88,12 +101,42 @@ class Store:
 
     def has(self, identity: str) -> bool:
         """Whether the cell is finished."""
-        return (self.folder(identity) / "cell.json").exists()
+        return os.path.exists(self._record(identity))
+
+    def finished(self, identities: Iterable[str]) -> set[str]:
+        """Those of the cells that are finished; asks the disk only about cells of which it has the folder."""
+        there: dict[str, set[str]] = {}
+        found = set()
+        for identity in identities:
+            shelf = identity[:2]
+            if shelf not in there:
+                try:
+                    there[shelf] = set(os.listdir(f"{self.root}/cells/{shelf}"))
+                except OSError:
+                    there[shelf] = set()
+            if identity in there[shelf] and self.has(identity):
+                found.add(identity)
+        return found
 
     def read(self, identity: str) -> dict[str, Any]:
         """The ``cell.json`` of a finished cell."""
-        path = self.folder(identity) / "cell.json"
+        path = Path(self._record(identity))
         return _read_table(path, ("description", "outcome", "cost"), "a finished cell; delete its folder and run again")
+
+    def figures(self, identity: str) -> dict[str, Any]:
+        """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not looked at."""
+        path = self._record(identity)
+        try:
+            with open(path, "rb") as file:
+                known = _FIGURES.decode(file.read())
+        except (OSError, msgspec.MsgspecError) as error:
+            expected = "a finished cell; delete its folder and run again"
+            raise InputError(f"is damaged ({error})", where=path, expected=expected) from None
+        return known.outcome | known.cost
+
+    def _record(self, identity: str) -> str:
+        # A string: paths cost more than the file behind them where there are many thousands.
+        return f"{self.root}/cells/{identity[:2]}/{identity}/cell.json"
 
     # -- computing a cell ----------------------------------------------------------------------------------------
     @contextmanager
@@ -125,9 +168,7 @@ class Store:
         """Turn a working folder into the finished cell: everything on disk first, then one rename."""
         shutil.rmtree(working / "checkpoint", ignore_errors=True)
         (working / "cell.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        for path in working.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        _keep_on_disk([*working.iterdir()])
         target = self.folder(identity)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -158,10 +199,14 @@ class Store:
         """Remember which cell fills which row of an experiment's table."""
         _write_whole(self.root / "experiments" / f"{name}.json", canonical_json(content))
 
-    def experiments(self) -> Iterator[dict[str, Any]]:
-        """Every experiment that has been run in this store, by name."""
-        for path in sorted((self.root / "experiments").glob("*.json")):
-            yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
+    def experiments(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every experiment that has been run in this store, by name, or only the one called ``name``."""
+        found = sorted((self.root / "experiments").glob("*.json"))
+        if name is not None and name not in (path.stem for path in found):
+            raise unknown("experiment", name, [path.stem for path in found], where=str(self.root))
+        for path in found:
+            if name in (None, path.stem):
+                yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
 
 
 def is_store(root: Path) -> bool:
@@ -174,12 +219,24 @@ def is_store(root: Path) -> bool:
 
 def _read_table(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = msgspec.json.decode(path.read_bytes())
         if not isinstance(table, dict) or any(key not in table for key in keys):
             raise ValueError(f"it lacks {' or '.join(keys)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, msgspec.DecodeError) as error:
         raise InputError(f"is damaged ({error})", where=str(path), expected=expected) from None
     return table
+
+
+def _keep_on_disk(files: Sequence[Path]) -> None:
+    """Wait until the disk has the files: all at once, since each alone waits for the same next write of its journal."""
+
+    def keep(path: Path) -> None:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(max(len(files), 1)) as threads:
+        for _ in threads.map(keep, files):
+            pass
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -22,12 +22,13 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where a running cell is."""
+    """Where a running cell is, and how much memory of its own it has taken at most (bytes; 0 where not known)."""
 
     cell: str
     epoch: int
     epochs: int
     val_accuracy: float | None
+    bytes: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):

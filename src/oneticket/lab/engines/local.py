@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -31,7 +32,9 @@ class LocalEngine:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["oneticket.lab.engines.worker"])
+        # A process begins by importing what the main script does: of this package the server has that loaded, too.
+        main = [name for name in sys.modules if name.partition(".")[0] == "oneticket"]
+        self._context.set_forkserver_preload([*main, "oneticket.lab.engines.server"])
         self._running: set[multiprocessing.process.BaseProcess] = set()
         self._lock = threading.Lock()
 
@@ -70,8 +73,9 @@ class LocalEngine:
                 wait([receiver])
                 kind, content = receiver.recv()
                 if kind == "progress":
-                    bytes_seen = content.pop("bytes")
-                    on_progress(msgspec.convert(content, Progress))
+                    progress = msgspec.convert(content, Progress)
+                    bytes_seen = progress.bytes
+                    on_progress(progress)
                 elif kind == "done":
                     ended = msgspec.convert(content, Done)
                 else:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import traceback
@@ -16,7 +17,6 @@ from typing import Any
 
 import msgspec
 import torch
-import torch._dynamo  # torch's optimisers load it at their first step: a second and a half, here once for all workers
 
 from oneticket.errors import OneticketError
 from oneticket.lab.cell import run_cell
@@ -24,12 +24,14 @@ from oneticket.lab.engines.base import Done, Progress, Task
 from oneticket.lab.store import Busy, Store
 from oneticket.training import EpochRecord
 
+_TASK = msgspec.json.Decoder(Task)  # made here, once, and not in every worker
+
 
 def work(encoded: bytes, sender: Connection) -> None:
     """Claim the cell, compute it, commit it, say how it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _end_with_parent()
-    task = msgspec.json.decode(encoded, type=Task)
+    task = _TASK.decode(encoded)
     torch.set_num_threads(task.setting.threads)
 
     def say(kind: str, content: Any) -> None:
@@ -72,8 +74,8 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
             return Done(cached=True)
 
         def on_epoch(record: EpochRecord) -> None:
-            progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy)
-            say("progress", {**msgspec.to_builtins(progress), "bytes": _bytes_now()})
+            progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy, _own_bytes())
+            say("progress", msgspec.to_builtins(progress))
 
         record = run_cell(cell, task.setting, working, on_epoch)
         store.commit(identity, working, record)
@@ -94,14 +96,16 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _bytes_now() -> int:
+def _own_bytes() -> int:
+    """The most memory that this process has had; files mapped into it, which all workers share, are not counted."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        mapped = int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - mapped, 0)
     return 0
 
 
 def _memory_text() -> str:
-    return f"memory exhausted at {_bytes_now() / 2**20:.0f} MiB"
+    return f"memory exhausted at {_own_bytes() / 2**20:.0f} MiB"
 
 
 def _where(error: Exception) -> str:

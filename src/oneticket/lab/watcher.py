@@ -1,0 +1,62 @@
+"""What a run tells: to a watcher while it lasts, and as a summary at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:  # a finished experiment is summed up without torch, which all of these load
+    from oneticket.lab.engines import Done, Progress
+    from oneticket.lab.plan import Plan
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell that has no result."""
+
+    cells: int
+    cached: int = 0
+    trained: int = 0
+    elsewhere: int = 0
+    failed: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell has its result."""
+        return not self.failed and not self.left_out
+
+
+class Watcher:
+    """Hears what happens during a run; this one says nothing."""
+
+    def begin(self, plan: Plan, cached: int) -> None:
+        """The run starts; ``cached`` cells are there already."""
+
+    def started(self, cell: str) -> None:
+        """A cell is being computed."""
+
+    def progress(self, progress: Progress) -> None:
+        """A running cell has finished an epoch."""
+
+    def finished(self, cell: str, done: Done) -> None:
+        """A cell is there."""
+
+    def postponed(self, cell: str) -> None:
+        """A cell is being computed by another run; it will be looked at again."""
+
+    def retried(self, cell: str, reason: str) -> None:
+        """A cell will be tried again."""
+
+    def failed(self, cell: str, reason: str) -> None:
+        """A cell has failed for good."""
+
+    def crowded(self, reason: str) -> None:
+        """A worker is left idle because there is no memory for another cell; told once."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def end(self) -> None:
+        """The run is over, one way or another."""
