@@ -29,6 +29,7 @@ from oneticket.lab.engines import engine
 from oneticket.lab.experiment import Experiment, Transfer, load_experiment, read_experiment
 from oneticket.lab.plan import make_plan
 from oneticket.lab.results import COLUMNS
+from oneticket.methods import method, method_options, pretraining
 from oneticket.models import ModelSpec, model
 from oneticket.pruning import allocation, control, criterion
 from oneticket.randomness import STREAMS
@@ -36,7 +37,7 @@ from oneticket.report import summary, summary_table
 from oneticket.search import Search
 from oneticket.training import Recipe
 from oneticket.training.schedule import Cosine, StepDecay
-from oneticket.weights import draw, rescaling
+from oneticket.weights import draw, norms, rescaling
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -44,7 +45,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
 ]
-REGISTRIES = (criterion, allocation, control, draw, rescaling, model, source, engine)
+REGISTRIES = (criterion, allocation, control, draw, norms, rescaling, method, pretraining, model, source, engine)
 NEEDS_A_STORE = {"quickstart.md", "results-table.md", "store.md"}
 
 
@@ -145,13 +146,15 @@ def test_the_examples_of_a_module_run(name: str) -> None:
 
 
 @with_blocks("toml")
-def test_the_experiments_of_a_page_are_valid(page: Path) -> None:
+def test_the_experiments_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
     for block in blocks(page, "toml"):
         raw = tomllib.loads(block.text)
-        if "name" in raw:
-            read_experiment(raw)
-        else:
+        if "name" not in raw:
             fragment(raw)
+            continue
+        experiment = read_experiment(raw)
+        if all(spec.builtin or spec.from_ for spec in experiment.data.values()):
+            assert make_plan(experiment, folder=tmp_path, cache=tmp_path).rows
 
 
 def fragment(raw: dict[str, Any]) -> None:
@@ -333,11 +336,47 @@ def test_the_arms_are_those_of_the_code(page: Path) -> None:
     }
 
 
+HOMES = {
+    "criterion": "criteria-and-allocations.md",
+    "allocation": "criteria-and-allocations.md",
+    "control": "mask-controls.md",
+    "draw": "weights-and-rescaling.md",
+    "norms": "weights-and-rescaling.md",
+    "rescaling": "weights-and-rescaling.md",
+    "method": "methods.md",
+    "pre-training": "pre-training.md",
+    "model": "experiments.md",
+    "data source": "data.md",
+    "engine": "command-line.md",
+}
+"""The page on which everything of a kind is described."""
+
+
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
 def test_everything_that_has_a_name_is_described(registry: Any) -> None:
-    home = {"model": "experiments.md", "data source": "data.md", "engine": "command-line.md"}
-    text = (DOCS / home.get(registry.kind, "arms-and-controls.md")).read_text("utf-8")
+    text = (DOCS / HOMES[registry.kind]).read_text("utf-8")
     assert [name for name in registry if f"`{name}`" not in text] == []
+
+
+SOURCED = [registry for registry in REGISTRIES if registry not in (model, source, engine)]
+
+
+@pytest.mark.parametrize("registry", SOURCED, ids=lambda registry: registry.kind)
+def test_everything_that_was_published_is_told_with_its_source(registry: Any) -> None:
+    """In the line of a table that begins with its name: the first author and the year."""
+    text = "\n".join((DOCS / page).read_text("utf-8") for page in (HOMES[registry.kind], "binary-networks.md"))
+    for entry in registry.entries():
+        lines = "\n".join(re.findall(rf"^\| [^|]*`{re.escape(entry.name)}`.*", text, re.MULTILINE))
+        for name, year in re.findall(r"([A-Z]\w+)(?: et al\.|(?:, [A-Z]\w+)* & [A-Z]\w+)? (\d{4})", entry.source):
+            assert re.search(rf"{name}[^|;]* {year}", lines), (entry.name, entry.source)
+
+
+def test_the_options_of_the_methods_are_those_of_the_code() -> None:
+    rows = [(cells[0], cells[1], cells[2]) for cells in table(DOCS / "methods.md", "method") if len(cells) == 4]
+    shown = [tuple(cell.strip("`") for cell in row) for row in rows if re.fullmatch(r"`[\w.-]+`", row[2])]
+    code = {(name, key, toml(value)) for name in method for key, value in method_options(name, {}).items()}
+    assert len(shown) == len(code)
+    assert set(shown) == code
 
 
 def test_the_random_streams_are_those_of_the_code() -> None:

@@ -169,7 +169,7 @@ def find_ticket(
     )  # fmt: skip
     # What can't be done is refused now, not after the first training.
     check_pair(criterion, allocation)
-    _check_rescaling(rescale, recipe.optimizer)
+    check_rescaling(rescale, recipe.optimizer)
     network = copy.deepcopy(model)
     view = Prunable(network, head=head, prune_head=prune_head, only=prunable)
     if math.floor(density * view.total + 0.5) < 1:
@@ -238,7 +238,9 @@ def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
     if not isinstance(data, ImageSet):
         return known
-    return msgspec.structs.replace(known, fingerprint=data.digest(), classes=len(data.classes), input_shape=data.shape)
+    return msgspec.structs.replace(
+        known, fingerprint=data.digest(), normalised_by="train", classes=len(data.classes), input_shape=data.shape
+    )
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -291,7 +293,8 @@ class Replayed:
         return self._batches.epoch(order, augmentation)
 
 
-def _check_rescaling(name: str, optimizer: str) -> None:
+def check_rescaling(name: str, optimizer: str) -> None:
+    """InputError for a rescaling that a search cannot do after its rounds, or not with this optimiser."""
     if rescaling.entry(name).facts.get("needs") == "ticket":
         raise InputError(
             f"rescale = '{name}' looks at a ticket and a random one, which a search has not yet",

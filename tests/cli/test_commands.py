@@ -90,7 +90,7 @@ def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Ti
     # Dense low and dense digits, one round on low, two arms at two densities; the random arm needs no ticket.
     assert (plan["trainings"], plan["missing"], plan["search"], plan["networks"]) == (7, 7, 1, 5)
     assert plan["unshared"] == 1 + (1 + 1) + (1 + 2) + 1 + 1
-    assert plan["workers"] == 2
+    assert (plan["workers"], plan["workers_because"]) == (2, "as asked for")
     assert plan["estimated_seconds"] > 0
     assert len(plan["cells"]) == 7
     seen: set[str] = set()
@@ -100,6 +100,7 @@ def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Ti
     text = call("plan", tiny())
     assert "tiny: 5 networks to compare, from 7 trainings" in text.out
     assert "7 not yet done in stores/tiny" in text.out
+    assert "workers (one a core; " in text.out
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
 
 
@@ -137,6 +138,35 @@ def test_a_finished_run_trains_nothing(call: Any, tiny: Tiny, done: dict[str, An
     assert "0 trained, 7 already there, 0 failed, 0 left out" in text.out
     assert text.error == ""
     assert "0 not yet done" in call("plan", tiny(), "--store", place / "store").out
+
+
+@pytest.mark.parametrize("command", [["run", "tiny.toml", "--json", "--store"], ["results", "--format", "csv"]])
+def test_what_is_finished_is_told_without_torch(
+    tiny: Tiny, done: dict[str, Any], place: Path, tmp_path: Path, command: list[str]
+) -> None:
+    tiny()
+    code = (
+        "import sys\n"
+        "from oneticket.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('torch' in sys.modules, file=sys.stderr)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, *command, str(place / "store")],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stderr.strip() == "False"
+    assert done["rows"][0]["cell"] in told.stdout
+
+
+def test_that_everything_is_finished_lets_no_wrong_word_pass(
+    call: Any, tiny: Tiny, done: dict[str, Any], place: Path
+) -> None:
+    told = call("run", tiny(), "--store", place / "store", "--engine", "locl")
+    assert told.code == 2
+    assert "did you mean 'local'?" in told.error
 
 
 @pytest.mark.parametrize(
@@ -221,7 +251,8 @@ def test_a_diverging_recipe_fails_its_cells_and_no_others(call: Any, tiny: Tiny)
 def test_list_shows_everything_that_can_be_named(call: Any) -> None:
     kinds = facts(call("list", "--json"))
     assert list(kinds) == [
-        "arm", "criterion", "allocation", "control", "draw", "rescaling", "model", "data source", "engine",
+        "arm", "criterion", "allocation", "control", "draw", "norms", "rescaling", "method", "pre-training", "model",
+        "data source", "engine",
     ]  # fmt: skip
     assert {entry["name"] for entry in kinds["arm"]} >= {"dense", "winning", "own", "random", "preserved", "erk"}
     assert {entry["name"] for entry in kinds["engine"]} >= {"local"}

@@ -11,12 +11,13 @@ from torch import Tensor
 from oneticket.errors import InputError
 from oneticket.lab.archive import Archive
 from oneticket.lab.arms import ARM_SOURCES, ARMS, Arm
-from oneticket.lab.description import ArmStart, Description, Pretraining
+from oneticket.lab.description import ArmStart, Description, Pretraining, Round
 from oneticket.lab.plan import Plan
 from oneticket.lab.results import remember, tidy
 from oneticket.lab.starting import Start, start_of
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
+from oneticket.masks import Masks
 from oneticket.methods import pretraining
 from oneticket.pruning import control
 from oneticket.weights import rescaling
@@ -232,6 +233,7 @@ def test_smup_raises_the_rates_of_sparse_layers_and_wants_adam(shared_lab: Any, 
         ({"mask": "ticket", "weights": "rewound", "model": "resnet20"}, "elastic"),
         ({"mask": "dense", "weights": "initial", "method": "gmp", "options": {"evry": 3}}, "every"),
         ({"mask": "ticket", "weights": "rewound", "norms": "trainde"}, "trained"),
+        ({"mask": "dense", "weights": "rotation", "norms": "trained"}, "pre-trained"),
         ({"mask": "movement", "weights": "initial"}, "unknown mask"),
     ],
 )
@@ -251,6 +253,26 @@ def test_every_control_can_be_named_as_a_mask() -> None:
         Arm(mask=name, weights="re-drawn", model="resnet20" if name == "elastic" else None)
 
 
+@pytest.mark.parametrize(("rescale", "match"), [("matched", "looks at a ticket"), ("smup", "adam"), ("layr", "layer")])
+def test_a_search_cannot_be_rescaled_by_what_it_does_not_have(shared_lab: Any, rescale: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        shared_lab.plan(shared_lab.raw(search__rescale=rescale))
+
+
+def test_a_search_rescaled_after_every_round_begins_its_rounds_so(shared_lab: Any) -> None:
+    grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": ["winning"], "densities": [DENSITY]}
+    store = shared_lab.store("rounds")
+    starts = {}
+    for rescale in ("none", "layer"):
+        plan = shared_lab.plan(shared_lab.raw(seeds=1, search__rescale=rescale, transfer=[grid]))
+        assert shared_lab.run(plan, store).complete
+        first = next(c for c in plan.cells.values() if isinstance(c.start, Round))
+        starts[rescale] = start_of(first, Archive(store, shared_lab.cache, shared_lab.folder))
+    assert starts["none"].masks == starts["layer"].masks
+    for name, density in (starts["none"].masks or Masks({})).densities().items():
+        assert torch.allclose(starts["layer"].state[name], starts["none"].state[name] / density**0.5)
+
+
 # -- learning rates -----------------------------------------------------------------------------------------------
 def test_of_several_learning_rates_the_best_by_validation_is_shown(shared_lab: Any) -> None:
     grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": ["random", "snip"], "densities": [DENSITY],
@@ -261,7 +283,6 @@ def test_of_several_learning_rates_the_best_by_validation_is_shown(shared_lab: A
     remember(plan, store)
     assert {(r.arm, r.lr) for r in plan.rows} == {(a, lr) for a in ("dense", "random", "snip") for lr in (1e-5, 0.1)}
     shown = {row["cell"] for row in tidy(store)}
-    print([(r['arm'], r['seed'], r['val_accuracy'], r['test_accuracy'], plan.cells[r['cell']].recipe.lr) for r in tidy(store)])
     assert shown == {r.cell for r in plan.rows if r.lr == 0.1}
 
 

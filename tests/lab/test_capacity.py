@@ -98,6 +98,8 @@ def test_what_running_cells_will_still_take_is_not_free() -> None:
     assert memory.lacks("c", ["b"]) is None
     free -= 1
     assert memory.lacks("c", ["b"]) is not None
+    memory.ended("b")  # and begins again, with nothing
+    assert "and 1 GiB are free" in str(memory.lacks("c", ["b"]))
     free = UNKNOWN  # of another kind: another network, or another recipe
     assert "unknown" in str(memory.lacks("d", ["b"]))
 

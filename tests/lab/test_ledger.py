@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -228,6 +228,7 @@ def graphs(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
     ]
 
 
+@settings(max_examples=50)
 @given(graphs())
 def test_sharing_is_what_a_walk_over_the_graph_finds(
     tmp_path_factory: pytest.TempPathFactory, graph: list[tuple[int, int, bool]]
@@ -236,7 +237,9 @@ def test_sharing_is_what_a_walk_over_the_graph_finds(
     store = Store.open(tmp_path_factory.mktemp("graph") / "store", create=True)
     rows = []
     for number, (dense, previous, shown) in enumerate(graph):
-        start = {"ticket": {"dense": name(dense), "previous": name(previous)}} if number not in (dense, previous) else {}
+        start = (
+            {"ticket": {"dense": name(dense), "previous": name(previous)}} if number not in (dense, previous) else {}
+        )
         write(store, number, start)
         if shown:
             rows.append([{"experiment": "e", "arm": "a", "cell": name(number)}.get(column) for column in COLUMNS[:13]])
@@ -267,10 +270,10 @@ def bits(value: int) -> set[int]:
     return {place for place in range(64) if value >> place & 1}
 
 
-def write(store: Store, number: int, start: dict[str, Any]) -> None:
+def write(store: Store, number: int, start: dict[str, Any], samples: int | None = None) -> None:
     folder: Path = store.folder(name(number))
     folder.mkdir(parents=True)
-    cost = {"samples": 1 << number, "train_flops": 1, "masked_flops": 1, "seconds": 0.1}
+    cost = {"samples": samples or 1 << number, "train_flops": 1, "masked_flops": 1, "seconds": 0.1}
     record = {"description": {"start": {"kind": "arm", **start}}, "cost": cost, "outcome": {"bytes": 1}}
     (folder / "cell.json").write_text(json.dumps(record))
 
@@ -284,6 +287,23 @@ def test_sharing_pays_from_the_first_number_of_targets_on_which_it_is_cheaper(on
     else:
         assert once + count * each < count * alone
         assert once + (count - 1) * each >= (count - 1) * alone
+
+
+def test_a_search_of_a_large_source_has_to_be_shared_often(lab: Any) -> None:
+    """A search of 1000 samples against one of 100, and 50 on the target with either: cheaper from n > 1000/100 on."""
+    store = lab.store()
+    cells = {0: (1000, None, ""), 1: (100, None, ""), 2: (50, 0, "winning"), 3: (50, 1, "own"), 4: (50, None, "even")}
+    rows = []
+    for number, (samples, dense, arm) in cells.items():
+        ticket = None if dense is None else {"dense": name(dense), "previous": name(dense)}
+        write(store, number, {"ticket": ticket}, samples)
+        if arm:
+            known = {"experiment": "e", "target": "t", "arm": arm, "seed": 0, "cell": name(number)}
+            rows.append([known.get(column) for column in COLUMNS[:13]])
+    store.write_experiment("e", {"columns": COLUMNS[:13], "rows": rows})
+    (found,) = ledger(store).break_even
+    assert (found.arm, found.seeds, found.targets_by_samples) == ("winning", 1, 11)
+    assert found.targets_by_masked_flops == 2, "1 + n < 2 n"
 
 
 def test_break_even_of_the_example_by_hand(done: Done) -> None:

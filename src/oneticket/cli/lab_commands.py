@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,9 @@ from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
     from oneticket.lab.plan import Plan
-    from oneticket.lab.scheduler import Summary
+    from oneticket.lab.recall import Origin
+    from oneticket.lab.store import Store
+    from oneticket.lab.watcher import Summary
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
 
@@ -23,7 +25,7 @@ _experiment = click.argument("experiment", type=click.Path(path_type=Path))
 _store = click.option("--store", type=click.Path(path_type=Path), help="Folder of cells.  [default: stores/NAME]")
 _cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded data.  [default: per user]")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-_workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: one per core]")
+_workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: as many as fit]")
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 
 
@@ -47,37 +49,38 @@ def demo(out: Path, workers: int | None) -> int:
 @_json
 def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
+    from oneticket.cli.progress import duration
     from oneticket.data import default_cache
+    from oneticket.lab.capacity import Workers, default_workers
     from oneticket.lab.estimate import estimated_seconds
     from oneticket.lab.scheduler import missing
     from oneticket.lab.store import Store, is_store
 
     place = cache or default_cache()
-    graph = _planned(experiment, place)
+    graph, _ = _planned(experiment, place)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root) if is_store(root) else None
     lacking = missing(graph, opened)
+    beside = Workers(workers, "as asked for") if workers else default_workers()
     seconds = estimated_seconds(graph, store=opened, cache=place, folder=experiment.parent)
     facts: dict[str, Any] = {
         **_plan_facts(graph),
         "missing": len(lacking),
-        "workers": workers or default_workers(),
-        "estimated_seconds": round(seconds / (workers or default_workers()), 1),
+        "workers": beside.count,
+        "workers_because": beside.reason,
+        "estimated_seconds": round(seconds / beside.count, 1),
     }
     if as_json:
-        labels = graph.labels
-        cells = [{"cell": i, "label": labels[i], "parents": c.parents} for i, c in graph.cells.items()]
+        cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
         click.echo(json.dumps({**facts, "cells": cells}, indent=1))
         return
-    from oneticket.cli.progress import duration
-
     click.echo(f"{graph.experiment}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
     click.echo(
         f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
     )
     click.echo(f"  {facts['missing']} not yet done in {root}")
     if lacking:
-        click.echo(f"  about {duration(facts['estimated_seconds'])} with {facts['workers']} workers")
+        click.echo(f"  about {duration(facts['estimated_seconds'])} with {beside.count} workers ({beside.reason})")
 
 
 @click.command()
@@ -139,21 +142,32 @@ def _run(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
     device: str, *, as_json: bool,
 ) -> int:  # fmt: skip
+    from oneticket.lab.recall import recall
+    from oneticket.lab.watcher import Summary
+
+    # Another engine or device is looked up first, even where nothing is left to compute.
+    usual = (engine_name, device) == ("local", "cpu")
+    known = recall(file, lambda name: store or _default_store(name)) if usual else None
+    if known is not None:
+        done = Summary(cells=known.cells, cached=known.cells)
+        return _told(known.experiment, known.store, done, {}, as_json=as_json)
+
     from oneticket.cli.progress import make_watcher
     from oneticket.data import default_cache
-    from oneticket.lab import results as table
+    from oneticket.lab.capacity import default_workers
     from oneticket.lab.cell import Setting
     from oneticket.lab.engines import engine
+    from oneticket.lab.results import remember
     from oneticket.lab.scheduler import run_plan
     from oneticket.lab.store import Store
 
     make_engine = engine[engine_name]
     check_device(device)
     place = cache or default_cache()
-    graph = _planned(file, place)
+    graph, origin = _planned(file, place)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
-    table.remember(graph, opened)
+    remember(graph, opened, origin)
     setting = Setting(
         store=str(root.resolve()),
         cache=str(place.resolve()),
@@ -161,32 +175,43 @@ def _run(
         threads=threads,
         device=device,
     )
-    summary = run_plan(
-        graph, opened, make_engine(), setting, workers=workers or default_workers(), watcher=make_watcher(quiet=as_json)
-    )
-    rows = table.tidy(opened, experiment=graph.experiment)
+    beside = workers or default_workers().count
+    summary = run_plan(graph, opened, make_engine(), setting, workers=beside, watcher=make_watcher(quiet=as_json))
+    return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
+
+
+def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], *, as_json: bool) -> int:
+    """Say how a run ended; the exit code."""
+    import msgspec
+
+    from oneticket.lab.results import tidy
+
+    rows = tidy(store, experiment=name)
     if as_json:
-        click.echo(json.dumps({**_summary_facts(summary), "store": str(root), "rows": rows}, indent=1))
+        facts = {**msgspec.to_builtins(summary), "complete": summary.complete, "store": str(store.root), "rows": rows}
+        click.echo(json.dumps(facts, indent=1))
     else:
         if rows:
             _print_summary(rows)
-        _print_end(graph, summary, root)
+        _print_end(labels, summary, store.root)
     return 0 if summary.complete else 1
 
 
-def _planned(file: Path, cache: Path) -> Plan:
-    """The plan of an experiment file; every fault is placed in it."""
+def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
+    """The plan of an experiment file, and what it was made of; every fault is placed in the file."""
     import torch
 
     from oneticket.errors import InputError
     from oneticket.lab.experiment import load_experiment
     from oneticket.lab.plan import make_plan
+    from oneticket.lab.recall import origin
 
     # Planning is small work; a pool of threads would only get in the way of the cells.
     torch.set_num_threads(1)
     experiment = load_experiment(file)
+    made_of = origin(file, experiment)  # before it is looked at, so that a later change is seen as one
     try:
-        return make_plan(experiment, folder=file.parent, cache=cache)
+        return make_plan(experiment, folder=file.parent, cache=cache), made_of
     except InputError as error:
         raise error.at(str(file)) from None
 
@@ -220,7 +245,7 @@ def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
     console.print(shown)
 
 
-def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
+def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
     from oneticket.cli.progress import duration
 
     elsewhere = f", {summary.elsewhere} by another run" if summary.elsewhere else ""
@@ -228,7 +253,6 @@ def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
         f"\n{summary.trained} trained{elsewhere}, {summary.cached} already there, {len(summary.failed)} failed, "
         f"{len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
     )
-    labels = graph.labels
     for identity, reason in summary.failed.items():
         click.echo(f"  failed: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     reasons: dict[str, int] = {}
@@ -236,12 +260,6 @@ def _print_end(graph: Plan, summary: Summary, root: Path) -> None:
         reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
         click.echo(f"  left out: {count} cells, because {harmless(reason)}", err=True)
-
-
-def _summary_facts(summary: Summary) -> dict[str, Any]:
-    import msgspec
-
-    return {**msgspec.to_builtins(summary), "complete": summary.complete}
 
 
 def _plan_facts(graph: Plan) -> dict[str, Any]:
@@ -259,11 +277,6 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
 
 def _default_store(name: str) -> Path:
     return Path("stores") / name
-
-
-def default_workers() -> int:
-    """One per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from oneticket.cli.text import harmless
-from oneticket.lab.engines import Done, Progress
-from oneticket.lab.plan import Plan
-from oneticket.lab.scheduler import Watcher
+from oneticket.lab.watcher import Watcher
+
+if TYPE_CHECKING:  # how a finished experiment ended is told without torch
+    from oneticket.lab.engines import Done, Progress
+    from oneticket.lab.plan import Plan
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
 SURE_AFTER = 5  # cells, from which on the time left is worth saying
@@ -49,11 +52,11 @@ class _Counting(Watcher):
         self.total, self.cached = len(plan.cells), cached
         self.work = {identity: cell.recipe.epochs for identity, cell in plan.cells.items()}
         self.done = self.failures = 0
-        self.running: dict[str, Progress] = {}
+        self.running: dict[str, Progress | None] = {}  # None before the first epoch has ended
         self.last: deque[str] = deque(maxlen=5)
 
     def started(self, cell: str) -> None:
-        self.running[cell] = Progress(cell, 0, self.work[cell], None)
+        self.running[cell] = None
 
     def progress(self, progress: Progress) -> None:
         if progress.cell in self.running:
@@ -78,6 +81,9 @@ class _Counting(Watcher):
         self.running.pop(cell, None)
         self.failures += 1
         self.say(f"failed: {self.labels[cell]}: {harmless(reason)}")
+
+    def crowded(self, reason: str) -> None:
+        self.say(f"fewer cells side by side than there are workers: {reason}")
 
     def say(self, line: str) -> None:
         """Show a line that must not be missed."""
@@ -139,7 +145,9 @@ class _LiveWatcher(_Counting):
         bar = ProgressBar(total=max(self.total, 1), completed=self.cached + self.done, width=60)
         cells = Table.grid(padding=(0, 2))
         for identity, at in list(self.running.items()):
-            accuracy = f"{100 * at.val_accuracy:.2f} % validation" if at.val_accuracy is not None else ""
-            cells.add_row(Text(self.labels[identity]), f"epoch {at.epoch}/{at.epochs}", accuracy)
+            seen = at.val_accuracy if at is not None else None
+            accuracy = f"{100 * seen:.2f} % validation" if seen is not None else ""
+            epoch = at.epoch if at is not None else 0
+            cells.add_row(Text(self.labels[identity]), f"epoch {epoch}/{self.work[identity]}", accuracy)
         last = Text("\n".join(self.last), style="dim")
         return Group(bar, Text(self.figures()), Text(""), cells, Text(""), last)

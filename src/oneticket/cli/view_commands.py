@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from oneticket.lab.arms import Arm
 
 
 @click.command("list")
@@ -35,23 +38,34 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
     from oneticket.data import source
     from oneticket.lab.arms import ARM_SOURCES, ARMS
     from oneticket.lab.engines import engine
+    from oneticket.methods import method, pretraining
     from oneticket.models import model
     from oneticket.pruning import allocation, control, criterion
-    from oneticket.weights import draw, rescaling
+    from oneticket.weights import draw, norms, rescaling
 
     arms = [
         {
             "name": name,
-            "summary": f"{arm.mask} mask of the {arm.ticket}, {arm.weights} weights, {arm.method}",
+            "summary": _axes(arm),
             "source": ARM_SOURCES[name],
         }
         for name, arm in ARMS.items()
     ]
-    registries = (criterion, allocation, control, draw, rescaling, model, source, engine)
+    registries = (
+        criterion, allocation, control, draw, norms, rescaling, method, pretraining, model, source, engine,
+    )  # fmt: skip
     return {"arm": arms} | {
         registry.kind: [{"name": e.name, "summary": e.summary, "source": e.source} for e in registry.entries()]
         for registry in registries
     }
+
+
+def _axes(arm: Arm) -> str:
+    whose = "" if arm.mask == "dense" else " on the target" if arm.scored_on_target else f" of the {arm.ticket}"
+    values = f" of the {arm.values}" if arm.values else ""
+    return f"{arm.mask} mask{whose}, {arm.weights} weights{values}, {arm.norms} norms, {arm.method}".replace(
+        ", as-drawn norms", ""
+    )
 
 
 @click.command()
@@ -76,8 +90,8 @@ def _facts() -> dict[str, dict[str, Any]]:
 
     import torch
 
-    from oneticket.cli.lab_commands import default_workers
     from oneticket.data import default_cache
+    from oneticket.lab.capacity import GIB, cores, default_workers
     from oneticket.version import __version__
 
     def version(package: str) -> str:
@@ -93,6 +107,7 @@ def _facts() -> dict[str, dict[str, Any]]:
         f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB"
         for i in range(torch.cuda.device_count())
     } or {"cuda": "none"}
+    beside, memory = default_workers(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     extras = {"data": "datasets", "hub": "huggingface_hub"}
     return {
         "versions": {
@@ -101,11 +116,11 @@ def _facts() -> dict[str, dict[str, Any]]:
             **{name: version(name) for name in ("torch", "numpy", "safetensors", "filelock", "matplotlib")},
         },
         "processor": {
-            "cores": default_workers(),
+            "cores": cores(),
             "vector instructions": capability,
             "bfloat16 in hardware": "yes" if bf16 else "no: float32 is faster",
-            "workers by default": f"{default_workers()}, one thread each",
-            "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+            "workers by default": f"{beside.count}, one thread each: {beside.reason}",
+            "memory": f"{memory / GIB:.0f} GiB",
         },
         "devices": devices,
         "extras": {

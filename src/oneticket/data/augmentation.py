@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 import torch
@@ -48,16 +49,34 @@ class Draws:
         corner = torch.randint(0, 2 * augmentation.crop + 1, (samples, 2), generator=generator)
         return cls(mirrored & augmentation.flip, corner)
 
+    def to(self, device: torch.device | str) -> Draws:
+        """The same draws on another device, where the images are."""
+        return Draws(self.mirrored.to(device), self.corner.to(device))
+
+    @cached_property
+    def _mirrors(self) -> bool:
+        return bool(self.mirrored.any())
+
     def augment(self, images: Tensor, samples: Tensor, padding: int) -> Tensor:
-        """Images [n, C, H, W] of these samples (int64 [n]): padded, cropped at the corner, then mirrored."""
+        """Images [n, C, H, W] of these samples (int64 [n]): padded, cropped at the corner, then mirrored.
+
+        Copied line by line, not pixel by pixel: a mirrored window is a window of the mirrored image.
+        """
         count, channels, height, width = images.shape
-        corner, mirrored = self.corner[samples], self.mirrored[samples]
-        columns = torch.arange(width).expand(count, width)
-        columns = torch.where(mirrored[:, None], width - 1 - columns, columns) + corner[:, 1:]
-        rows = corner[:, :1] + torch.arange(height)
-        pixels = (rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]).view(count, 1, -1)
-        pixels = pixels.to(images.device, non_blocking=True).expand(count, channels, -1)
-        return F.pad(images, (padding,) * 4).flatten(2).gather(2, pixels).view_as(images)
+        corner, mirrored = self.corner.index_select(0, samples), self.mirrored.index_select(0, samples)
+        padded = F.pad(images, (padding,) * 4)
+        tall, wide = padded.shape[2:]
+        if self._mirrors:
+            padded = torch.cat([padded, padded.flip(3)])
+        top, left = corner.unbind(1)
+        left = torch.where(mirrored, 2 * padding - left, left)
+        image = torch.arange(count, device=images.device) + mirrored * count
+        # Where each line of each window starts, and everything that is `width` long and starts somewhere.
+        first = (image * channels * tall + top) * wide + left
+        down = torch.arange(channels, device=images.device)[:, None] * tall
+        down = (down + torch.arange(height, device=images.device)).flatten() * wide
+        lines = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+        return lines.index_select(0, (first[:, None] + down).flatten()).view_as(images)
 
 
 class Normalisation(msgspec.Struct, frozen=True):

@@ -45,27 +45,26 @@ class BatchSource(Protocol):
 
 
 class _Batches:
-    """What all sources have in common: the size of a batch and the number of samples."""
+    """What all sources have in common: the size of a batch, the number of samples, the device."""
 
-    def __init__(self, samples: int, batch_size: int) -> None:
+    def __init__(self, samples: int, batch_size: int, device: torch.device | str) -> None:
         if batch_size < 1:
             raise InputError(f"{batch_size} is out of range", where="batch_size", expected="at least 1")
         self.samples = samples
         self.batch_size = batch_size
+        self.device = torch.device(device)
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def _shuffled(self, order: torch.Generator) -> tuple[Tensor, ...]:
-        return self._parts(torch.randperm(self.samples, generator=order))
-
-    def _in_order(self) -> tuple[Tensor, ...]:
-        return self._parts(torch.arange(self.samples))
-
-    def _parts(self, samples: Tensor) -> tuple[Tensor, ...]:
+        samples = torch.randperm(self.samples, generator=order).to(self.device)  # once, not batch by batch
         # An empty tensor splits into one empty part; an empty source has no batch at all.
         return torch.split(samples, self.batch_size) if self.samples else ()
+
+    def _in_order(self) -> Iterator[slice]:
+        return (slice(start, start + self.batch_size) for start in range(0, self.samples, self.batch_size))
 
 
 class ImageBatches(_Batches):
@@ -84,11 +83,10 @@ class ImageBatches(_Batches):
         augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(len(images), batch_size)
+        super().__init__(len(images), batch_size, device)
         if len(normalisation.mean) != images.shape[0]:
             found = f"a normalisation of {len(normalisation.mean)} channels for images of {images.shape[0]}"
             raise InputError(found, where="normalisation", expected="that of the training split of the same data")
-        self.device = torch.device(device)
         self.normalisation = normalisation
         self.augmentation = augmentation or Augmentation()
         if self.device.type != "cpu":
@@ -98,20 +96,20 @@ class ImageBatches(_Batches):
         self._scale, self._offset = normalisation.factors(self.device)
 
     def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
-        draws = Draws.of(self.augmentation, self.samples, augmentation) if self.augmentation else None
+        draws = Draws.of(self.augmentation, self.samples, augmentation).to(self.device) if self.augmentation else None
         for samples in self._shuffled(order):
-            yield self._batch(samples, draws)
+            images = self._images.gather(samples)
+            if draws is not None:
+                images = draws.augment(images, samples, self.augmentation.crop)
+            yield self._normalised(images), self._labels.index_select(0, samples)
 
     def ordered(self) -> Iterator[Batch]:
-        for samples in self._in_order():
-            yield self._batch(samples, None)
+        index, pixels = self._images.index, self._images.images
+        for part in self._in_order():
+            yield self._normalised(pixels[part] if index is None else pixels[index[part]]), self._labels[part]
 
-    def _batch(self, samples: Tensor, draws: Draws | None) -> Batch:
-        here = samples.to(self.device, non_blocking=True)
-        images = self._images.gather(here)
-        if draws is not None:
-            images = draws.augment(images, samples, self.augmentation.crop)
-        return images.float().mul_(self._scale).sub_(self._offset), self._labels.index_select(0, here)
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self._scale).sub_(self._offset)
 
 
 class TensorBatches(_Batches):
@@ -120,18 +118,16 @@ class TensorBatches(_Batches):
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, device: torch.device | str = "cpu") -> None:
         if len(inputs) != len(targets):
             raise InputError(f"{len(inputs)} inputs, but {len(targets)} targets", expected="as many of both")
-        super().__init__(len(inputs), batch_size)
+        super().__init__(len(inputs), batch_size, device)
         self._inputs, self._targets = inputs.to(device), targets.to(device)
 
     def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
-        return (self._batch(samples) for samples in self._shuffled(order))
+        for samples in self._shuffled(order):
+            yield self._inputs.index_select(0, samples), self._targets.index_select(0, samples)
 
     def ordered(self) -> Iterator[Batch]:
-        return (self._batch(samples) for samples in self._in_order())
-
-    def _batch(self, samples: Tensor) -> Batch:
-        rows = samples.to(self._inputs.device)
-        return self._inputs.index_select(0, rows), self._targets.index_select(0, rows)
+        # Copies: a network that writes into its inputs must not reach the data.
+        return ((self._inputs[part].clone(), self._targets[part]) for part in self._in_order())
 
 
 class DatasetBatches(_Batches):
@@ -145,8 +141,7 @@ class DatasetBatches(_Batches):
     def __init__(self, dataset: Dataset[Any], batch_size: int, device: torch.device | str = "cpu") -> None:
         if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
             raise InputError(f"{type(dataset).__name__} is no map-style dataset", expected="__len__ and __getitem__")
-        super().__init__(len(dataset), batch_size)
-        self.device = torch.device(device)
+        super().__init__(len(dataset), batch_size, device)
         self._dataset = dataset
 
     def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
@@ -165,7 +160,11 @@ class DatasetBatches(_Batches):
                 batch = next(batches)
             if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
                 raise InputError(f"{type(self._dataset).__name__} gives no (input, target) pairs of tensors or numbers")
-            yield batch[0].to(self.device), batch[1].to(self.device)
+            yield self._moved(batch[0]), self._moved(batch[1])
+
+    def _moved(self, part: Tensor) -> Tensor:
+        # From pinned memory the copy runs beside the step before.
+        return part if self.device.type == "cpu" else part.pin_memory().to(self.device, non_blocking=True)
 
 
 def as_batches(

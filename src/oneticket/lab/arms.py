@@ -62,6 +62,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
         if self.weights in pretraining and self.mask != DENSE:
             raise InputError(f"weights = '{self.weights}' under a mask", expected=f"mask = '{DENSE}'")
+        if self.weights in pretraining and self.norms != "as-drawn":
+            raise InputError(f"norms = '{self.norms}' with a pre-trained network", expected="norms = 'as-drawn'")
         if (self.mask == "elastic") != (self.model is not None):
             raise InputError(
                 f"mask = '{self.mask}' with model = {self.model!r}",

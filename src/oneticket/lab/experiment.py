@@ -18,7 +18,7 @@ from oneticket.masks import Masks
 from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, criterion
 from oneticket.pruning.base import check_pair
-from oneticket.search import Search
+from oneticket.search import Search, check_rescaling
 from oneticket.training import Recipe
 from oneticket.weights import rate_factors, rescaling
 
@@ -193,6 +193,11 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
             raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
         if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
             raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
+    for role in (*transfer.sources, *transfer.targets):
+        try:
+            check_rescaling(experiment.search.rescale, experiment.recipe[split_role(role)[1]].optimizer)
+        except InputError as error:
+            raise error.at(f"search.rescale, for {role}") from None
     for name in transfer.rescale:
         if name not in rescaling:
             raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")

@@ -34,7 +34,9 @@ class Leak(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         share = 100 * self.images / self.tested
-        return f"{self.images} of the {self.tested} test images of {self.target} ({share:.2g} %) are seen by {self.source}"
+        return (
+            f"{self.images} of the {self.tested} test images of {self.target} ({share:.3g} %) are seen by {self.source}"
+        )
 
     @property
     def refused(self) -> bool:
@@ -46,7 +48,7 @@ def find_leak(source: str, target: str, data: dict[str, tuple[DataRef, Splits]],
     """What the data set ``source`` has seen of the test images of ``target``; ``data`` holds both by name.
 
     Images are the same when shape and pixels are, as they were decoded: what is done to sizes and channels afterwards
-    does not hide them. Only the rows that a data set uses count: train and validation of the source, test of the target.
+    does not hide them. Only rows that a data set uses count: train and validation of the source, test of the target.
     """
     (origin, there), (goal, here) = data[source], data[target]
     seen = _digests(origin, cache)["train"][torch.cat([_rows(there.train), _rows(there.validation)])]

@@ -90,7 +90,7 @@ class BreakEven(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """One row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; their sums; break-even."""
+    """A row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; their sums; break-even."""
 
     rows: list[dict[str, Any]]
     totals: Totals
@@ -100,9 +100,11 @@ class Ledger(msgspec.Struct, frozen=True):
 def ledger(store: Store, *, experiment: str | None = None) -> Ledger:
     """The ledger of the finished networks in ``store``, or of those of one experiment.
 
-    Where an arm was tried with several learning rates, the row is that of the rate which validation chose; the trainings
-    of its replicate with the other rates belong to its search. Evaluations, and the batches that a criterion or a
-    control looks at before training, are not counted. Seconds are those of the process that finished a training.
+    Where an arm was tried with several learning rates, the row is that of the rate which validation chose; the
+    trainings of its replicate with the other rates belong to its search. Not counted are evaluations, the batches that
+    a criterion or a control looks at before training, and in the operations the heads and decoders that a pre-training
+    throws away. Seconds are those of the process that finished a training.
+
     Raises InputError for an experiment that the store does not know, and for cells that are damaged or gone.
     """
     books = _Books(store)
@@ -194,15 +196,14 @@ def _networks(store: Store, books: _Books, experiment: str | None) -> Iterator[_
         for values in content["rows"]
     ]
     finished = store.finished({row["cell"]: None for row in known})
-    rows = [
-        {**row, "val_accuracy": books.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
-    ]
+    rows = [{**row, "val_accuracy": books.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished]
     tried: dict[tuple[Any, ...], set[str]] = {}
     for row in rows:
         tried.setdefault(_but_rate(row), set()).add(row["cell"])
-    for row in best_rates(rows):
-        cells = tried[_but_rate(row)] if row.get("lr") is not None else {row["cell"]}
-        yield _Network(row, row["cell"], frozenset(cells - {row["cell"]}), books.ancestors(cells))
+    for known_row in best_rates(rows):
+        cell = known_row["cell"]
+        cells = tried[_but_rate(known_row)] if known_row.get("lr") is not None else {cell}
+        yield _Network(known_row, cell, frozenset(cells - {cell}), books.ancestors(cells))
 
 
 def _but_rate(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -217,7 +218,9 @@ def _row(network: _Network, uses: Mapping[str, int], books: _Books) -> dict[str,
         "search_": books.bill(network.search),
         "shared_": books.bill(cell for cell in network.search if uses[cell] > 1),
     }
-    costs = {f"{part}{what}": value for part, bill in parts.items() for what, value in msgspec.to_builtins(bill).items()}
+    costs = {
+        f"{part}{what}": value for part, bill in parts.items() for what, value in msgspec.to_builtins(bill).items()
+    }
     return {column: costs[column] if column in costs else network.known.get(column) for column in COLUMNS}
 
 
@@ -246,15 +249,15 @@ def _break_even(networks: Sequence[_Network], books: _Books) -> Iterator[BreakEv
     pairs: dict[tuple[Any, ...], list[tuple[Bill, Bill, Bill]]] = {}
     for network in networks:
         rival = own.get(_of(network.known, _GRID))
-        once = network.ancestors - rival.bundle if rival is not None else frozenset()
-        if rival is None or not once:
+        shared = network.ancestors - rival.bundle if rival is not None else frozenset()
+        if rival is None or not shared:
             continue  # nothing that another target could share
-        bills = books.bill(once), books.bill(network.bundle - once), books.bill(rival.bundle)
-        pairs.setdefault(_of(network.known, _COMPARED), []).append(bills)
-    for key, bills in pairs.items():
-        once, each, alone = (_sum(part) for part in zip(*bills, strict=True))
-        numbers = (_targets(*(getattr(bill, what) for bill in (once, each, alone))) for what in _WEIGHED)
-        yield BreakEven(*key, len(bills), *numbers)
+        costs = books.bill(shared), books.bill(network.bundle - shared), books.bill(rival.bundle)
+        pairs.setdefault(_of(network.known, _COMPARED), []).append(costs)
+    for key, replicates in pairs.items():
+        bills = [_sum(part) for part in zip(*replicates, strict=True)]  # once, for each target, each for itself
+        targets = [_targets(*(getattr(bill, what) for bill in bills)) for what in _WEIGHED]
+        yield BreakEven(*key, len(replicates), *targets)  # type: ignore[call-arg]
 
 
 def _targets(once: float, each: float, alone: float) -> int | None:

@@ -18,12 +18,14 @@ from oneticket.version import __version__
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One data set the ticket was trained on, with the recipe; "" and None stand for unknown.
 
-    ``input_shape`` is one input without the batch: (channels, height, width) for images.
+    ``split`` is the part of it that was trained on, ``normalised_by`` the one whose mean and standard deviation the
+    inputs were normalised by. ``input_shape`` is one input without the batch: (channels, height, width) for images.
     """
 
     name: str = ""
     fingerprint: str = ""
     split: str = ""
+    normalised_by: str = ""
     samples: int | None = None
     classes: int | None = None
     input_shape: tuple[int, ...] | None = None

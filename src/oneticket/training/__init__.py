@@ -2,7 +2,7 @@
 
 from oneticket.training.checkpoint import Checkpoint
 from oneticket.training.companion import Companion, Course
-from oneticket.training.cost import Cost, forward_flops
+from oneticket.training.cost import Cost, forward_flops, training_flops
 from oneticket.training.evaluation import evaluate
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.loop import EpochRecord, Objective, Snapshot, Training, train
@@ -29,4 +29,5 @@ __all__ = [
     "evaluate",
     "forward_flops",
     "train",
+    "training_flops",
 ]

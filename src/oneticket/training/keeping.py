@@ -9,25 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAVES_ZEROS = frozenset({torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop})
+"""Optimisers that treat each weight by itself and leave one at zero whose gradient and memory are zero."""
+
 
 class MaskKeeper:
     """A context in which ``optimizer`` cannot move masked weights away from zero.
 
     Gradients are masked before each step, so that neither momentum, nor second moments, nor a step counted on their
     norm ever see a masked weight; weights are masked after it, so that weight decay, momentum gathered earlier or an
-    exotic optimiser cannot bring one back. Two fused operations a step, nothing per parameter in Python.
+    exotic optimiser cannot bring one back. Each is one fused operation over all tensors.
+
+    An optimiser of ``LEAVES_ZEROS`` cannot bring one back: from weight, gradient and memory zero it makes a step of
+    zero. When told that it is ``undisturbed``, weights are not masked again after its steps. The bits are the same, the
+    sign of a zero included: a mask keeps it, so that a masked weight may be −0.0 either way.
 
     Parameters
     ----------
     optimizer : any ``torch.optim.Optimizer``.
     masked : parameter and boolean mask (True where kept) of each masked tensor, equal shapes.
+    undisturbed : while masks are kept, nothing but the optimiser and :meth:`replace` changes masked weights, or what
+        the optimiser remembers of them.
+
+    ``kept`` is the number of weights that each tensor keeps at the moment.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, masked: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, masked: Sequence[tuple[Tensor, Tensor]], *, undisturbed: bool = False
+    ) -> None:
         self.optimizer = optimizer
+        self._masks_again = not (undisturbed and type(optimizer) in LEAVES_ZEROS)
         self._weights = [weight for weight, _ in masked]
         # Laid out as the weights are: a fused product of two layouts would fall back to a slow one.
         self._masks = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in masked]
+        self.kept = _counted([mask for _, mask in masked])
         self._hooks: list[Any] = []
 
     @property
@@ -40,16 +55,17 @@ class MaskKeeper:
         """Keep other masks of the same tensors from now on; weights and what the optimiser remembers follow."""
         for kept, mask in zip(self._masks, masks, strict=True):
             kept.copy_(mask)
+        self.kept = _counted(masks)
         self.mask_weights()
         self.mask_state()
 
     def __enter__(self) -> MaskKeeper:
         self.mask_weights()
         self.mask_state()
-        self._hooks = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(lambda *_: self.mask_weights()),
-        ]
+        if self._weights:
+            self._hooks = [self.optimizer.register_step_pre_hook(self._before_step)]
+        if self._weights and self._masks_again:
+            self._hooks.append(self.optimizer.register_step_post_hook(lambda *_: self.mask_weights()))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -91,3 +107,7 @@ class MaskKeeper:
             for value in self.optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     value.mul_(mask.to(value.dtype))
+
+
+def _counted(masks: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(int(mask.count_nonzero()) for mask in masks)
