@@ -63,8 +63,7 @@ def run_cell(
         return Checkpoint(working / "checkpoint" / f"{part}.pt", every=setting.checkpoint_every)
 
     start = start_of(cell, archive)
-    model = archive.build(cell.network, cell.seed)
-    model.load_state_dict(start.state)
+    model = start.model
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     # What is built in is known not to rely on the layout; of a user's own network nothing is known.
     channels_last = cell.network.code is None and len(cell.network.input) == 3

@@ -27,8 +27,9 @@ from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What a training begins with: the state of the network, its masks (None: dense), and options of the loop."""
+    """What a training begins with: the network and its state, its masks (None: dense), and options of the loop."""
 
+    model: nn.Module
     state: State
     masks: Masks | None
     options: dict[str, Any]
@@ -40,13 +41,14 @@ def start_of(cell: Description, archive: Archive) -> Start:
         return _round_start(cell, cell.start.ticket, archive)
     if isinstance(cell.start, ArmStart):
         return _ArmStart(cell, cell.start, archive).start()
-    return Start(state_of(archive.build(cell.network, cell.seed)), None, {})
+    model = archive.build(cell.network, cell.seed)
+    return Start(model, state_of(model), None, {})
 
 
 def _round_start(cell: Description, ticket: TicketRef, archive: Archive) -> Start:
     search, masks = ticket.search, archive.masks(ticket)
-    initial = state_of(archive.build(cell.network, cell.seed))
-    state, options = round_start(search, archive.rewound(ticket), archive.trained(ticket), initial)
+    model = archive.build(cell.network, cell.seed)
+    state, options = round_start(search, archive.rewound(ticket), archive.trained(ticket), state_of(model))
     if search.optimizer_state == "rewound" and search.method != "fine-tune":
         options["optimizer_state"] = archive.memory(ticket)
     state = masked_state(state, masks)
@@ -56,7 +58,7 @@ def _round_start(cell: Description, ticket: TicketRef, archive: Archive) -> Star
         batch=lambda: next(iter(archive.evidence(cell)))[0],
     )
     state, rates = rescaled(search, state, masks, cell.recipe.optimizer, context)
-    return Start(state, masks, options | rates)
+    return Start(_holding(model, state), state, masks, options | rates)
 
 
 def _holding(model: nn.Module, state: State) -> nn.Module:
@@ -78,7 +80,7 @@ class _ArmStart:
         masks, state = self.masks, self.unscaled
         weights = {name: state[name] for name in masks}
         state = state | rescaling[self.arm.rescale](weights, masks, self._rescaling_context(state))
-        return Start(state, masks, self._options(masks))
+        return Start(_holding(self.network, state), state, masks, self._options(masks))
 
     # -- masks ---------------------------------------------------------------------------------------------------
     @cached_property
