@@ -312,3 +312,15 @@ def test_the_demo_ends_with_a_report(call: Any, tmp_path: Path) -> None:
     for arm in ("winning", "own", "preserved", "random", "dense"):
         assert arm in told.out
     assert (tmp_path / "there" / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_the_ledger_is_told_in_three_formats(call: Any, tmp_path: Path, done: dict[str, Any], place: Path) -> None:
+    store = done["store"]
+    book = json.loads(call("results", store, "--cost", "--format", "json").out)
+    networks = len(json.loads(call("results", store, "--format", "json").out))
+    assert len(book["rows"]) == networks
+    file = tmp_path / "cost.csv"
+    assert call("results", store, "--cost", "--format", "csv", "--out", file).code == 0
+    assert len(file.read_text().splitlines()) == networks + 1
+    assert "mask-aware" in call("results", store, "--cost").out
+    assert call("results", store, "--cost", "--format", "parquet").code == 2

@@ -69,6 +69,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         "workers": beside.count,
         "workers_because": beside.reason,
         "estimated_seconds": round(seconds / beside.count, 1),
+        "leaks": [str(leak) for leak in graph.leaks],
     }
     if as_json:
         cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
@@ -79,6 +80,8 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
     )
     click.echo(f"  {facts['missing']} not yet done in {root}")
+    for leak in graph.leaks:
+        click.echo(f"  {leak}")
     if lacking:
         click.echo(f"  about {duration(facts['estimated_seconds'])} with {beside.count} workers ({beside.reason})")
 
@@ -105,15 +108,28 @@ def run(
 @click.option("--format", "kind", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
 @click.option("--experiment", help="Only the rows of this experiment.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-def results(store: Path, kind: str, experiment: str | None, out: Path | None) -> None:
+@click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
+def results(store: Path, kind: str, experiment: str | None, out: Path | None, cost: bool) -> None:
     """The tidy table of STORE: one row for each trained network."""
+    from oneticket.lab import ledger_formats
     from oneticket.lab import results as table
+    from oneticket.lab.ledger import ledger
     from oneticket.lab.store import Store
 
     if out is not None:
         if kind == "table":
             raise click.UsageError("--out needs --format csv, json or parquet")
         check_out(out)
+    if cost:
+        if kind == "parquet":
+            raise click.UsageError("--cost needs --format table, csv or json")
+        formats = {"table": ledger_formats.as_table, "csv": ledger_formats.as_csv, "json": ledger_formats.as_json}
+        told = formats[kind](ledger(Store.open(store), experiment=experiment))
+        if out is not None:
+            out.write_text(told, encoding="utf-8")
+        else:
+            click.echo("\n".join(map(harmless, told.splitlines())) if kind == "table" else told.rstrip("\n"))
+        return
     rows = table.tidy(Store.open(store), experiment=experiment)
     if kind == "table":
         _print_summary(rows)

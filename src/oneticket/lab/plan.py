@@ -10,6 +10,7 @@ from oneticket.lab.arms import DENSE, Arm
 from oneticket.lab.description import ArmStart, Description, Initial, Naming, Pretraining, Round, TicketRef
 from oneticket.lab.experiment import Experiment, Transfer, split_role
 from oneticket.lab.inventory import Inventory
+from oneticket.lab.leaks import Leak
 from oneticket.lab.order import by_data
 from oneticket.models import ModelSpec
 from oneticket.training import Recipe
@@ -39,12 +40,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The cells by identity, parents before children; the rows of the table; and a short human name for each cell."""
+    """The cells by identity, parents before children; the rows of the table; and a short human name for each cell.
+
+    ``leaks`` tells which sources have seen test images of a target, few enough to go on.
+    """
 
     experiment: str
     cells: dict[str, Description]
     rows: list[Row]
     labels: dict[str, str] = {}
+    leaks: tuple[Leak, ...] = ()
 
 
 class _Role(msgspec.Struct, frozen=True):
@@ -79,7 +84,8 @@ class _Planner:
                 for transfer in self.experiment.transfer:
                     self._add_transfer(spec, transfer, seed)
                 self.cells |= by_data(self.replicate)
-        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels)
+        leaks = tuple(self.inventory.leaks)
+        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
 
     def _add(self, description: Description, what: str) -> str:
         identity = self.naming.identity(description)

@@ -32,7 +32,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW.
     ``weight_decay`` is added to the gradient (L2) except with AdamW; with ``decay_norms = false`` biases and
     normalisation parameters are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a
-    moment such as ``"1ep"``.
+    moment such as ``"1ep"``. ``precision`` ``"bf16"`` is autocast: products in bfloat16, weights and what the optimiser
+    remembers in float32. It is never chosen by the machine, since the numbers depend on it;
+    :mod:`oneticket.training.precision` tells where it is faster.
 
     >>> Recipe.sgd(epochs=2).momentum
     0.9
