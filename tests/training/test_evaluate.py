@@ -99,3 +99,44 @@ def test_a_frozen_part_stays_frozen() -> None:
     with pytest.raises(RuntimeError):
         evaluate(network, (torch.randn(8, 5), torch.zeros(8, dtype=torch.int64)))
     assert [module.training for module in network.modules()] == [True, False, True, True]
+
+
+def test_a_network_that_writes_into_its_inputs_does_not_reach_the_data() -> None:
+    inputs, targets = torch.randn(12, 4), torch.arange(12) % 4
+    before = inputs.clone()
+    evaluate(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), (inputs, targets), batch_size=5)
+    assert torch.equal(inputs, before)
+
+
+@pytest.mark.parametrize("index", [None, torch.tensor([5, 5, 0, 11, 3, 7, 2])])
+def test_images_come_in_order_whether_they_are_taken_as_they_lie_or_by_index(index: torch.Tensor | None) -> None:
+    pixels = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shown = pixels if index is None else pixels[index]
+    labels = torch.arange(len(shown)) % 2
+    seen: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.clone())
+            return images.mean((2, 3))[:, :2]
+
+    norm = Normalisation((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    evaluate(Watch(), ImageSet(pixels, labels, ("a", "b"), index), normalisation=norm, batch_size=5)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (norm.mean, norm.std))
+    torch.testing.assert_close(torch.cat(seen), (shown / 255 - mean) / std)
+
+
+def test_channels_last_changes_rounding_only() -> None:
+    images = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(180, 4)).double()
+    laid_out: list[bool] = []
+    network[0].register_forward_pre_hook(
+        lambda _, given: laid_out.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    data = (images, torch.arange(9) % 4)
+    plain, fast = (evaluate(network, data, batch_size=4, channels_last=last) for last in (False, True))
+    assert laid_out == [False] * 3 + [True] * 3
+    assert fast[0] == plain[0]
+    assert fast[1] == pytest.approx(plain[1], rel=1e-5)
+    flat = (torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), data[1])
+    assert evaluate(Echo(), flat, channels_last=True) == evaluate(Echo(), flat)

@@ -30,9 +30,9 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 class Run:
     """A network under an optimiser, stepped by hand."""
 
-    def __init__(self, model: nn.Sequential, optimizer: str, data: Data, masks: Masks) -> None:
+    def __init__(self, model: nn.Sequential, optimizer: torch.optim.Optimizer, data: Data, masks: Masks) -> None:
         self.model, (self.inputs, self.targets) = model, data
-        self.optimizer = OPTIMIZERS[optimizer](list(model.parameters()))
+        self.optimizer = optimizer
         parameters = dict(model.named_parameters())
         self.pairs = [(parameters[name], mask) for name, mask in masks.items()]
 
@@ -55,7 +55,11 @@ class Run:
 
 @pytest.fixture
 def make_run(network: MakeNetwork, data: Data, masks: Masks) -> Callable[[str], Run]:
-    return lambda optimizer: Run(network(), optimizer, data, masks)
+    def make(optimizer: str) -> Run:
+        model = network()
+        return Run(model, OPTIMIZERS[optimizer](list(model.parameters())), data, masks)
+
+    return make
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -189,3 +193,79 @@ def test_nothing_masked_is_nothing_done(make_run: Callable[[str], Run]) -> None:
         kept.step()
     for ours, theirs in zip(free.model.parameters(), kept.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# -- undisturbed ----------------------------------------------------------------------------------------------------
+LEAVING: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1, fused=True),
+    "sgd-dampened": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.3, weight_decay=0.1, foreach=True),
+    "sgd-single": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1, foreach=False),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.1, fused=True),
+    "adam-amsgrad": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.1, amsgrad=True, foreach=True),
+    "adam-single": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.1, foreach=False),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1, fused=True),
+    "adamw-foreach": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1, foreach=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, weight_decay=0.1, foreach=True),
+    "rmsprop-centered": lambda p: torch.optim.RMSprop(p, lr=0.01, centered=True, weight_decay=0.1, foreach=False),
+}
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """Tells −0.0 from 0.0, which compare equal."""
+    return tensor.detach().view(torch.int32)
+
+
+@pytest.mark.parametrize("optimizer", LEAVING)
+def test_undisturbed_they_stay_zero_for_200_steps_and_all_bits_are_those_of_masking_again(
+    optimizer: str, network: MakeNetwork, data: Data, masks: Masks
+) -> None:
+    """With momentum, weight decay and a memory that a dense training filled."""
+    runs = []
+    for undisturbed in (True, False):
+        model = network()
+        run = Run(model, LEAVING[optimizer](list(model.parameters())), data, masks)
+        for _ in range(3):
+            run.step(False)
+        assert run.masked().abs().min() > 0
+        nonzero = torch.zeros(())
+        with MaskKeeper(run.optimizer, run.pairs, undisturbed=undisturbed):
+            for _ in range(200):
+                run.step(False)
+                nonzero += torch.count_nonzero(run.masked())
+        assert nonzero == 0
+        runs.append(run)
+    one, two = runs
+    assert torch.signbit(one.masked()).any(), "a masked weight that was negative is −0.0"
+    for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(bits(ours), bits(theirs))
+        for quantity, value in one.optimizer.state[ours].items():
+            other = two.optimizer.state[theirs][quantity]
+            assert value is other is None or torch.equal(bits(value), bits(other)), quantity
+
+
+class OwnSGD(torch.optim.SGD):
+    """Nothing is known of what a subclass does."""
+
+
+@pytest.mark.parametrize(
+    ("undisturbed", "kind", "masked_again"),
+    [
+        (False, torch.optim.SGD, True),
+        (True, torch.optim.SGD, False),
+        (True, OwnSGD, True),
+        (True, torch.optim.Adagrad, True),
+    ],
+)
+def test_weights_are_masked_again_unless_nobody_else_writes_them(
+    undisturbed: bool, kind: type[torch.optim.Optimizer], masked_again: bool, network: MakeNetwork, masks: Masks
+) -> None:
+    """Seen by a weight that is written between two steps, which is what the keeper was told not to expect."""
+    model = network()
+    optimizer = kind(model.parameters(), lr=0.1)  # type: ignore[call-arg]
+    weight, mask = model[0].weight, masks["0.weight"]
+    with MaskKeeper(optimizer, [(weight, mask)], undisturbed=undisturbed):
+        with torch.no_grad():
+            weight.fill_(1.0)
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        assert bool((weight.detach()[~mask] == 0).all()) is masked_again
