@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-slow test-gpu lint docs clean
+.PHONY: demo test test-all test-slow test-gpu lint docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
@@ -29,6 +29,10 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
+
+# Fails when a ratio has fallen by more than a quarter; wants a quiet machine.
+bench: $(VENV)/.dev
+	$(BIN)/oneticket bench --short --check
 
 # constraints.txt pins torch: without it pip brings a build of 5 GB.
 $(VENV)/.core: pyproject.toml constraints.txt

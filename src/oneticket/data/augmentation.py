@@ -62,21 +62,22 @@ class Draws:
 
         Copied line by line, not pixel by pixel: a mirrored window is a window of the mirrored image.
         """
-        count, channels, height, width = images.shape
+        channels, height, width = images.shape[1:]
         corner, mirrored = self.corner.index_select(0, samples), self.mirrored.index_select(0, samples)
         padded = F.pad(images, (padding,) * 4)
         tall, wide = padded.shape[2:]
+        size, whole, device = channels * tall * wide, padded.numel(), images.device
+        top, left = corner.unbind(1)
+        # Where each window starts, how far from there each of its lines does, and all that is one line long.
+        start = torch.arange(0, whole, size, device=device) + top * wide
         if self._mirrors:
             padded = torch.cat([padded, padded.flip(3)])
-        top, left = corner.unbind(1)
-        left = torch.where(mirrored, 2 * padding - left, left)
-        image = torch.arange(count, device=images.device) + mirrored * count
-        # Where each line of each window starts, and everything that is `width` long and starts somewhere.
-        first = (image * channels * tall + top) * wide + left
-        down = torch.arange(channels, device=images.device)[:, None] * tall
-        down = (down + torch.arange(height, device=images.device)).flatten() * wide
+            start += torch.where(mirrored, whole + 2 * padding - left, left)
+        else:
+            start += left
+        down = torch.arange(0, size, wide, device=device).view(channels, tall)[:, :height].flatten()
         lines = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
-        return lines.index_select(0, (first[:, None] + down).flatten()).view_as(images)
+        return lines.index_select(0, (start[:, None] + down).flatten()).view_as(images)
 
 
 class Normalisation(msgspec.Struct, frozen=True):

@@ -95,7 +95,7 @@ def run_cell(
     traced = archive.build(cell.network, cell.seed) if _is_binary(cell) else model
     outcome |= _paths(traced, masks, cell)
     if cell.test:
-        accuracy, loss = evaluate(model, batches(splits.test, 512), device=setting.device)
+        accuracy, loss = evaluate(model, batches(splits.test, 512), device=setting.device, channels_last=channels_last)
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"the test loss is {loss} after {training.steps} steps")
         outcome |= {"test_accuracy": accuracy, "test_loss": loss}
