@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -59,24 +60,36 @@ class Place:
         return text.getvalue()
 
     def kill_at_random(
-        self, run: subprocess.Popen[str], store: str, chance: random.Random, early: bool, pace: float
+        self, run: subprocess.Popen[str], store: str, chance: random.Random, early: bool, usual: Undisturbed
     ) -> bool:
-        """Kill the whole group: soon after the start, or while cells are computed, ``pace`` being the time of one.
+        """Kill the whole group: while it starts, or while cells are computed.
 
         Tells whether it was still running.
         """
         if early:
-            time.sleep(chance.uniform(0.2, 3))
+            time.sleep(chance.uniform(0, usual.start))
         else:
-            leases = self.folder / store / "leases"
-            since = time.time()
-            while run.poll() is None and not any(at > since for at in _times(leases)):
+            self.first_claim(run, store)
+            enough = self.finished(store) + chance.randint(0, 1)
+            while run.poll() is None and self.finished(store) < enough:
                 time.sleep(0.005)
-            time.sleep(chance.uniform(0, 2.5 * pace))
+            time.sleep(chance.uniform(0, usual.pace))
         alive = run.poll() is None
-        os.killpg(run.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and all it started with it
+            os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
         return alive
+
+    def finished(self, store: str) -> int:
+        """How many cells are there."""
+        return len(list((self.folder / store).glob("cells/*/*")))
+
+    def first_claim(self, run: subprocess.Popen[str], store: str) -> float:
+        """Wait until a run has claimed a cell, or has ended; the seconds waited."""
+        since = time.time()
+        while run.poll() is None and not any(at > since for at in _times(self.folder / store / "leases")):
+            time.sleep(0.005)
+        return time.time() - since
 
 
 def _times(leases: Path) -> list[float]:
@@ -96,17 +109,20 @@ def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Place:
 
 
 class Undisturbed(NamedTuple):
-    """What a run gave that nobody disturbed: its table, and how long a cell takes."""
+    """What a run gave that nobody disturbed: its table, its seconds to the first cell, and those a cell takes."""
 
     table: str
+    start: float
     pace: float
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Place) -> Undisturbed:
-    facts = place.finish(place.start("undisturbed", 2))
+    run = place.start("undisturbed", 2)
+    start = place.first_claim(run, "undisturbed")
+    facts = place.finish(run)
     assert (facts["trained"], facts["complete"]) == (facts["cells"], True)
-    return Undisturbed(place.table("undisturbed"), 2 * facts["seconds"] / facts["cells"])
+    return Undisturbed(place.table("undisturbed"), start, 2 * (facts["seconds"] - start) / facts["cells"])
 
 
 def test_a_finished_experiment_trains_nothing_when_it_is_run_again(place: Place, undisturbed: Undisturbed) -> None:
@@ -122,7 +138,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_table(
     chance, store = random.Random(workers), f"killed-{workers}"
     hits = 0
     for number in range(KILLS):
-        hits += place.kill_at_random(place.start(store, workers), store, chance, number % 5 == 0, undisturbed.pace)
+        hits += place.kill_at_random(place.start(store, workers), store, chance, number % 5 == 0, undisturbed)
         whole = [folder for folder in (place.folder / store).glob("cells/*/*") if not (folder / "cell.json").exists()]
         assert not whole, "a cell that is there in part"
     assert hits > KILLS // 2, "it was finished before it could be killed"
