@@ -19,7 +19,8 @@ from oneticket.prunable import Prunable
 from oneticket.randomness import seeded
 from oneticket.training import MaskKeeper, Recipe, forward_flops
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
-from oneticket.training.shrinking import Shrunk, shrink
+from oneticket.training.shrinking import shrink
+from oneticket.training.standin import StandIn
 
 SHAPE = (3, 8, 8)
 RECIPES = {
@@ -108,7 +109,7 @@ def masked_training(network: nn.Module, masks: Masks, recipe: Recipe, count: ran
     return optimizer
 
 
-def shrunk_training(network: nn.Module, masks: Masks, recipe: Recipe, count: range) -> tuple[Shrunk, Any]:
+def shrunk_training(network: nn.Module, masks: Masks, recipe: Recipe, count: range) -> tuple[StandIn, Any]:
     shrunk = shrink(network, masks, torch.zeros(1, *SHAPE, dtype=next(network.parameters()).dtype), worth=0.0)
     optimizer = recipe.make_optimizer(shrunk.model)
     shrunk.attach(optimizer)

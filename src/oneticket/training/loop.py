@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneticket.data import as_batches
+from oneticket.data import BatchSource, as_batches
 from oneticket.errors import InputError, NonFiniteLoss, unknown
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
@@ -23,6 +23,9 @@ from oneticket.training.evaluation import evaluate
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
+from oneticket.training.shrinking import shrink
+from oneticket.training.sparsifying import sparsify
+from oneticket.training.standin import StandIn
 from oneticket.training.step import Step
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -84,6 +87,7 @@ def train(
     companion: Companion | None = None,
     objective: Objective | None = None,
     channels_last: bool = False,
+    compact: bool = True,
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -104,6 +108,8 @@ def train(
     objective : the loss that is minimised, instead of the recipe's cross-entropy; ``validation`` must then be None.
     channels_last : lay 2-D convolutions out with the channels last, whose kernels run a third faster; only rounding
         differs. For networks that do not rely on the layout of what flows through them (``x.view`` does).
+    compact : with masks, compute without dead channels and without masked weights, where that is faster; only rounding
+        differs. Not with a companion or an objective, which look at the network themselves.
     checkpoint : where to keep the running state; a checkpoint found there is continued.
 
     Raises NonFiniteLoss, with step and learning rate, when the loss is no longer finite.
@@ -133,8 +139,13 @@ def train(
     rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
     last_rate = rate(total - 1)
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    _check_masks(model, masks)
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    optimizer = recipe.make_optimizer(model, lr_factors)
+    plain = compact and masks is not None and companion is None and objective is None
+    standin = _standin(model, masks, batches, recipe, layout) if plain else StandIn(model, masks)
+    full, model = model, standin.model.to(memory_format=layout)  # type: ignore[call-overload]
+    optimizer = recipe.make_optimizer(model, standin.narrow(lr_factors or {}))
+    standin.attach(optimizer)
     companion = companion or Companion()
     alone = type(companion) is Companion  # then nothing but the optimiser touches weights
     lossy = objective or _cross_entropy(recipe.label_smoothing)
@@ -148,12 +159,12 @@ def train(
         work = saved["work"]
         taken = {name: Snapshot(*parts) for name, parts in saved["snapshots"].items()}
     elif optimizer_state is not None:
-        load_optimizer_tensors(model, optimizer, optimizer_state)
+        load_optimizer_tensors(model, optimizer, standin.narrow(optimizer_state))
 
     def take() -> None:
         for moment in [name for name, at in wanted.items() if at == step and name not in taken]:
-            state = {name: _copied(value) for name, value in model.state_dict().items()}
-            memory = {name: value.cpu() for name, value in optimizer_tensors(model, optimizer).items()}
+            state = {name: _copied(value) for name, value in standin.widen(model.state_dict()).items()}
+            memory = {name: value.cpu() for name, value in standin.widen(optimizer_tensors(model, optimizer)).items()}
             taken[moment] = Snapshot(state, memory)
 
     resumed_at = step
@@ -161,17 +172,19 @@ def train(
     moments = set(wanted.values())
     recent: list[tuple[Tensor, int, float]] = []
     lr = -1.0
+    weights_kept = tuple(int(mask.sum()) for mask in masks.values()) if plain and masks is not None else None
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
-    with _keeper(model, optimizer, masks, undisturbed=alone) as keeper:
+    with _keeper(model, optimizer, standin.masks, undisturbed=alone) as keeper:
         course = Course(
-            model, optimizer, keeper, tuple(masks or ()), total, first, per_epoch, batches.samples,
+            model, optimizer, keeper, tuple(standin.masks or ()), total, first, per_epoch, batches.samples,
             lambda *keys: streams.generator("mask", *keys),
         )  # fmt: skip
         companion.begin(course)
         if saved is not None:
-            model.load_state_dict(saved["model"])
-            load_optimizer_tensors(model, optimizer, saved["optimizer"])
-            course.replace(saved["masks"])
+            model.load_state_dict(standin.narrow(saved["model"]))
+            load_optimizer_tensors(model, optimizer, standin.narrow(saved["optimizer"]))
+            if not plain:
+                course.replace(saved["masks"])
             companion.resume(saved["companion"])
         take()
         while step < total:
@@ -192,7 +205,8 @@ def train(
                     if inputs.dim() == 4:
                         inputs = inputs.contiguous(memory_format=layout)
                     companion.before_forward(step)
-                    work[keeper.kept] = work.get(keeper.kept, 0) + len(targets)
+                    kept = weights_kept or keeper.kept
+                    work[kept] = work.get(kept, 0) + len(targets)
                     with autocast or nullcontext():
                         loss = lossy(model, inputs, targets)
                     penalty = companion.penalty()
@@ -224,8 +238,8 @@ def train(
                 checkpoint.save(
                     {
                         "step": step,
-                        "model": model.state_dict(),
-                        "optimizer": optimizer_tensors(model, optimizer),
+                        "model": standin.widen(model.state_dict()),
+                        "optimizer": standin.widen(optimizer_tensors(model, optimizer)),
                         "history": [msgspec.to_builtins(entry) for entry in history],
                         "work": work,
                         "snapshots": {name: [s.state, s.optimizer] for name, s in taken.items()},
@@ -236,8 +250,9 @@ def train(
             if on_epoch is not None:
                 on_epoch(record)
         companion.finish()
-        result = course.masks if masks is not None else None
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        result = masks if plain or masks is None else course.masks
+    standin.expand_into(full)
+    full.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     seconds = time.perf_counter() - began
     return Training(history, taken, total - first, sum(work.values()), seconds, resumed_at, result, work)
 
@@ -261,13 +276,30 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _keeper(
-    model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks | None, *, undisturbed: bool
-) -> MaskKeeper:
+def _check_masks(model: nn.Module, masks: Masks | None) -> None:
     parameters = dict(model.named_parameters())
     for name, mask in (masks or {}).items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise InputError(f"the mask '{name}' fits no parameter of the model", expected="equal names and shapes")
+
+
+def _standin(
+    model: nn.Module, masks: Masks | None, batches: BatchSource, recipe: Recipe, layout: torch.memory_format
+) -> StandIn:
+    with seeded(0):  # whose data draws at random must not notice that somebody looked
+        example, _ = next(iter(batches.ordered()))
+    if example.dim() == 4:
+        example = example.contiguous(memory_format=layout)
+    try:
+        return sparsify(shrink(model, masks, example), example, recipe.precision)
+    except Exception:  # a network that can be trained, but neither copied nor asked about noise, is trained as it is
+        return StandIn(model, masks)
+
+
+def _keeper(
+    model: nn.Module, optimizer: torch.optim.Optimizer, masks: Masks | None, *, undisturbed: bool
+) -> MaskKeeper:
+    parameters = dict(model.named_parameters())
     masked = [(parameters[name], mask) for name, mask in (masks or {}).items()]
     return MaskKeeper(optimizer, masked, undisturbed=undisturbed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -17,116 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from oneticket.coupling import ChannelGroup, channel_groups
 from oneticket.masks import Masks
 from oneticket.training.evaluation import evaluating
+from oneticket.training.standin import Cut, StandIn, probe_like, same_outputs
 
 WORTH = 0.05
 """The least part of the forward operations whose saving pays for a second network and another shape of kernels."""
 
-_TOLERANCE = 1e-4  # of float32 sums in another order; a channel too many or too few is off by its whole value
 
-
-@dataclass(frozen=True)
-class _Cut:
-    """Where the entries of one tensor are: ``inside`` the smaller network (its shape there), or set ``aside``.
-
-    Both hold positions in the flattened tensor. What is in neither is ``rest``: zero where that is None.
-    """
-
-    shape: torch.Size
-    inside: Tensor
-    aside: Tensor
-    aside_name: str
-    rest: Tensor | None
-
-    def narrow(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        flat = value.reshape(-1)
-        return flat[self.inside.to(flat.device)], flat[self.aside.to(flat.device)]
-
-    def widen(self, inside: Tensor, aside: Tensor | None, rest: Tensor | None) -> Tensor:
-        whole = inside.new_zeros(self.shape) if rest is None else rest.to(inside.device, inside.dtype).clone()
-        flat = whole.view(-1)
-        flat[self.inside.to(flat.device)] = inside
-        if aside is not None:
-            flat[self.aside.to(flat.device)] = aside
-        return whole
-
-
-class Shrunk:
-    """A network without its dead channels, trained in place of the one that it was made from.
-
-    ``model`` is of the same modules with fewer channels, ``masks`` are those that fit it. Weights that are not masked
-    but lead into or out of a dead channel have gradient zero for ever; yet momentum and weight decay move them. They
-    lie in parameters ``removed_…`` of the same modules, and :meth:`attach` has the optimiser step them. With nothing
-    removed ``model`` is the network itself and all else changes nothing. Running statistics of dead channels are not
-    those of the masked training: nobody reads them, and those that are removed stay what they were.
-
-    ``saved`` is the part of the forward operations that are gone, ``removed`` counts the channels.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        masks: Masks | None,
-        cuts: Mapping[str, _Cut] | None = None,
-        *,
-        saved: float = 0.0,
-        removed: int = 0,
-    ) -> None:
-        self.model, self.masks, self.saved, self.removed = model, masks, saved, removed
-        self._cuts = cuts or {}
-        self._aside = {cut.aside_name for cut in self._cuts.values()}
-
-    def narrow(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What belongs to the full network's tensors → what belongs to those of ``model``.
-
-        Keys are names (a state, factors on learning rates) or ``name/quantity`` (an optimiser's memory). Values of the
-        tensor's shape are divided as it is; others, such as counters, hold for each part.
-        """
-        result: dict[str, Any] = {}
-        for key, value in values.items():
-            cut, quantity = self._cut(key)
-            if cut is None:
-                result[key] = value
-                continue
-            divided = isinstance(value, Tensor) and value.shape == cut.shape
-            result[key], aside = cut.narrow(value) if divided else (value, value)
-            if len(cut.aside):
-                result[cut.aside_name + quantity] = aside
-        return result
-
-    def widen(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of :meth:`narrow` for a state or an optimiser's memory; masked weights are zero."""
-        result: dict[str, Tensor] = {}
-        for key, value in tensors.items():
-            cut, quantity = self._cut(key)
-            if cut is not None and value.shape == cut.inside.shape:
-                rest = None if quantity else cut.rest
-                result[key] = cut.widen(value, tensors.get(cut.aside_name + quantity), rest)
-            elif not {key, key.rpartition("/")[0]} & self._aside:
-                result[key] = value
-        return result
-
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Have ``optimizer``, made for ``model``, step the removed weights with gradient zero from now on."""
-        aside = [parameter for name, parameter in self.model.named_parameters() if name in self._aside]
-
-        def without_gradient(*_: Any) -> None:
-            for parameter in aside:
-                parameter.grad = torch.zeros_like(parameter)  # anew: an optimiser may write into it
-
-        if aside:
-            optimizer.register_step_pre_hook(without_gradient)
-
-    def expand_into(self, model: nn.Module) -> None:
-        """Write what ``model`` of this has become into the full network that it was made from."""
-        if model is not self.model:
-            model.load_state_dict(self.widen(self.model.state_dict()))
-
-    def _cut(self, key: str) -> tuple[_Cut | None, str]:
-        name = key if key in self._cuts else key.rpartition("/")[0]
-        return self._cuts.get(name), key[len(name) :]
-
-
-def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: float = WORTH) -> Shrunk:
+def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: float = WORTH) -> StandIn:
     """``model`` without the channels that are dead under ``masks``, as a network of its own; ``model`` is left alone.
 
     A channel is dead when all weights that read it are masked, or when it is zero for ever: all weights into it masked,
@@ -139,7 +35,7 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
     does not give the same outputs, as one in whose code the numbers of channels are written.
     ``example`` is a batch of inputs; its first sample tells shape and type.
     """
-    whole = Shrunk(model, masks)
+    whole = StandIn(model, masks)
     parameters = dict(model.named_parameters())
     if masks is None or not any(_has_empty_lines(mask) for mask in masks.values()):
         return whole
@@ -153,16 +49,16 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
     cuts = _cuts(model, masks, groups, living)
     small = _smaller(model, cuts)
     small_masks = Masks({name: cuts[name].narrow(mask)[0] if name in cuts else mask for name, mask in masks.items()})
-    inputs = _noise(example).to(next(model.parameters()).device)
+    inputs = probe_like(example).to(next(model.parameters()).device)
     before, operations = _measured(model, masks, inputs)
     try:
         after, fewer = _measured(small, small_masks, inputs)
     except Exception:  # whatever the code of somebody's network raises at channels that it did not expect
         return whole
     saved = 1 - fewer / max(operations, 1)
-    if saved < worth or not _equal(before, after):
+    if saved < worth or not same_outputs(before, after):
         return whole
-    return Shrunk(small, small_masks, cuts, saved=saved, removed=removed)
+    return StandIn(small, small_masks, cuts, saved=saved, removed=removed)
 
 
 def _links(weight: Tensor) -> Tensor:
@@ -204,7 +100,7 @@ def _living(groups: Sequence[ChannelGroup], tensors: Mapping[str, Tensor], masks
     return living
 
 
-def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]) -> dict[str, _Cut]:
+def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]) -> dict[str, Cut]:
     tensors = _tensors(model)
     own_names = {id(tensor): name for name, tensor in reversed(tensors.items())}  # the first of a shared tensor's
     lines: dict[str, dict[int, Tensor]] = {}
@@ -229,11 +125,11 @@ def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living
             rest = tensor.detach() * kept.to(tensor.device)
         owner, _, leaf = own.rpartition(".")
         aside_name = f"{owner}.removed_{leaf}".removeprefix(".")
-        cuts[name] = _Cut(tensor.shape, inside, outside.nonzero().flatten(), aside_name, rest)
+        cuts[name] = Cut(tensor.shape, inside, outside.nonzero().flatten(), aside_name, rest)
     return cuts
 
 
-def _smaller(model: nn.Module, cuts: Mapping[str, _Cut]) -> nn.Module:
+def _smaller(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     tensors = _tensors(model)
     cut_tensors: dict[int, Any] = {}
     aside: dict[str, nn.Parameter] = {}
@@ -273,13 +169,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def _noise(example: Tensor) -> Tensor:
-    if not example.is_floating_point():
-        return example[:1].repeat_interleave(2, 0)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
-
-
 def _measured(model: nn.Module, masks: Masks, inputs: Tensor) -> tuple[Tensor, int]:
     """Outputs in evaluation mode under ``masks``, and the operations that they took."""
     parameters = dict(model.named_parameters())
@@ -287,7 +176,3 @@ def _measured(model: nn.Module, masks: Masks, inputs: Tensor) -> tuple[Tensor, i
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         outputs = functional_call(model, masked, (inputs,))
     return outputs, counter.get_total_flops()
-
-
-def _equal(before: Tensor, after: Tensor) -> bool:
-    return before.shape == after.shape and bool((before - after).abs().max() <= _TOLERANCE * before.abs().max())

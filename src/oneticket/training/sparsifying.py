@@ -1,0 +1,139 @@
+"""Layers with few weights left are replaced, for the rest of the training, by ones that compute with nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from oneticket.masks import Masks
+from oneticket.training.evaluation import evaluating
+from oneticket.training.recipe import Precision
+from oneticket.training.sparse_layers import Room, SparseConv2d, SparseLinear
+from oneticket.training.standin import Cut, StandIn, probe_like, same_outputs
+
+Layer = nn.Conv2d | nn.Linear
+
+# Nanoseconds on one core of a Zen 4, forward and backward: of a multiplication by a dense kernel, and by a sparse one;
+# of moving one entry of a layer's inputs and outputs about, once and for each position of its kernel. Only their
+# ratios matter. They are constants, not measured on the spot, so that a training gives the same bits every time.
+_DENSE = {"float32": 0.057, "bf16": 0.024}
+_SPARSE_CONV, _MOVED, _MOVED_EACH = 0.54, 3.5, 0.6
+_SPARSE_LINEAR, _MOVED_LINEAR, _CALLS = 0.31, 3.0, 120_000.0
+
+WORTH = 0.7
+"""The part of a dense layer's time below which a sparse one is worth its while."""
+
+
+def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32") -> StandIn:
+    """``stand_in`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
+
+    Candidates are linear layers, and convolutions of stride 1 that keep the size of an image, on the CPU, of exactly
+    these types, which share their weight with no other and carry no hooks. Training goes on as with masks, but for
+    rounding: a masked weight has neither a gradient nor anything that an optimiser remembers. Nothing is replaced where
+    PyTorch has no sparse kernels, and in a network that then gives other outputs.
+    ``example`` is a batch of inputs, as large as those to be trained on.
+    """
+    model, masks = stand_in.model, stand_in.masks
+    able = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if masks is None or not able or example.device.type != "cpu":
+        return stand_in
+    probe = probe_like(example)
+    with _watched(model, masks) as areas:
+        before = _outputs(model, masks, probe)
+    chosen = {
+        name: area
+        for name, area in areas.items()
+        if _pays(model.get_submodule(name), masks[f"{name}.weight"], len(example), area, precision)
+    }
+    if not chosen:
+        return stand_in
+    result = _replaced(stand_in, tuple(chosen))
+    try:
+        after = _outputs(result.model, result.masks or {}, probe)
+    except Exception:  # whatever the code of somebody's network raises at a weight of another shape
+        return stand_in
+    return result if same_outputs(before, after) else stand_in
+
+
+def _candidates(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Layer]]:
+    owners = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
+    for name, module in model.named_modules():
+        if f"{name}.weight" not in masks or type(module) not in (nn.Conv2d, nn.Linear):
+            continue
+        weight = module.weight
+        hooked = any(getattr(module, kind) for kind in vars(module) if kind.endswith("_hooks"))
+        if hooked or not weight.requires_grad or owners.count(id(weight)) > 1 or weight.device.type != "cpu":
+            continue
+        if isinstance(module, nn.Conv2d) and not _keeps_size(module):
+            continue
+        yield name, module
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    plain = (layer.groups, layer.stride, layer.dilation, layer.padding_mode) == (1, (1, 1), (1, 1), "zeros")
+    odd = all(side % 2 for side in layer.kernel_size)
+    return plain and odd and layer.padding in ("same", tuple(side // 2 for side in layer.kernel_size))
+
+
+@contextmanager
+def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, tuple[int, ...]]]:
+    """What sizes of images the candidates get to see inside, by name; () for linear layers."""
+    areas: dict[str, tuple[int, ...]] = {}
+    handles = []
+    for name, module in _candidates(model, masks):
+
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...], *, name: str = name) -> None:
+            areas[name] = tuple(inputs[0].shape[2:]) if isinstance(layer, nn.Conv2d) else ()
+
+        handles.append(module.register_forward_pre_hook(look))
+    try:
+        yield areas
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pays(layer: nn.Module, mask: Tensor, batch: int, area: tuple[int, ...], precision: Precision) -> bool:
+    kept, ends = int(mask.sum()), mask.shape[0] + mask.shape[1]
+    dense = mask.numel() * batch * prod(area) * _DENSE[precision]
+    if isinstance(layer, nn.Conv2d):
+        grid = batch * prod(side + kernel // 2 for side, kernel in zip(area, layer.kernel_size, strict=True))
+        sparse = grid * (kept * _SPARSE_CONV + ends * (_MOVED + _MOVED_EACH * prod(layer.kernel_size)))
+    else:
+        sparse = batch * (kept * _SPARSE_LINEAR + ends * _MOVED_LINEAR) + _CALLS
+    return sparse < WORTH * dense
+
+
+def _replaced(stand_in: StandIn, names: tuple[str, ...]) -> StandIn:
+    model, room, cuts = copy.deepcopy(stand_in.model), Room(), dict(stand_in.cuts)
+    masks = dict(stand_in.masks or {})
+    for name in names:
+        layer, key = model.get_submodule(name), f"{name}.weight"
+        mask = masks.pop(key).cpu()
+        sparse = SparseConv2d(layer, mask, room) if isinstance(layer, nn.Conv2d) else SparseLinear(layer, mask)  # type: ignore[arg-type]
+        for other, parameter in layer.named_parameters(recurse=False):
+            if other not in ("weight", "bias"):  # what was set aside as it shrank
+                sparse.register_parameter(other, parameter)
+        model.set_submodule(name, sparse)
+        cut, inside = cuts.get(key), sparse.positions
+        if cut is None:
+            nothing = torch.zeros(0, dtype=torch.int64)
+            cuts[key] = Cut(mask.shape, inside, nothing, f"{name}.removed_weight", None)
+        else:
+            cuts[key] = Cut(cut.shape, cut.inside.flatten()[inside], cut.aside, cut.aside_name, None)
+    left = Masks(masks) if masks else None
+    return StandIn(model, left, cuts, saved=stand_in.saved, removed=stand_in.removed, sparse=names)
+
+
+def _outputs(model: nn.Module, masks: Masks | dict[str, Tensor], probe: Tensor) -> Tensor:
+    parameters = dict(model.named_parameters())
+    masked = {name: parameters[name].detach() * mask.to(probe.device) for name, mask in masks.items()}
+    with evaluating(model), torch.no_grad():
+        outputs: Tensor = functional_call(model, masked, (probe,))
+    return outputs
