@@ -48,6 +48,10 @@ class Meter:
         self.samples = self.masked_flops = 0
         self.keepers: list[MaskKeeper] = []
 
+    def __deepcopy__(self, _: Any) -> Meter:
+        """Counts for the smaller copy of a network, too, that is trained in its place."""
+        return self
+
     def attach(self, patch: pytest.MonkeyPatch) -> None:
         """Have every training from now on counted."""
         keepers = self.keepers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -12,7 +14,15 @@ from oneticket.masks import Masks
 from oneticket.methods import Situation, companion_of
 from oneticket.methods.binary import binarised
 from oneticket.methods.binary_inputs import binarise_inputs
-from oneticket.methods.footprint import Contestant, binary_weights, compare, compressed, contestants, stored_bytes
+from oneticket.methods.footprint import (
+    Contestant,
+    binary_weights,
+    compare,
+    compressed,
+    contestants,
+    stored_bytes,
+    ways,
+)
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.randomness import seeded
@@ -114,6 +124,29 @@ def test_fewer_samples_than_a_batch_are_counted_as_what_they_are() -> None:
     data = torch.randn(3, 4), torch.tensor([0, 1, 2])
     (row,) = compare({"one": Contestant(network(), 1)}, data, batch=64, repeats=1, clock=iter([0.0, 3.0]).__next__)
     assert (row.batch, row.seconds) == (3, 1.0)
+
+
+def test_ways_are_copies_in_evaluation_mode_with_sparse_products_where_something_is_gone() -> None:
+    model = network().train()
+    model[3].weight.data *= MASK
+    inputs = torch.randn(7, 4)
+    assert list(ways(model)) == list(ways(model, {"3.weight": torch.ones_like(MASK)})) == ["dense kernels"]
+    found = ways(model, {"3.weight": MASK})
+    assert list(found) == ["dense kernels", "CSR"]
+    assert model.training
+    for copied in found.values():
+        assert not copied.training
+        torch.testing.assert_close(copied(inputs), copy.deepcopy(model).eval()(inputs).detach())
+
+
+def test_a_ternary_network_that_sees_signs_is_packed_and_not_multiplied_sparsely() -> None:
+    model = network()
+    model[3].weight.data = binarised(model[3].weight.data, MASK)
+    binarise_inputs(model, ["3.weight"])
+    found = ways(model, {"3.weight": MASK})
+    assert list(found) == ["dense kernels", "packed bits"]
+    inputs = torch.randn(7, 4)
+    torch.testing.assert_close(found["packed bits"](inputs), model(inputs).detach())
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"repeats": 0}])

@@ -118,6 +118,55 @@ def test_statistics_of_the_states_are_not_looked_at() -> None:
     assert error_barrier(normalised(2), first, second, data, data, points=4) == expected
 
 
+class Residual(nn.Module):
+    """Two convolutions with BatchNorm, the second added to what goes into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.conv, self.norm1 = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 2, h, w) → (batch, 2)."""
+        maps = torch.relu(self.norm(self.stem(images)))
+        return self.head(torch.relu(maps + self.norm1(self.conv(maps))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_statistics_of_maps_are_over_samples_and_pixels() -> None:
+    """The same on a residual network: float64 convolutions as sums of shifted maps, nothing of torch's."""
+    torch.manual_seed(4)
+    model, images = Residual().double(), torch.randn(10, 2, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        model.norm.weight.uniform_(0.5, 2)
+        model.norm.bias.normal_()
+    estimate_statistics(model, TensorBatches(images, torch.zeros(10).long(), 4))
+    weights = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
+
+    def convolved(maps: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        height, width = maps.shape[2:]
+        padded = np.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        shifted = (
+            np.einsum("bchw,oc->bohw", padded[:, :, i : i + height, j : j + width], kernel[:, :, i, j])
+            for i, j in np.ndindex(3, 3)
+        )
+        return sum(shifted)  # type: ignore[return-value]
+
+    expected = {name: np.zeros((2, 3)) for name in ("norm", "norm1")}
+    for part in np.split(images.numpy(), [4, 8]):
+        maps = convolved(part, weights["stem.weight"]) + weights["stem.bias"][:, None, None]
+        mean, var = maps.mean((0, 2, 3)), maps.var((0, 2, 3))
+        expected["norm"] += np.stack([mean, maps.var((0, 2, 3), ddof=1)]) * len(part) / 10
+        gain, shift = weights["norm.weight"], weights["norm.bias"]
+        scaled = (maps - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None] * gain[:, None, None]
+        later = convolved(np.maximum(scaled + shift[:, None, None], 0), weights["conv.weight"])
+        expected["norm1"] += np.stack([later.mean((0, 2, 3)), later.var((0, 2, 3), ddof=1)]) * len(part) / 10
+    for name, (mean, var) in expected.items():
+        norm = model.get_submodule(name)
+        np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-10)
+        np.testing.assert_allclose(norm.running_var.numpy(), var, rtol=1e-10)
+
+
 def test_each_point_has_its_own_statistics() -> None:
     """Each error is that of a network put there by hand, estimated anew and evaluated."""
     first, second, data, test = normalised(0).state_dict(), normalised(1).state_dict(), samples(), samples(200, 1)

@@ -328,6 +328,24 @@ def test_layer_budgets_of_networks(name: str, density: float, case: Any) -> None
         np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
 
 
+def test_uniform_plus_of_networks(case: Any) -> None:
+    """First convolution whole, the last layer at 20 % where its share would be less, the rest at one density."""
+    scores = {n: w.detach().abs() for n, w in Prunable(case.model).weights()}
+    sizes, raised = [s.numel() for s in scores.values()], set()
+    for density in (0.9, 0.6, 0.5, 0.4, 0.35):
+        rest = math.floor(density * sum(sizes) + 0.5) - sizes[0]
+        expected = [sizes[0], *divided(rest, sizes[1:], sizes[1:])]
+        least = math.ceil(sizes[-1] / 5)
+        raised.add(expected[-1] < least)
+        if expected[-1] < least:
+            expected = [sizes[0], *divided(rest - least, sizes[1:-1], sizes[1:-1]), least]
+        masks = allocation["uniform+"](scores, density, Masks.full(scores))
+        for (layer, score), count in zip(scores.items(), expected, strict=True):
+            np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
+    assert False in raised
+    assert len(scores) == 4 or True in raised, "both sides of 20 % on the network with a linear layer"
+
+
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.1, 0.01])
 def test_lamp_of_networks(density: float, case: Any) -> None:
     """Against numpy's sort and reversed cumulative sum of the published definition."""

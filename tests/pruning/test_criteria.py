@@ -132,6 +132,21 @@ def test_random_scores_are_uniform_and_follow_the_generator() -> None:
     assert ((deciles - 0.1).abs() < 4 * (0.1 * 0.9 / first.numel()) ** 0.5).all()
 
 
+def test_random_masks_of_networks_keep_every_weight_equally_often(case: Any) -> None:
+    """Over 400 draws each weight within 5 standard errors of the density, the layers together within 4."""
+    view, draws, density = Prunable(case.model), 400, 0.3
+    kept: dict[str, torch.Tensor] = {n: torch.zeros(w.shape) for n, w in view.weights()}
+    for seed in range(draws):
+        evidence = Evidence(generator=lambda s=seed: torch.Generator().manual_seed(s))
+        masks = prune(view, evidence, criterion="random", allocation="global", density=density)
+        assert masks.kept == math.floor(density * view.total + 0.5)
+        kept = {n: count + masks[n] for n, count in kept.items()}
+    spread = (density * (1 - density) / draws) ** 0.5
+    for count in kept.values():
+        assert float((count / draws - density).abs().max()) < 5 * spread
+        assert abs(float(count.mean()) / draws - density) < 4 * spread / count.numel() ** 0.5 + 1e-3
+
+
 def test_random_layers_differ() -> None:
     model = Prunable(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)))
     scores = criterion["random"](model, Evidence(generator=torch.Generator))

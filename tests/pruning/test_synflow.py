@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
+from oneticket.metrics import find_paths
 from oneticket.models import ModelSpec, build
 from oneticket.pruning import Evidence, Prunable, criterion, prune
 
@@ -95,6 +96,22 @@ def test_no_layer_collapses_at_99_9_percent_where_magnitudes_at_initialisation_d
         for name, weight in view.weights():
             weight.mul_(flowing[name])
     assert all(float(s.sum()) > 0 for s in criterion["synflow"](view, evidence).values())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_at_99_9_percent_of_a_residual_network_what_is_left_is_on_a_path(seed: int) -> None:
+    """A block may go whole here, since its shortcut carries on; magnitudes at initialisation lose more of them."""
+    model = build(ModelSpec(name="resnet20", options={"width": 0.5}), input_shape=(3, 8, 8), classes=10, seed=seed)
+    view, example = Prunable(model), torch.zeros(4, 3, 8, 8)
+    evidence = Evidence(initial=model.state_dict, batches=lambda: [(example, torch.zeros(4, dtype=torch.int64))])
+    flowing, large = (
+        prune(view, evidence, criterion=name, allocation="global", density=0.001)
+        for name in ("synflow", "magnitude-init")
+    )
+    assert flowing.kept == large.kept == math.floor(0.001 * view.total + 0.5)
+    # The last of the hundred rounds may cut off a weight that it keeps.
+    assert find_paths(model, flowing, example[:1]).density > 0.95 * flowing.density
+    assert len(flowing.collapsed()) < 0.6 * len(large.collapsed())
 
 
 def test_masked_weights_score_zero_and_carry_nothing(case: Any) -> None:

@@ -92,6 +92,7 @@ def _facts() -> dict[str, dict[str, Any]]:
 
     from oneticket.data import default_cache
     from oneticket.lab.capacity import GIB, cores, default_workers
+    from oneticket.training.precision import bf16_units
     from oneticket.version import __version__
 
     def version(package: str) -> str:
@@ -101,10 +102,9 @@ def _facts() -> dict[str, dict[str, Any]]:
             return "not installed"
 
     capability = torch.backends.cpu.get_cpu_capability()
-    # Not what oneDNN calls supported, which it also does where it has to emulate it.
-    bf16 = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
     devices = {
-        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB"
+        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB; "
+        f"fastest in {_fastest(f'cuda:{i}')}"
         for i in range(torch.cuda.device_count())
     } or {"cuda": "none"}
     beside, memory = default_workers(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -118,7 +118,8 @@ def _facts() -> dict[str, dict[str, Any]]:
         "processor": {
             "cores": cores(),
             "vector instructions": capability,
-            "bfloat16 in hardware": "yes" if bf16 else "no: float32 is faster",
+            "bfloat16 in hardware": "yes" if bf16_units() else "no: float32 is faster",
+            "fastest precision": _fastest("cpu"),
             "workers by default": f"{beside.count}, one thread each: {beside.reason}",
             "memory": f"{memory / GIB:.0f} GiB",
         },
@@ -130,3 +131,10 @@ def _facts() -> dict[str, dict[str, Any]]:
         },
         "places": {"decoded data": str(default_cache())},
     }
+
+
+def _fastest(device: str) -> str:
+    from oneticket.training.precision import fastest
+
+    found = fastest(device)
+    return f"{found.precision}: {found.reason}"

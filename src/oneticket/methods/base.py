@@ -35,7 +35,7 @@ method: Registry[Method] = Registry("method")
 
 Facts: ``lr="last"`` trains at the recipe's last learning rate, ``start="rewind"`` with the schedule of the rewind
 point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own;
-``weights="binary"`` ends with one magnitude a filter.
+``weights="binary"`` ends with one magnitude a filter, ``inputs="binary"`` with layers that see signs.
 """
 
 

@@ -38,7 +38,7 @@ def bwn(situation: Situation) -> Companion:
     return _Binary(situation.head, scaled=True)
 
 
-@method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary")
+@method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary", inputs="binary")
 def xnor(situation: Situation) -> Companion:
     """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales."""
     return _Binary(situation.head, scaled=True, inputs=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from oneticket.methods.packed import pack
 from oneticket.training import evaluate
 
 _FLOAT = 4  # bytes
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def stored_bytes(model: nn.Module, masks: Mapping[str, Tensor] | None = None, binary: Collection[str] = ()) -> int:
@@ -92,27 +94,35 @@ class Footprint:
     batch: int
 
 
+def ways(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> dict[str, nn.Module]:
+    """``model`` by every way there is to run it; copies, on the CPU, in evaluation mode.
+
+    ``"dense kernels"``; ``"CSR"`` products where masks are not full and every masked layer is linear; ``"packed bits"``
+    where ``xnor`` trained it.
+    """
+    masks = masks or {}
+    found = {"dense kernels": copy.deepcopy(model).cpu()}
+    if binary_inputs(model):
+        found["packed bits"] = pack(model)
+    else:
+        layers = [model.get_submodule(name.rpartition(".")[0]) for name in masks]
+        thinned = not all(bool(mask.all()) for mask in masks.values())
+        if thinned and all(isinstance(layer, nn.Linear) for layer in layers):
+            found["CSR"] = compressed(model, masks)
+    return {way: network.eval() for way, network in found.items()}
+
+
 def contestants(
     dense: nn.Module, sparse: nn.Module, masks: Mapping[str, Tensor], binary: nn.Module, head: str
 ) -> dict[str, Contestant]:
-    """The three networks by every way there is to run them; copies, on the CPU.
-
-    dense; sparse with dense kernels, and with CSR products where every masked layer is linear; binary with dense
-    kernels, and with packed bits where ``xnor`` trained it.
-    """
+    """The three networks by every way there is to run them (:func:`ways`); copies, on the CPU."""
     ternary = {name: dict(binary.named_parameters())[name] != 0 for name in binary_weights(binary, head)}
     small, bits = stored_bytes(sparse, masks), stored_bytes(binary, ternary, list(ternary))
-    found = {
-        "dense": Contestant(copy.deepcopy(dense).cpu(), stored_bytes(dense)),
-        "sparse, dense kernels": Contestant(copy.deepcopy(sparse).cpu(), small),
+    return {
+        "dense": Contestant(ways(dense)["dense kernels"], stored_bytes(dense)),
+        **{f"sparse, {way}": Contestant(network, small) for way, network in ways(sparse, masks).items()},
+        **{f"binary, {way}": Contestant(network, bits) for way, network in ways(binary).items()},
     }
-    layers = [sparse.get_submodule(name.rpartition(".")[0]) for name in masks]
-    if all(isinstance(layer, nn.Linear) for layer in layers):
-        found["sparse, CSR"] = Contestant(compressed(sparse, masks), small)
-    found["binary, dense kernels"] = Contestant(copy.deepcopy(binary).cpu(), bits)
-    if binary_inputs(binary):
-        found["binary, packed bits"] = Contestant(pack(binary), bits)
-    return found
 
 
 def compressed(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -136,29 +146,47 @@ def compare(
     """Accuracy, bytes and measured time per prediction of each network, in the order given; on the CPU.
 
     ``data`` is whatever :func:`oneticket.data.as_batches` takes; an ImageSet needs the ``normalisation`` of the split
-    trained on. Times are of its first ``batch`` samples, with the threads torch has: every network once unmeasured,
-    then ``repeats`` rounds in each of which all take a turn, each round beginning with another one. Only times of one
-    call can be held against each other.
+    trained on. Times are of its first ``batch`` samples, taken as :func:`seconds_per_sample` says.
     """
-    if batch < 1 or repeats < 1:
-        raise InputError(f"batch = {batch}, repeats = {repeats}", where="compare", expected="at least 1 of each")
+    if batch < 1:
+        raise InputError(f"batch = {batch}", where="compare", expected="at least 1")
     for contestant in networks.values():
         contestant.network.eval()
     accuracies = {name: evaluate(c.network, data, normalisation=normalisation)[0] for name, c in networks.items()}
     inputs = next(iter(as_batches(data, batch, normalisation=normalisation).ordered()))[0]
+    taken = seconds_per_sample(
+        {name: contestant.network for name, contestant in networks.items()}, inputs, repeats=repeats, clock=clock
+    )
+    return [Footprint(n, accuracies[n], c.bytes, taken[n], len(inputs)) for n, c in networks.items()]
+
+
+def seconds_per_sample(
+    networks: Mapping[Name, nn.Module],
+    inputs: Tensor,
+    *,
+    repeats: int = 11,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Name, float]:
+    """Median time in which each network predicts ``inputs`` (batch, …), over the samples in it.
+
+    With the threads torch has, networks in evaluation mode: every one once unmeasured, then ``repeats`` rounds in each
+    of which all take a turn, each round beginning with another one. Only times of one call can be held against each
+    other.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats = {repeats}", where="seconds_per_sample", expected="at least 1")
     names = list(networks)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    taken: dict[Name, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
         for name in names:
-            networks[name].network(inputs)
+            networks[name](inputs)
         for turn in range(repeats):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 began = clock()
-                networks[name].network(inputs)
+                networks[name](inputs)
                 taken[name].append(clock() - began)
-    size = len(inputs)
-    return [Footprint(n, accuracies[n], networks[n].bytes, median(taken[n]) / size, size) for n in names]
+    return {name: median(times) / len(inputs) for name, times in taken.items()}
 
 
 class _CompressedLinear(nn.Module):

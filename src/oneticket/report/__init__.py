@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oneticket.report.cells import Table, cost_table, summary_table
+from oneticket.report.footprints import footprint_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = [
     "Table",
     "cost_table",
     "costs",
+    "footprint_table",
     "summary",
     "summary_table",
     "write_report",

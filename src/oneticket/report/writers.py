@@ -1,4 +1,4 @@
-"""The tables as files: CSV with every digit, LaTeX ready for a paper; written beside, then renamed into place."""
+"""The tables as files: CSV with every digit, LaTeX for a paper, Markdown; written beside, then renamed into place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from oneticket.report.cells import at, summary_table
+from oneticket.report.cells import Table, at, summary_table
 from oneticket.report.tables import COLUMNS, Group, Row, SummaryRow
 from oneticket.statistics import Difference
 
@@ -46,6 +46,13 @@ def summary_latex(rows: Sequence[SummaryRow]) -> str:
     """The summary as one booktabs table a target; needs ``\\usepackage{booktabs}`` and nothing else."""
     tables = [_latex(list(section)) for _, section in groupby(rows, key=lambda row: row.group.section)]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
+
+
+def markdown(table: Table) -> str:
+    """A table of text as Markdown, numbers flush right."""
+    rule = ["--:" if number else "---" for number in table.numeric]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in (table.header, *table.cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (escaped[0], rule, *escaped[1:]))
 
 
 def escape_latex(text: str) -> str:

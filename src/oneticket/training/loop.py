@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.data import BatchSource, as_batches
-from oneticket.errors import InputError, NonFiniteLoss, unknown
+from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from oneticket.training.companion import Companion, Course
 from oneticket.training.evaluation import evaluate
+from oneticket.training.finiteness import check_finite, finite_sum
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
@@ -225,13 +225,13 @@ def train(
                     if step in moments:
                         take()
                     if len(recent) == _CHECK_EVERY or step % per_epoch == 0:
-                        loss_sum += _finite_sum(recent, step)
+                        loss_sum += finite_sum(recent, step)
                         recent = []
             val_accuracy, val_loss = None, None
             with companion.judged():
                 if judge is not None:
                     val_accuracy, val_loss = evaluate(model, judge, channels_last=channels_last)
-            _check_finite(model, val_loss, step, lr)
+            check_finite(model, val_loss, step, lr)
             record = EpochRecord(epoch + 1, step, lr, loss_sum / max(seen, 1), val_accuracy, val_loss)
             history.append(record)
             if checkpoint is not None and step < total and checkpoint.due():
@@ -264,14 +264,6 @@ def _cross_entropy(label_smoothing: float) -> Objective:
     return lossy
 
 
-def _check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:
-    # The last step of an epoch can diverge without any training loss that tells.
-    weights = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
-    if not bool(weights.all()) or (loss is not None and not math.isfinite(loss)):
-        what = f"the validation loss is {loss}" if bool(weights.all()) else "weights are no longer finite"
-        raise NonFiniteLoss(f"{what} after step {step - 1} (learning rate {lr:g})")
-
-
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
@@ -302,15 +294,3 @@ def _keeper(
     parameters = dict(model.named_parameters())
     masked = [(parameters[name], mask) for name, mask in (masks or {}).items()]
     return MaskKeeper(optimizer, masked, undisturbed=undisturbed)
-
-
-def _finite_sum(recent: list[tuple[Tensor, int, float]], step: int) -> float:
-    """Sum over samples of the losses up to ``step``, each the mean of so many samples, at a learning rate."""
-    losses, counts, rates = zip(*recent, strict=True)
-    found = torch.stack(losses).cpu()  # the one moment at which the device is waited for
-    values = (found * torch.tensor(counts, dtype=found.dtype)).tolist()
-    for behind, (value, lr) in enumerate(zip(values, rates, strict=True)):
-        if not math.isfinite(value):
-            at = step - len(values) + behind
-            raise NonFiniteLoss(f"the loss is {value} at step {at} (learning rate {lr:g})")
-    return math.fsum(values)
