@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build/html
 
-# Fails when a ratio has fallen by more than a quarter; wants a quiet machine.
+# Fails when a ratio has fallen by more than a quarter, twice; docs/benchmarks.md says how noise is kept out.
 bench: $(VENV)/.dev
 	$(BIN)/oneticket bench --short --check
 

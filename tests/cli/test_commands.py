@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
         ("demo", ["--out", "--workers"]),
         ("plan", ["EXPERIMENT", "--json", "--store"]),
         ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--json"]),
-        ("results", ["STORE", "--format", "table|csv|json|parquet"]),
+        ("results", ["STORE", "--format", "table|markdown|csv|json|parquet"]),
         ("report", ["STORE", "--out"]),
         ("find", ["--model", "--data", "--density", "--rewind", "--out"]),
         ("transfer", ["TICKET_FILE", "--data", "--json"]),
@@ -277,12 +278,31 @@ def test_doctor_tells_what_this_machine_has(call: Any, cache: Path) -> None:
     assert all(title in text.out for title in found)
 
 
-def test_doctor_believes_the_processor_about_bfloat16(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(f"torch.cpu.{name}", lambda: False, raising=False)
-    assert "no" in facts(call("doctor", "--json"))["processor"]["bfloat16 in hardware"]
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
-    assert facts(call("doctor", "--json"))["processor"]["bfloat16 in hardware"] == "yes"
+@pytest.mark.parametrize(("units", "has", "fastest"), [((), "no: ", "float32: "), (("amx_bf16",), "yes", "bf16: amx")])
+def test_doctor_believes_the_processor_about_bfloat16(
+    call: Any, monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...], has: str, fastest: str
+) -> None:
+    monkeypatch.setattr("oneticket.training.precision.bf16_units", lambda *_: units)
+    told = facts(call("doctor", "--json"))["processor"]
+    assert told["bfloat16 in hardware"].startswith(has)
+    assert told["fastest precision"].startswith(fastest)
+
+
+@pytest.mark.parametrize("units", [(), ("avx512_bf16",)])
+def test_plan_tells_what_the_precisions_of_its_recipes_mean_here(
+    call: Any, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("oneticket.training.precision.bf16_units", lambda *_: units)
+    half = ("[search]", tiny().read_text().partition("[recipe.sgd]")[2].partition("[search]")[0])
+    recipe = f'[recipe.half]\nprecision = "bf16"{half[1]}[search]'
+    both = tiny(("[search]", recipe), ('["digits@sgd"]', '["digits@sgd", "digits@half"]'))
+    told = facts(call("plan", both, "--json"))["precision"]
+    assert {precision: found["fastest"] for precision, found in told.items()} == {
+        "bf16": bool(units), "float32": not units,
+    }  # fmt: skip
+    text = call("plan", both).out
+    assert all(f"  in {precision}: {found['reason']}\n" in text for precision, found in told.items())
+    assert list(facts(call("plan", tiny(), "--json"))["precision"]) == ["float32"]
 
 
 # -- what goes wrong outside --------------------------------------------------------------------------------------
@@ -324,3 +344,26 @@ def test_the_ledger_is_told_in_three_formats(call: Any, tmp_path: Path, done: di
     assert len(file.read_text().splitlines()) == networks + 1
     assert "mask-aware" in call("results", store, "--cost").out
     assert call("results", store, "--cost", "--format", "parquet").code == 2
+
+
+def test_footprints_are_told_in_four_formats(call: Any, tmp_path: Path, done: dict[str, Any]) -> None:
+    store = done["store"]
+    rows = facts(call("results", store, "--footprint", "--format", "json"))
+    ways = ["dense kernels", "CSR"]
+    assert [(row["arm"], row["way"]) for row in rows if row["arm"] != "dense"] == [("winning", w) for w in ways * 2]
+    for kind, more in (("csv", 1), ("markdown", 2)):
+        file = tmp_path / kind
+        assert call("results", store, "--footprint", "--format", kind, "--out", file).code == 0
+        assert len(file.read_text().splitlines()) == len(rows) + more
+    shown = call("results", store, "--footprint").out.splitlines()
+    assert len(shown) == len(rows) + 1
+    assert shown[0].endswith("ms, one image  ms an image, of 128")
+    assert call("results", store, "--footprint", "--format", "parquet").code == 2
+    assert call("results", store, "--footprint", "--cost").code == 2
+
+
+def test_the_summary_as_markdown(call: Any, done: dict[str, Any]) -> None:
+    shown, written = (call("results", done["store"], *more).out for more in ((), ("--format", "markdown")))
+    lines = written.splitlines()
+    assert len(lines) == len(shown.splitlines()) + 1
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == re.split("  +", shown.splitlines()[1].strip())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -83,16 +83,14 @@ def measure_gpu(
     repeats: int,
     loader_workers: int = 0,
     say: Callable[[str], None] = lambda _: None,
-) -> list[Result]:
-    """The results of rows of the group "gpu"; ``device`` is one that torch can compute on."""
-    results = []
+) -> Iterator[Result]:
+    """The results of rows of the group "gpu", as they come; ``device`` is one that torch can compute on."""
     for row in rows:
         if row.unit == "×":
             workload = replace(TOGETHER, steps=TOGETHER.steps // _SHORTER) if short else TOGETHER
-            results.append(_together(row, workload, device, repeats, loader_workers, say))
+            yield _together(row, workload, device, repeats, loader_workers, say)
         else:
-            results.append(_share_of_ceiling(row, LARGE, ceiling, device, repeats, say))
-    return results
+            yield _share_of_ceiling(row, LARGE, ceiling, device, repeats, say)
 
 
 def _together(

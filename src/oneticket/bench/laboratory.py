@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -109,19 +109,17 @@ def finish_moments(store: Path) -> list[float]:
 
 def measure_laboratory(
     rows: Sequence[Row], *, short: bool, repeats: int, say: Callable[[str], None] = lambda _: None
-) -> list[Result]:
-    """The results of rows of the group "laboratory"."""
+) -> Iterator[Result]:
+    """The results of rows of the group "laboratory", as they come."""
     scale = SHORTER if short else 1
-    measured: list[Result] = []
     for row in rows:
         if row.name == "lab-answer":
-            measured.append(_answer(row, ANSWERED // scale, repeats, say))
+            yield _answer(row, ANSWERED // scale, repeats, say)
         elif row.name == "lab-overhead":
-            measured.append(_overhead(row, TINY_SHORT if short else TINY, repeats, say))
+            yield _overhead(row, TINY_SHORT if short else TINY, repeats, say)
     scheduled = [row for row in rows if row.name in ("lab-plan", "lab-memory")]
     if scheduled:
-        measured += _schedule(scheduled, PLANNED // scale, repeats, say)
-    return measured
+        yield from _schedule(scheduled, PLANNED // scale, repeats, say)
 
 
 def _schedule(rows: Sequence[Row], cells: int, repeats: int, say: Callable[[str], None]) -> list[Result]:

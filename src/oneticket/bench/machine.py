@@ -12,9 +12,7 @@ import msgspec
 import torch
 
 from oneticket.ticket import versions
-
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")
-"""Flags of processors that multiply bfloat16 in hardware."""
+from oneticket.training.precision import bf16_units
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,16 +30,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def this_machine(device: str = "cpu") -> Machine:
     """What is running this."""
-    if device == "cpu":
-        bf16 = [flag for flag in BF16_FLAGS if flag in _processor("flags").split()]
-    else:
-        bf16 = ["cuda"] if torch.cuda.is_bf16_supported() else []
     return Machine(
-        processor=_processor("model name") or platform.processor() or platform.machine(),
+        processor=_model_name() or platform.processor() or platform.machine(),
         cores=cores(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         vectors=torch.backends.cpu.get_cpu_capability(),
-        bf16=bf16,
+        bf16=list(bf16_units(device)),
         device="cpu" if device == "cpu" else torch.cuda.get_device_name(device),
         system=f"{platform.system()} {platform.release()}",
         versions=versions(),
@@ -64,10 +58,11 @@ def with_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _processor(key: str) -> str:
-    """A line of the first processor in /proc/cpuinfo, empty where there is none."""
+def _model_name() -> str:
+    """What /proc/cpuinfo calls the first processor, empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+    found = (line.partition(":") for line in lines)
+    return next((name.strip() for key, _, name in found if key.strip() == "model name"), "")

@@ -1,11 +1,11 @@
-"""One run of the bench: the chosen rows measured, with the ceiling of the machine and what it is."""
+"""One run of the bench: the chosen rows, or a step of every model, with the ceiling of the machine and what it is."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from oneticket.bench.ceiling import measure_ceiling
 from oneticket.bench.chain import measure_chain, measure_quick_start
@@ -13,12 +13,16 @@ from oneticket.bench.families import families
 from oneticket.bench.gpu import LARGE, measure_gpu
 from oneticket.bench.laboratory import measure_laboratory
 from oneticket.bench.machine import cores, this_machine, with_threads
-from oneticket.bench.outcome import Family, Outcome, Result
+from oneticket.bench.models import chosen_models, measure_models
+from oneticket.bench.outcome import Family, Outcome, Result, merged
 from oneticket.bench.rows import STEPS, Row, chosen
 from oneticket.bench.steps import measure_steps
 from oneticket.masks import Masks
 
 REPEATS = 5
+
+Say = Callable[[str], None]
+Keep = Callable[[Outcome], None]
 
 
 def run_bench(
@@ -31,51 +35,54 @@ def run_bench(
     loader_workers: int = 0,
     profile: bool = False,
     ticket: Masks | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
+    keep: Keep = lambda _: None,
 ) -> Outcome:
-    """Measure the rows of these names, all of the device by default; ``say`` hears how far it is.
+    """Measure the rows of these names, all of the device by default.
 
-    ``threads`` (one a core by default) are those of training steps and of the reference loop; the laboratory's workers
-    have one each. ``ticket`` are masks for the sparse row. Raises InputError for an unknown row and where Pillow, which
-    the reference loop needs, is not installed.
+    ``say`` hears how far it is, ``keep`` gets what there is after each row and each profile; rows come before profiles.
+    ``threads`` are those of training steps and of the reference loop, by default one a core, and one in the short form,
+    which a busy neighbour disturbs less; the laboratory's workers have one each. ``ticket`` are masks for the sparse
+    row. Raises InputError for an unknown row and where Pillow, which the reference loop needs, is not installed.
     """
     rows = chosen(names, device, short=short)
-    threads = threads or cores()
-    machine = this_machine(device)
-    bf16 = bool(machine.bf16)
+    threads = threads or (1 if short else cores())
     with with_threads(threads):
-        say("the ceiling: matrix products and copies of memory")
-        ceiling = measure_ceiling(device, small=short)
-        results: list[Result] = []
-
-        def group(name: str) -> list[Row]:
-            return [row for row in rows if row.group == name]
-
-        if group("step"):
-            results += measure_steps(
-                group("step"), ceiling=ceiling, bf16=bf16, short=short, repeats=repeats,
-                loader_workers=loader_workers, ticket=ticket, say=say,
-            )  # fmt: skip
-        for row in group("chain"):
-            results.append(
-                measure_chain(row, bf16=bf16, short=short, repeats=repeats, loader_workers=loader_workers, say=say)
-            )
-        for row in group("quick start"):
-            results.append(measure_quick_start(row, repeats=repeats, say=say))
-        results += measure_laboratory(group("laboratory"), short=short, repeats=repeats, say=say)
-        if group("gpu"):
-            results += measure_gpu(
-                group("gpu"), ceiling=ceiling, device=device, short=short, repeats=repeats,
-                loader_workers=loader_workers, say=say,
-            )  # fmt: skip
-        profiles = {}
-        for entry in results if profile else ():
+        outcome = _nothing_yet(device, threads, say, short=short, repeats=repeats, loader_workers=loader_workers)
+        for entry in _results(rows, outcome, ticket, say):
+            # The targets are those of the full size.
+            outcome = merged(outcome, replace(outcome, results=[replace(entry, met=None) if short else entry]))
+            keep(outcome)
+        for entry in outcome.results if profile else ():
             if entry.floor is not None:
                 say(f"{entry.row}: profile")
-                profiles[entry.row] = _profile(entry.row, device, ticket, short=short)
-    order = [row.name for row in rows]
-    if short:  # the targets are those of the full size
-        results = [msgspec.structs.replace(entry, met=None) for entry in results]
+                found = _profile(entry.row, device, ticket, short=short)
+                outcome = replace(outcome, profiles={**outcome.profiles, entry.row: found})
+                keep(outcome)
+    return outcome
+
+
+def profile_models(
+    names: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+    say: Say = lambda _: None,
+    keep: Keep = lambda _: None,
+) -> Outcome:
+    """A step of the models of these names, all of the built-in ones by default, on the CPU; see `run_bench`."""
+    models, threads = chosen_models(names), threads or cores()
+    with with_threads(threads):
+        outcome = _nothing_yet("cpu", threads, say)
+        for entry in measure_models(models, ceiling=outcome.ceiling, bf16=bool(outcome.machine.bf16), say=say):
+            outcome = replace(outcome, models=[*outcome.models, entry])
+            keep(outcome)
+    return outcome
+
+
+def _nothing_yet(
+    device: str, threads: int, say: Say, *, short: bool = False, repeats: int = 1, loader_workers: int = 0
+) -> Outcome:
+    say("the ceiling: matrix products and copies of memory")
     return Outcome(
         date=datetime.date.today().isoformat(),
         short=short,
@@ -83,11 +90,34 @@ def run_bench(
         threads=threads,
         repeats=repeats,
         loader_workers=loader_workers,
-        machine=machine,
-        ceiling=ceiling,
-        results=sorted(results, key=lambda entry: order.index(entry.row)),
-        profiles=profiles,
+        machine=this_machine(device),
+        ceiling=measure_ceiling(device, small=short),
+        results=[],
     )
+
+
+def _results(rows: Sequence[Row], setting: Outcome, ticket: Masks | None, say: Say) -> Iterator[Result]:
+    """The result of each row as soon as it is there."""
+    ceiling, bf16, short, repeats = setting.ceiling, bool(setting.machine.bf16), setting.short, setting.repeats
+    workers = setting.loader_workers
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    if "step" in groups:
+        yield from measure_steps(
+            groups["step"], ceiling=ceiling, bf16=bf16, short=short, repeats=repeats, loader_workers=workers,
+            ticket=ticket, say=say,
+        )  # fmt: skip
+    for row in groups.get("chain", ()):
+        yield measure_chain(row, bf16=bf16, short=short, repeats=repeats, loader_workers=workers, say=say)
+    for row in groups.get("quick start", ()):
+        yield measure_quick_start(row, repeats=repeats, say=say)
+    yield from measure_laboratory(groups.get("laboratory", ()), short=short, repeats=repeats, say=say)
+    if "gpu" in groups:
+        yield from measure_gpu(
+            groups["gpu"], ceiling=ceiling, device=setting.device, short=short, repeats=repeats,
+            loader_workers=workers, say=say,
+        )  # fmt: skip
 
 
 def _profile(name: str, device: str, ticket: Masks | None, *, short: bool) -> list[Family]:

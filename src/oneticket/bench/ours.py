@@ -6,31 +6,39 @@ from collections.abc import Callable
 
 from torch import nn
 
-from oneticket.data import ImageBatches, ImageSet, Normalisation
+from oneticket.bench.workload import Workload
+from oneticket.data import BatchSource, ImageBatches
 from oneticket.masks import Masks
 from oneticket.training import Recipe, train
 
 
+def our_batches(workload: Workload, device: str = "cpu") -> ImageBatches:
+    """The batches of ``workload``, from images that lie in memory."""
+    return ImageBatches(
+        workload.images(),
+        workload.batch_size,
+        normalisation=workload.normalisation(),
+        augmentation=workload.recipe().augment,
+        device=device,
+    )
+
+
 def train_ours(
     model: nn.Module,
-    images: ImageSet,
-    normalisation: Normalisation,
+    batches: BatchSource,
     recipe: Recipe,
     *,
     masks: Masks | None = None,
     device: str = "cpu",
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Train ``model`` in place by ``recipe`` on these images, with whatever the loop does about masks and layout."""
-    batches = ImageBatches(
-        images, recipe.batch_size, normalisation=normalisation, augmentation=recipe.augment, device=device
-    )
+    """Train ``model`` in place by ``recipe`` on batches of images, with whatever the loop does about masks."""
     train(
         model,
         batches,
         recipe,
         masks=masks,
-        channels_last=len(images.shape) == 3,
+        channels_last=True,
         device=device,
         on_epoch=(lambda record: after_epoch(record.epoch)) if after_epoch else None,
     )

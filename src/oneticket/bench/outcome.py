@@ -1,7 +1,8 @@
-"""The outcome of a run of the bench: what JSON carries, and whether a ratio has fallen."""
+"""The outcome of runs of the bench: what JSON carries, how it is kept, and how several become one."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,11 @@ import msgspec
 from oneticket.bench.ceiling import Ceiling, Floor
 from oneticket.bench.machine import Machine
 from oneticket.bench.pairing import Spread
-from oneticket.bench.rows import Row
-from oneticket.errors import InputError
+from oneticket.bench.rows import ROWS, Row
+from oneticket.errors import InputError, unknown
+from oneticket.training.recipe import Precision
 
-EXPECTED = Path(__file__).with_name("expected.json")
-"""The outcome of ``oneticket bench --short`` on a reference machine, as ``--out`` writes it."""
-
-TOLERATED = 0.25
-"""The part of an expected ratio by which a measured one may be smaller."""
+_TO = " to "
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,8 +47,26 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     share: float
 
 
+class ModelStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training step of one network: milliseconds (the mean of so many ``steps``), floor, and where the time goes.
+
+    ``ms`` is measured without the profiler, the families with it.
+    """
+
+    model: str
+    precision: Precision
+    batch_size: int
+    steps: int
+    ms: float
+    floor: Floor
+    families: list[Family]
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything one run of the bench measured, with what it was measured on."""
+    """Everything that was measured, with what it was measured on.
+
+    ``profiles`` are of rows, by name; ``models`` is what ``--profile-models`` measures, instead of rows.
+    """
 
     schema: int = 1
     date: str
@@ -63,10 +79,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ceiling: Ceiling
     results: list[Result]
     profiles: dict[str, list[Family]] = {}
+    models: list[ModelStep] = []
 
     def as_json(self) -> str:
         """The JSON of the command."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1).decode()
+
+    def write(self, path: Path) -> None:
+        """Put the JSON there; who is interrupted meanwhile has what was there before."""
+        place = path.resolve()
+        text = f"{self.as_json()}\n"
+        if place.exists() and not place.is_file():  # a pipe, say
+            place.write_text(text, encoding="utf-8")
+            return
+        beside = place.with_name(f"{place.name}.{os.getpid()}.writing")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, place)
 
 
 def result(row: Row, measured: Spread, **facts: Any) -> Result:
@@ -85,37 +113,41 @@ def absent(row: Row, note: str) -> Result:
 def read_outcome(path: Path) -> Outcome:
     """An outcome written earlier; InputError when the file holds none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Outcome)
+        outcome = msgspec.json.decode(path.read_bytes(), type=Outcome)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path), expected="a JSON file") from None
     except msgspec.DecodeError as error:
         expected = "what `oneticket bench --out` writes"
         raise InputError(f"is no outcome of the bench ({error})", where=str(path), expected=expected) from None
+    for entry in outcome.results:
+        if entry.row not in ROWS:
+            raise unknown("row", entry.row, ROWS, where=str(path))
+    return outcome
 
 
-def regressions(measured: Outcome, expected: Outcome) -> list[str]:
-    """A line for each ratio that is smaller than expected by more than a quarter.
+def merged(earlier: Outcome, later: Outcome) -> Outcome:
+    """Both as one. Of rows, profiles and models that both have, those of ``later``, and so are ceiling and repetitions.
 
-    Only rows that both measured are compared: seconds depend on the machine, ratios hardly do. InputError when one of
-    the two is of the short form and the other is not, or when they are of different devices.
+    Raises InputError when they are not of one machine, device and form, with equal versions, threads and loaders.
     """
-    if (measured.short, measured.device) != (expected.short, expected.device):
-        raise InputError(
-            f"a run {_kind(measured)} compared with one {_kind(expected)}", where="--check", expected="two of one kind"
-        )
-    before = {r.row: r.measured.median for r in expected.results if r.measured is not None and r.unit == "×"}
-    return [
-        f"{r.row}: {r.measured.median:.2f} ×, expected {before[r.row]:.2f} × (at least {least:.2f} ×)"
-        for r in measured.results
-        if r.measured is not None and r.row in before and r.measured.median < (least := (1 - TOLERATED) * before[r.row])
-    ]
+    one, other = _kind(earlier), _kind(later)
+    for key, value in one.items():
+        if other[key] != value:
+            what = f"outcomes of two kinds: {key} {value} and {other[key]}"
+            raise InputError(what, where="--from", expected="those of one machine, measured alike")
+    results = {entry.row: entry for entry in (*earlier.results, *later.results)}
+    models = {(entry.model, entry.precision): entry for entry in (*earlier.models, *later.models)}
+    dates = sorted({*earlier.date.split(_TO), *later.date.split(_TO)})
+    return msgspec.structs.replace(
+        later,
+        date=_TO.join(dict.fromkeys((dates[0], dates[-1]))),
+        results=[results[name] for name in ROWS if name in results],
+        profiles={**earlier.profiles, **later.profiles},
+        models=list(models.values()),
+    )
 
 
-def unmeasured(measured: Outcome, expected: Outcome) -> list[str]:
-    """The rows that were expected and not measured, each with the reason."""
-    ratios = {r.row for r in expected.results if r.measured is not None and r.unit == "×"}
-    return [f"{r.row}: {r.note}" for r in measured.results if r.measured is None and r.row in ratios]
-
-
-def _kind(outcome: Outcome) -> str:
-    return f"{'in short' if outcome.short else 'at full size'} on {outcome.device}"
+def _kind(outcome: Outcome) -> dict[str, object]:
+    machine = {key: getattr(outcome.machine, key) for key in ("processor", "cores", "vectors", "bf16", "versions")}
+    alike = {key: getattr(outcome, key) for key in ("device", "short", "threads", "loader_workers")}
+    return {**machine, **alike}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from oneticket.bench import plain, reference
 from oneticket.bench.ceiling import Ceiling, floor
-from oneticket.bench.ours import train_ours
+from oneticket.bench.ours import our_batches, train_ours
 from oneticket.bench.outcome import Result, absent, result
 from oneticket.bench.pairing import in_turns, ratio
 from oneticket.bench.rows import STEPS, Row
@@ -36,8 +36,8 @@ def seconds_per_step(train: Callable[[AfterEpoch], object], workload: Workload) 
 
 def time_ours(workload: Workload, masks: Masks | None = None, device: str = "cpu") -> float:
     """Seconds of one step of oneticket."""
-    network, images, norm = workload.network(), workload.images(), workload.normalisation()
-    train = partial(train_ours, network, images, norm, workload.recipe(), masks=masks, device=device)
+    batches = our_batches(workload, device)
+    train = partial(train_ours, workload.network(), batches, workload.recipe(), masks=masks, device=device)
     return seconds_per_step(lambda tell: train(after_epoch=tell), workload)
 
 
@@ -69,14 +69,15 @@ def measure_steps(
     loader_workers: int = 0,
     ticket: Masks | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> list[Result]:
-    """The results of rows of the group "step"; rows of one bout share the turns of the reference loop.
+) -> Iterator[Result]:
+    """The results of rows of the group "step" as they come; rows of one bout share the turns of the reference loop.
 
     ``ticket`` are the masks of a sparse row, instead of those of its workload.
     """
     workloads = {row.name: STEPS[row.name].short if short else STEPS[row.name].full for row in rows}
-    results = [absent(row, NO_BF16) for row in rows if workloads[row.name].precision == "bf16" and not bf16]
-    able = [row for row in rows if row.name not in {entry.row for entry in results}]
+    unable = [row for row in rows if workloads[row.name].precision == "bf16" and not bf16]
+    yield from (absent(row, NO_BF16) for row in unable)
+    able = [row for row in rows if row not in unable]
     for bout in dict.fromkeys(STEPS[row.name].bout for row in able):
         entrants = [row for row in able if STEPS[row.name].bout == bout]
         first = workloads[entrants[0].name]
@@ -94,17 +95,14 @@ def measure_steps(
         for row in entrants:
             ours = seconds[row.name]
             others = {name: seconds[name] for name in ("reference", "plain", "dense") if name in seconds}
-            results.append(
-                result(
-                    row,
-                    ratio(others["reference"], ours),
-                    seconds={"ours": ours, **others},
-                    against={name: ratio(times, ours) for name, times in others.items() if name != "reference"},
-                    floor=floor(workloads[row.name], ceiling, masks),
-                    details=_details(workloads[row.name], masks),
-                )
+            yield result(
+                row,
+                ratio(others["reference"], ours),
+                seconds={"ours": ours, **others},
+                against={name: ratio(times, ours) for name, times in others.items() if name != "reference"},
+                floor=floor(workloads[row.name], ceiling, masks),
+                details=_details(workloads[row.name], masks),
             )
-    return results
 
 
 def _fitting(ticket: Masks, masks: Masks) -> Masks:

@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oneticket.bench.ceiling import Ceiling, Floor
-from oneticket.bench.outcome import Outcome, Result
+from oneticket.bench.families import DATA, OPTIMISER
+from oneticket.bench.outcome import ModelStep, Outcome, Result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS
 from oneticket.errors import InputError
 
-HEADER = ("row", "what", "target", "measured (min–max)", "met", "a step", "floor", "against others")
+HEADER = ("row", "what", "target", "measured (min–max)", "turns", "met", "a step", "floor", "against others")
+
+SHOWN = ("convolution", "linear", "normalisation", "activation and pooling", OPTIMISER, DATA)
+"""The families that have a column in the table of models."""
+
+MODELS_HEADER = ("model", "precision", "a step", "floor: compute", "floor: memory", *SHOWN, "rest")
 
 
 def cells(outcome: Outcome) -> list[tuple[str, ...]]:
     """A tuple of texts for each result, under `HEADER`."""
     return [_cells(entry) for entry in outcome.results]
+
+
+def model_cells(outcome: Outcome) -> list[tuple[str, ...]]:
+    """A tuple of texts for each model and precision, under `MODELS_HEADER`; shares are parts of the profiled step."""
+    return [_model_cells(entry) for entry in outcome.models]
 
 
 def heading(outcome: Outcome) -> str:
@@ -28,8 +39,8 @@ def heading(outcome: Outcome) -> str:
     short = "short form, " if outcome.short else ""
     return (
         f"{short}{outcome.date}: {chip}, {machine.cores} cores, {machine.memory_gib:g} GiB, {machine.vectors}, "
-        f"bf16 in hardware: {bf16}; {versions}; {outcome.threads} threads, {outcome.repeats} repetitions, "
-        f"{outcome.loader_workers} loader workers"
+        f"bf16 in hardware: {bf16}; {versions}; threads of a step: {outcome.threads}, processes of "
+        f"the reference's loader: {outcome.loader_workers}"
     )
 
 
@@ -42,26 +53,44 @@ def ceiling_line(ceiling: Ceiling) -> str:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Heading, table, ceiling and profiles as Markdown."""
+    """Heading, table, ceiling and profiles of the rows as Markdown."""
     parts = [f"{heading(outcome)}.", _grid(HEADER, cells(outcome)), f"{ceiling_line(outcome.ceiling)}."]
     for row, found in outcome.profiles.items():
-        lines = [(f.family, f"{f.ms:.3g}", f"{100 * f.share:.0f} %") for f in found]
+        lines = [(f.family, f"{f.ms:.3g}", _share(f.share)) for f in found]
         parts.append(f"Profile of `{row}`:\n\n{_grid(('family', 'ms a step', 'share'), lines)}")
     return "\n\n".join(parts) + "\n"
 
 
+def models_markdown(outcome: Outcome) -> str:
+    """Heading, table of models and ceiling as Markdown."""
+    parts = (f"{heading(outcome)}.", _grid(MODELS_HEADER, model_cells(outcome)), f"{ceiling_line(outcome.ceiling)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def marks(outcome: Outcome) -> dict[str, str]:
+    """Name of a block of a page → what belongs there: the table of rows, that of models, or both."""
+    blocks = {mark_of(outcome.device): markdown(outcome)} if outcome.results else {}
+    return blocks | ({mark_of("cpu", models=True): models_markdown(outcome)} if outcome.models else {})
+
+
+def mark_of(device: str, *, models: bool = False) -> str:
+    """The name of a block of a page."""
+    return f"the steps of the models on {device}" if models else f"oneticket bench on {device}"
+
+
 def fill(page: Path, outcome: Outcome) -> None:
-    """Replace what stands on ``page`` between the two comments that name this device."""
-    before, after = split_page(page, outcome.device)
-    page.write_text(f"{before}\n\n{markdown(outcome)}\n{after}", encoding="utf-8")
+    """Replace what stands on ``page`` between the two comments that name a block of this outcome."""
+    for mark, text in marks(outcome).items():
+        before, after = split_page(page, mark)
+        page.write_text(f"{before}\n\n{text}\n{after}", encoding="utf-8")
 
 
-def split_page(page: Path, device: str) -> tuple[str, str]:
-    """What comes before the block of ``device``, with its first comment, and what comes after, with its last one.
+def split_page(page: Path, mark: str) -> tuple[str, str]:
+    """What comes before the block of this name, with its first comment, and what comes after, with its last one.
 
     Raises InputError when the page cannot be read or lacks the two.
     """
-    begin, end = (f"<!-- {word} of oneticket bench on {device} -->" for word in ("begin", "end"))
+    begin, end = (f"<!-- {word} of {mark} -->" for word in ("begin", "end"))
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
@@ -77,11 +106,23 @@ def _cells(entry: Result) -> tuple[str, ...]:
     side = "≥" if ROWS[entry.row].at_least else "≤"
     target = f"{side} {entry.target:g} {entry.unit}"
     if entry.measured is None:
-        return (entry.row, entry.what, target, f"not measured: {entry.note}", "", "", "", "")
+        return (entry.row, entry.what, target, f"not measured: {entry.note}", "", "", "", "", "")
     step = f"{1e3 * Spread.of(entry.seconds['ours']).median:.3g} ms" if entry.floor else ""
     others = ", ".join(f"{_number(spread.median)} × {name}" for name, spread in entry.against.items())
     met = {True: "yes", False: "no", None: ""}[entry.met]
-    return (entry.row, entry.what, target, _spread(entry.measured, entry.unit), met, step, _floor(entry.floor), others)
+    measured, turns = _spread(entry.measured, entry.unit), str(len(entry.measured.values))
+    return (entry.row, entry.what, target, measured, turns, met, step, _floor(entry.floor), others)
+
+
+def _model_cells(entry: ModelStep) -> tuple[str, ...]:
+    shares = {found.family: found.share for found in entry.families}
+    shown = [shares.get(family, 0.0) for family in SHOWN]
+    times = (f"{ms:.3g} ms" for ms in (entry.ms, entry.floor.compute_ms, entry.floor.memory_ms))
+    return (entry.model, entry.precision, *times, *map(_share, [*shown, max(1 - sum(shown), 0.0)]))
+
+
+def _share(part: float) -> str:
+    return f"{100 * part:.0f} %"
 
 
 def _spread(spread: Spread, unit: str) -> str:

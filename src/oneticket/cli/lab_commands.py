@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from oneticket.cli import tables
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         "workers_because": beside.reason,
         "estimated_seconds": round(seconds / beside.count, 1),
         "leaks": [str(leak) for leak in graph.leaks],
+        "precision": _precisions(graph),
     }
     if as_json:
         cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
@@ -82,6 +84,8 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     click.echo(f"  {facts['missing']} not yet done in {root}")
     for leak in graph.leaks:
         click.echo(f"  {leak}")
+    for precision, found in facts["precision"].items():
+        click.echo(f"  in {precision}: {found['reason']}")
     if lacking:
         click.echo(f"  about {duration(facts['estimated_seconds'])} with {beside.count} workers ({beside.reason})")
 
@@ -105,44 +109,29 @@ def run(
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@click.option("--format", "kind", type=click.Choice(tables.FORMATS), default="table")
 @click.option("--experiment", help="Only the rows of this experiment.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 @click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
-def results(store: Path, kind: str, experiment: str | None, out: Path | None, cost: bool) -> None:
+@click.option("--footprint", is_flag=True, help="Accuracy, bytes and time per prediction, measured now, instead of it.")
+def results(store: Path, kind: str, experiment: str | None, out: Path | None, cost: bool, footprint: bool) -> None:
     """The tidy table of STORE: one row for each trained network."""
-    from oneticket.lab import ledger_formats
-    from oneticket.lab import results as table
-    from oneticket.lab.ledger import ledger
-    from oneticket.lab.store import Store
-
+    if cost and footprint:
+        raise click.UsageError("--cost or --footprint, not both")
     if out is not None:
         if kind == "table":
-            raise click.UsageError("--out needs --format csv, json or parquet")
+            raise click.UsageError("--out needs --format markdown, csv, json or parquet")
         check_out(out)
-    if cost:
-        if kind == "parquet":
-            raise click.UsageError("--cost needs --format table, csv or json")
-        formats = {"table": ledger_formats.as_table, "csv": ledger_formats.as_csv, "json": ledger_formats.as_json}
-        told = formats[kind](ledger(Store.open(store), experiment=experiment))
-        if out is not None:
-            out.write_text(told, encoding="utf-8")
-        else:
-            click.echo("\n".join(map(harmless, told.splitlines())) if kind == "table" else told.rstrip("\n"))
-        return
-    rows = table.tidy(Store.open(store), experiment=experiment)
-    if kind == "table":
-        _print_summary(rows)
-        return
-    content = (
-        table.as_parquet(rows) if kind == "parquet" else table.as_json(rows) if kind == "json" else table.as_csv(rows)
-    )
-    if out is not None:
-        out.write_bytes(content if isinstance(content, bytes) else content.encode())
-    elif isinstance(content, bytes):
-        sys.stdout.buffer.write(content)
+    tell = tables.costs if cost else tables.footprints if footprint else tables.results
+    told = tell(store, kind, experiment)
+    if not isinstance(told, str | bytes):
+        tables.show(told)
+    elif out is not None:
+        out.write_bytes(told if isinstance(told, bytes) else told.encode())
+    elif isinstance(told, bytes):
+        sys.stdout.buffer.write(told)
     else:
-        sys.stdout.write(content)
+        click.echo(told.removesuffix("\n"))
 
 
 @click.command()
@@ -208,7 +197,7 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
         click.echo(json.dumps(facts, indent=1))
     else:
         if rows:
-            _print_summary(rows)
+            tables.show(tables.summary(rows))
         _print_end(labels, summary, store.root)
     return 0 if summary.complete else 1
 
@@ -240,27 +229,6 @@ def _report(store: Path, out: Path, experiment: str | None = None) -> Path:
     return write_report(tidy(Store.open(store), experiment=experiment), out)
 
 
-def _print_summary(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from oneticket.report import summary, summary_table
-
-    if not rows:
-        click.echo("No finished cell yet.")
-        return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
-    content = summary_table(summary(rows), width=console.width)
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for title, numeric in zip(content.header, content.numeric, strict=True):
-        shown.add_column(title, justify="right" if numeric else "left", no_wrap=True)
-    for cells in content.cells:
-        shown.add_row(*cells)
-    console.print(shown)
-
-
 def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
     from oneticket.cli.progress import duration
 
@@ -289,6 +257,15 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
         "search": search,
         "unshared": sum(1 + row.search_trainings for row in graph.rows),
     }
+
+
+def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:
+    """Of each precision that a recipe of the plan asks for: whether it is the fastest on this CPU, and why."""
+    from oneticket.training.precision import choice
+
+    asked = {cell.recipe.precision for cell in graph.cells.values()}
+    choices = [choice(precision) for precision in sorted(asked)]
+    return {found.precision: {"fastest": found.fastest, "reason": found.reason} for found in choices}
 
 
 def _default_store(name: str) -> Path:

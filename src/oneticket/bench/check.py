@@ -1,0 +1,99 @@
+"""Whether oneticket has become slower: ratios compared with expected ones, such that noise fails nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from oneticket.bench.outcome import Outcome
+from oneticket.errors import InputError
+
+EXPECTED = Path(__file__).with_name("expected.json")
+"""What ``oneticket bench --short --ratios`` wrote on a quiet machine."""
+
+TOLERATED = 0.25
+"""The part of an expected ratio by which a measured one may be smaller."""
+
+COMPARED = ("reference", "plain")
+"""The alternatives that no change of oneticket makes slower or faster."""
+
+Ratios = Mapping[str, Mapping[str, float]]
+"""Row → alternative → how many times as fast oneticket is."""
+
+
+def ratios(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """The fastest turn of each alternative over the fastest turn of oneticket, of each row that was measured.
+
+    Whatever else the machine does makes a turn slower, never faster. So these are the ratios of an undisturbed machine
+    as soon as everyone has had one undisturbed turn, which need not be the same one; a median needs half of them.
+    """
+    return {
+        entry.row: {
+            name: min(entry.seconds[name]) / min(entry.seconds["ours"]) for name in COMPARED if name in entry.seconds
+        }
+        for entry in outcome.results
+        if entry.measured is not None and entry.unit == "×"
+    }
+
+
+def fallen(measured: Ratios, expected: Ratios) -> list[str]:
+    """The rows whose ratio to every alternative is smaller than expected by more than a quarter.
+
+    To every one of them: a slower oneticket loses to all, while on another machine, where Python is slow or vectors are
+    short, it loses to some only.
+    """
+    return [
+        row
+        for row, now in measured.items()
+        if (common := now.keys() & expected.get(row, {}).keys())
+        and all(now[name] < (1 - TOLERATED) * expected[row][name] for name in common)
+    ]
+
+
+def regressions(
+    outcome: Outcome, expected: Ratios, again: Callable[[Sequence[str]], Outcome] | None = None
+) -> list[str]:
+    """A line for each row that has fallen in ``outcome`` and, where ``again`` measures rows anew, there too.
+
+    Raises InputError when ``outcome`` is not of the kind that is expected: the short form, one thread, on a CPU.
+    """
+    _check_kind(outcome, "--check")
+    found = ratios(outcome)
+    suspects = fallen(found, expected)
+    if suspects and again is not None:
+        found = ratios(again(suspects))
+        suspects = fallen(found, expected)
+    return [f"{row}: {_told(found[row])}, expected {_told(expected[row])}" for row in suspects]
+
+
+def unmeasured(outcome: Outcome, expected: Ratios) -> list[str]:
+    """The rows that were expected and could not be measured, each with the reason."""
+    return [
+        f"{entry.row}: {entry.note}" for entry in outcome.results if entry.measured is None and entry.row in expected
+    ]
+
+
+def read_ratios(path: Path = EXPECTED) -> dict[str, dict[str, float]]:
+    """What is expected."""
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
+
+
+def write_ratios(path: Path, outcome: Outcome) -> None:
+    """Put the ratios of a run there, to be expected from now on; three digits, since no more of them repeat.
+
+    Raises InputError as `regressions` does.
+    """
+    _check_kind(outcome, "--ratios")
+    rounded = {row: {name: float(f"{x:.3g}") for name, x in found.items()} for row, found in ratios(outcome).items()}
+    path.write_text(msgspec.json.format(msgspec.json.encode(rounded), indent=1).decode() + "\n", encoding="utf-8")
+
+
+def _check_kind(outcome: Outcome, where: str) -> None:
+    if (outcome.short, outcome.device, outcome.threads) != (True, "cpu", 1):
+        raise InputError("a run of another kind", where=where, expected="one in the short form, on the CPU, one thread")
+
+
+def _told(found: Mapping[str, float]) -> str:
+    return ", ".join(f"{ratio:.2f} × {name}" for name, ratio in found.items())
