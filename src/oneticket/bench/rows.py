@@ -49,6 +49,7 @@ _VGG_SHORT = replace(_VGG, epochs=1, width=0.25)
 
 STEPS: dict[str, Step] = {
     "lenet": Step("lenet", _LENET, _LENET_SHORT),
+    "lenet-bf16": Step("lenet", replace(_LENET, precision="bf16"), replace(_LENET_SHORT, precision="bf16")),
     "resnet20": Step("resnet20", _RESNET, _RESNET_SHORT),
     "resnet20-bf16": Step("resnet20", replace(_RESNET, precision="bf16"), replace(_RESNET_SHORT, precision="bf16")),
     "vgg19-bf16": Step("vgg19", _VGG, _VGG_SHORT),
@@ -59,6 +60,7 @@ ROWS: dict[str, Row] = {
     row.name: row
     for row in (
         Row("lenet", "lenet-300-100: a training step, data included", "step", "×", 8, True),
+        Row("lenet-bf16", "lenet-300-100: a training step, data included, bf16", "step", "×", 8, True),
         Row("resnet20", "resnet20: a training step, dense, float32", "step", "×", 1.35, True),
         Row("resnet20-bf16", "resnet20: a training step, dense, bf16", "step", "×", 2, True),
         Row("vgg19-bf16", "vgg19: a training step, dense, bf16", "step", "×", 2, True),
