@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from oneticket.errors import InputError
@@ -142,6 +140,9 @@ def _members(
 
 def _channels(flow: Flow) -> Places:
     """The number of the channel that each place is of."""
+    from scipy.sparse import coo_array  # here, since whoever plans or schedules would pay for it with 40 MB and 0.2 s
+    from scipy.sparse.csgraph import connected_components
+
     none = np.empty(0, np.int64)
     left, right = (np.concatenate([none, *(tie[side] for tie in flow.ties)]) for side in (0, 1))
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(flow.total, flow.total))

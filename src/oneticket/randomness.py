@@ -49,5 +49,8 @@ def seeded(seed: int) -> Iterator[None]:
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.manual_seed(seed)
+        else:  # which would note, for each accelerator that is not there, from where it has been called
+            torch.default_generator.manual_seed(seed)
         yield

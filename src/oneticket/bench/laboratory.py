@@ -20,7 +20,7 @@ import msgspec
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns
 from oneticket.bench.rows import Row
-from oneticket.bench.synthetic import command, large_experiment, timed_process, tiny_cells
+from oneticket.bench.synthetic import CELLS_A_SEED, command, large_experiment, timed_process, tiny_cells
 from oneticket.lab.cell import Setting
 from oneticket.lab.description import Description
 from oneticket.lab.engines import Done, Progress, Task
@@ -52,11 +52,9 @@ class Idle:
 def schedule(file: Path) -> dict[str, float]:
     """Plan an experiment and schedule it idly: seconds of both, cells, and the most memory of this process (MB).
 
-    Its data has been decoded before, which is done once for a machine: one replicate is planned first.
+    Its data has been decoded before, which is done once for a machine, and by another process.
     """
     folder = file.parent
-    experiment = load_experiment(file)
-    make_plan(msgspec.structs.replace(experiment, seeds=1), folder=folder, cache=folder / "cache")
     began = time.perf_counter()
     plan = make_plan(load_experiment(file), folder=folder, cache=folder / "cache")
     planned = time.perf_counter()
@@ -127,8 +125,10 @@ def _schedule(rows: Sequence[Row], cells: int, repeats: int, say: Callable[[str]
 
     def scheduled() -> float:
         with tempfile.TemporaryDirectory(prefix="oneticket-bench-") as place:
-            file = large_experiment(Path(place), cells)
-            _, told = timed_process([sys.executable, "-m", "oneticket.bench.laboratory", str(file)], Path(place))
+            folder = Path(place)
+            command(folder, "plan", large_experiment(folder, CELLS_A_SEED), "--cache", folder / "cache")
+            file = large_experiment(folder, cells)
+            _, told = timed_process([sys.executable, "-m", "oneticket.bench.laboratory", str(file)], folder)
         facts.append(json.loads(told))
         return facts[-1]["planning"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -43,7 +43,7 @@ def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folde
 
     Raises InputError when there is no such network, when it refuses its options, or when its output has another shape.
     """
-    with on_path(folder), _located(spec):
+    with _findable(spec, folder), _located(spec):
         factory = find_factory(spec.name, folder)
         arguments = complete(spec, folder=folder).options | _given(factory, input_shape, classes)
         # the check is inside too: modules that wait for their first batch (nn.LazyLinear) draw their weights there
@@ -68,6 +68,11 @@ def find_factory(name: str, folder: Path | None = None) -> Factory:
     return model[name]
 
 
+def _findable(spec: ModelSpec, folder: Path | None) -> AbstractContextManager[None]:
+    # A registered model is found already; to look at the import path anew takes milliseconds.
+    return on_path(folder) if ":" in spec.name else nullcontext()
+
+
 def code_digest(spec: ModelSpec, *, folder: Path | None = None) -> str | None:
     """What tells two versions of a user's model apart: the digest of the file it is in; None for a registered model."""
     with _located(spec):
@@ -82,7 +87,7 @@ def complete(spec: ModelSpec, *, folder: Path | None = None) -> ModelSpec:
 
     Raises InputError for an option that the factory doesn't take, for one it needs and lacks, and for a wrong type.
     """
-    with on_path(folder), _located(spec):
+    with _findable(spec, folder), _located(spec):
         parameters = _parameters(find_factory(spec.name, folder))
         named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         own = {key: p for key, p in named.items() if key not in _GIVEN}

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from itertools import islice
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from oneticket.coupling import ChannelGroup, channel_groups, orders
@@ -35,6 +34,8 @@ def match_channels(
             f"the channels of {type(here).__name__} cannot be followed", where="mask 'aligned'",
             expected="a network of layers, activations, pools and additions",
         )  # fmt: skip
+    from scipy.optimize import linear_sum_assignment  # here: few who train align, and it takes long to import
+
     alike = _correlations(here, there, groups, given)
     found = [torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in alike]
     shapes = {name: tensor.shape for name, tensor in here.state_dict().items() if name in names}

@@ -105,10 +105,9 @@ class SparseLinear(nn.Module):
 class SparseConv2d(nn.Module):
     """A convolution of stride 1, as large after as before, of the weights that ``mask`` keeps.
 
-    Images lie as one long row a channel, line after line with the border's zeros between them, so that each position
-    of the kernel is one shift of all rows: its weights are a sparse matrix (outputs × inputs), and the convolution is
-    the sum of the products of those with shifted rows. ``weight`` is 1-D, ordered by position of the kernel, output,
-    input.
+    A batch lies as one long row a channel: line after line, in it place after place, at each the images side by side.
+    So each position of the kernel is one shift of all rows, and its weights are a sparse matrix (outputs × inputs); the
+    convolution is the sum of their products. ``weight`` is 1-D, ordered by position of the kernel, output, input.
     """
 
     def __init__(self, layer: nn.Conv2d, mask: Tensor, room: Room) -> None:
@@ -154,27 +153,31 @@ class _Linear(torch.autograd.Function):
 
 
 class _Grid:
-    """How images of one size lie in rows: ``pitch`` from line to line, ``area`` from image to image."""
+    """How a batch of images lies in rows: zeros end each line, so that what is shifted out of it is zero."""
 
     def __init__(self, images: Tensor, kernel: tuple[int, int]) -> None:
         self.images, self.height, self.width = images.shape[0], images.shape[2], images.shape[3]
         down, right = kernel[0] // 2, kernel[1] // 2
-        self.pitch = self.width + right
-        self.area = (self.height + down) * self.pitch
-        self.length, self.margin = self.images * self.area, down * self.pitch + right
-        self.shifts = [i * self.pitch + j for i in range(kernel[0]) for j in range(kernel[1])]
+        self.line = (self.width + right) * self.images
+        self.length, self.margin = self.height * self.line, right * self.images
+        # From where to where each position of the kernel finds a line in the image, and how far it is shifted.
+        self.reach = [
+            (max(0, down - i) * self.line, min(self.height, self.height + down - i) * self.line,
+             (i - down) * self.line + j * self.images)
+            for i in range(kernel[0]) for j in range(kernel[1])
+        ]  # fmt: skip
 
     def key(self, channels: int, *, border: bool) -> tuple[int, ...]:
         """Matrices with a border are never mixed with those of other grids, whose zeros lie elsewhere."""
-        return (channels, self.images, self.height, self.width, self.pitch, border)
+        return (channels, self.images, self.height, self.width, self.line, border)
 
     def view(self, rows: Tensor, offset: int) -> Tensor:
         """The images in ``rows``, N × C × H × W."""
         shape = (self.images, rows.shape[0], self.height, self.width)
-        return rows.as_strided(shape, (self.area, rows.stride(0), self.pitch, 1), offset)
+        return rows.as_strided(shape, (1, rows.stride(0), self.line, self.images), offset)
 
     def rows(self, images: Tensor, dtype: torch.dtype, room: Room) -> Tensor:
-        """``images`` in rows with a border of zeros, lent from ``room``."""
+        """``images`` in rows, lent from ``room``."""
         rows = room.take(self.key(images.shape[1], border=True), self.length + 2 * self.margin, dtype)
         self.view(rows, self.margin).copy_(images)
         return rows
@@ -182,10 +185,20 @@ class _Grid:
     def sum_of_products(self, matrices: list[Tensor], rows: Tensor, channels: int, room: Room) -> Tensor:
         """Σ of ``matrices`` times ``rows`` shifted to each position of the kernel, lent from ``room``."""
         total = room.take(self.key(channels, border=False), self.length, rows.dtype).zero_()
-        for matrix, shift in zip(matrices, self.shifts, strict=True):
-            if matrix.values().numel():
-                torch.addmm(total, matrix, rows[:, shift : shift + self.length], out=total)
+        for matrix, (start, end, shift) in zip(matrices, self.reach, strict=True):
+            if start < end and matrix.values().numel():
+                part = total[:, start:end]
+                torch.addmm(part, matrix, rows[:, start + shift : end + shift], out=part)
         return total
+
+    def gradients(self, patterns: list[Pattern], out: Tensor, rows: Tensor) -> Tensor:
+        """Those of the values of all ``patterns``: ``out`` are the gradients of the outputs, ``rows`` the inputs."""
+        return torch.cat([
+            pattern.gradient(
+                out[:, start + self.margin : end + self.margin], rows[:, start + shift : end + shift]
+            ) if start < end else out.new_zeros(pattern.count)
+            for pattern, (start, end, shift) in zip(patterns, self.reach, strict=True)
+        ])  # fmt: skip
 
     def images_of(self, total: Tensor, dtype: torch.dtype, room: Room) -> Tensor:
         """The images of a sum of products, which goes back to ``room``."""
@@ -221,11 +234,7 @@ class _Convolution(torch.autograd.Function):
         counts = [pattern.count for pattern in layer.patterns]
         slopes, back = None, None
         if ctx.needs_input_grad[1]:
-            centre = out[:, grid.margin : grid.margin + grid.length]
-            slopes = torch.cat([
-                pattern.gradient(centre, rows[:, shift : shift + grid.length])
-                for pattern, shift in zip(layer.patterns, grid.shifts, strict=True)
-            ])  # fmt: skip
+            slopes = grid.gradients(layer.patterns, out, rows)
         if ctx.needs_input_grad[0]:
             parts = zip(layer.patterns, torch.split(values, counts), strict=True)
             turned = [pattern.transposed(part) for pattern, part in parts]

@@ -20,9 +20,9 @@ from oneticket.training.standin import Cut, StandIn, probe_like, same_outputs
 Layer = nn.Conv2d | nn.Linear
 
 # Nanoseconds on one core of a Zen 4, forward and backward: of a multiplication by a dense kernel, and of what it does
-# with each weight besides (casts, layouts); of a multiplication by a sparse one; of moving one entry of a layer's inputs
-# and outputs about, once and for each position of its kernel. Only their ratios matter. They are constants, not measured
-# on the spot, so that a training gives the same bits every time.
+# with each weight besides (casts, layouts); of a multiplication by a sparse one; of moving one entry of a layer's
+# inputs and outputs about, once and for each position of its kernel. Only their ratios matter. They are constants, not
+# measured on the spot, so that a training gives the same bits every time.
 _DENSE, _WEIGHT = {"float32": 0.057, "bf16": 0.024}, 8.0
 _SPARSE_CONV, _MOVED, _MOVED_EACH = 0.54, 3.5, 0.6
 _SPARSE_LINEAR, _MOVED_LINEAR, _CALLS = 0.31, 3.0, 120_000.0
@@ -105,8 +105,11 @@ def _pays(layer: nn.Module, mask: Tensor, batch: int, area: tuple[int, ...], pre
     dense = mask.numel() * batch * prod(area) * _DENSE[precision]
     if isinstance(layer, nn.Conv2d):
         dense += mask.numel() * _WEIGHT
-        grid = batch * prod(side + kernel // 2 for side, kernel in zip(area, layer.kernel_size, strict=True))
-        sparse = grid * (kept * _SPARSE_CONV + ends * (_MOVED + _MOVED_EACH * prod(layer.kernel_size)))
+        (height, width), (down, right) = area, (side // 2 for side in layer.kernel_size)
+        line = batch * (width + right)
+        lines = sum(max(0, height - abs(shift)) for shift in range(-down, down + 1)) / (2 * down + 1)
+        each = _MOVED_EACH * prod(layer.kernel_size)
+        sparse = line * (lines * (kept * _SPARSE_CONV + ends * each) + height * ends * _MOVED)
     else:
         sparse = batch * (kept * _SPARSE_LINEAR + ends * _MOVED_LINEAR) + _CALLS
     return sparse < WORTH * dense

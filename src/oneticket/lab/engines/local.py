@@ -80,6 +80,8 @@ class LocalEngine:
                     ended = msgspec.convert(content, Done)
                 else:
                     ended = _KINDS[kind](content)
+        if isinstance(ended, Done):
+            future.set_result(ended)  # its cell is in the store: the next one need not wait for it to leave
         wait([process.sentinel])
         with self._lock:
             process.join()
@@ -88,9 +90,7 @@ class LocalEngine:
             code = process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             ended = WorkerDied(f"its process ended with {how}, having used {bytes_seen / 2**20:.0f} MiB when last seen")
-        if isinstance(ended, Done):
-            future.set_result(ended)
-        else:
+        if not isinstance(ended, Done):
             future.set_exception(ended)
 
     def close(self) -> None:
