@@ -24,7 +24,7 @@ Layer = nn.Conv2d | nn.Linear
 # inputs and outputs about, once and for each position of its kernel. Only their ratios matter. They are constants, not
 # measured on the spot, so that a training gives the same bits every time.
 _DENSE, _WEIGHT = {"float32": 0.057, "bf16": 0.024}, 8.0
-_SPARSE_CONV, _MOVED, _MOVED_EACH = 0.54, 3.5, 0.6
+_SPARSE_CONV, _MOVED, _MOVED_EACH = 0.36, 5.5, 0.9
 _SPARSE_LINEAR, _MOVED_LINEAR, _CALLS = 0.31, 3.0, 120_000.0
 
 WORTH = 0.7
