@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
 from oneticket.training.shrinking import shrink
 from oneticket.training.sparsifying import sparsify
-from oneticket.training.standin import StandIn
+from oneticket.training.standin import StandIn, independent_copy, trains_alike, unnoticed
 from oneticket.training.step import Step
 
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -141,13 +141,13 @@ def train(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     _check_masks(model, masks)
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    plain = compact and masks is not None and companion is None and objective is None
+    companion = companion or Companion()
+    alone = type(companion) is Companion  # then nothing but the optimiser touches weights
+    plain = compact and masks is not None and alone and objective is None
     standin = _standin(model, masks, batches, recipe, layout) if plain else StandIn(model, masks)
     full, model = model, standin.model.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = recipe.make_optimizer(model, standin.narrow(lr_factors or {}))
     standin.attach(optimizer)
-    companion = companion or Companion()
-    alone = type(companion) is Companion  # then nothing but the optimiser touches weights
     lossy = objective or _cross_entropy(recipe.label_smoothing)
     taken: dict[str, Snapshot] = {}
     history: list[EpochRecord] = []
@@ -174,7 +174,7 @@ def train(
     lr = -1.0
     weights_kept = tuple(int(mask.sum()) for mask in masks.values()) if plain and masks is not None else None
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
-    with _keeper(model, optimizer, standin.masks, undisturbed=alone) as keeper:
+    with _keeper(model, optimizer, standin.masks, undisturbed=alone) as keeper, standin.for_the_time(full):
         course = Course(
             model, optimizer, keeper, tuple(standin.masks or ()), total, first, per_epoch, batches.samples,
             lambda *keys: streams.generator("mask", *keys),
@@ -243,15 +243,15 @@ def train(
                         "history": [msgspec.to_builtins(entry) for entry in history],
                         "work": work,
                         "snapshots": {name: [s.state, s.optimizer] for name, s in taken.items()},
-                        "masks": dict(course.masks),
+                        "masks": dict((plain and masks) or course.masks),
                         "companion": companion.state(),
                     }
                 )
             if on_epoch is not None:
+                standin.expand_into(full)  # which they may look at
                 on_epoch(record)
         companion.finish()
         result = masks if plain or masks is None else course.masks
-    standin.expand_into(full)
     full.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     seconds = time.perf_counter() - began
     return Training(history, taken, total - first, sum(work.values()), seconds, resumed_at, result, work)
@@ -278,14 +278,17 @@ def _check_masks(model: nn.Module, masks: Masks | None) -> None:
 def _standin(
     model: nn.Module, masks: Masks | None, batches: BatchSource, recipe: Recipe, layout: torch.memory_format
 ) -> StandIn:
-    with seeded(0):  # whose data draws at random must not notice that somebody looked
+    # A network that can be trained, but neither copied nor asked about noise, is trained as it is.
+    with suppress(Exception), unnoticed():
         example, _ = next(iter(batches.ordered()))
-    if example.dim() == 4:
-        example = example.contiguous(memory_format=layout)
-    try:
-        return sparsify(shrink(model, masks, example), example, recipe.precision)
-    except Exception:  # a network that can be trained, but neither copied nor asked about noise, is trained as it is
-        return StandIn(model, masks)
+        copied = independent_copy(model)
+        shrunk = shrink(copied, masks, example)
+        shrunk.model.to(memory_format=layout)  # type: ignore[call-overload]
+        found = sparsify(shrunk, example, recipe.precision)
+        if found.model is not copied and trains_alike(StandIn(copied, masks), found, example, recipe.precision):
+            found.fill_from(model)
+            return found
+    return StandIn(model, masks)
 
 
 def _keeper(

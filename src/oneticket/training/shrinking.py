@@ -8,15 +8,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from oneticket.coupling import ChannelGroup, channel_groups
 from oneticket.masks import Masks
-from oneticket.training.evaluation import evaluating
-from oneticket.training.standin import Cut, StandIn, probe_like, same_outputs
+from oneticket.training.standin import Cut, StandIn, masked_outputs, probe_like, same_outputs, tensors
 
 WORTH = 0.05
 """The least part of the forward operations whose saving pays for a second network and another shape of kernels."""
@@ -101,17 +99,17 @@ def _living(groups: Sequence[ChannelGroup], tensors: Mapping[str, Tensor], masks
 
 
 def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]) -> dict[str, Cut]:
-    tensors = _tensors(model)
-    own_names = {id(tensor): name for name, tensor in reversed(tensors.items())}  # the first of a shared tensor's
+    named = tensors(model)
+    own_names = {id(tensor): name for name, tensor in reversed(named.items())}  # the first of a shared tensor's
     lines: dict[str, dict[int, Tensor]] = {}
     for group, alive in zip(groups, living, strict=True):
         for member in group.members if not alive.all() else ():
-            whole = torch.ones(tensors[member.name].shape[member.dim], dtype=torch.bool)
+            whole = torch.ones(named[member.name].shape[member.dim], dtype=torch.bool)
             line = lines.setdefault(member.name, {}).setdefault(member.dim, whole)
             line[member.entries[~alive].flatten()] = False
     cuts = {}
     for name, by_dim in lines.items():
-        tensor = tensors[name]
+        tensor = named[name]
         inside = torch.arange(tensor.numel()).view(tensor.shape)
         for dim, line in by_dim.items():
             inside = inside.index_select(dim, line.nonzero().flatten())
@@ -130,11 +128,11 @@ def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living
 
 
 def _smaller(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
-    tensors = _tensors(model)
+    named = tensors(model)
     cut_tensors: dict[int, Any] = {}
     aside: dict[str, nn.Parameter] = {}
     for name, cut in cuts.items():
-        tensor = tensors[name]
+        tensor = named[name]
         within, without = cut.narrow(tensor.detach())
         trained = isinstance(tensor, nn.Parameter)
         cut_tensors[id(tensor)] = nn.Parameter(within, tensor.requires_grad) if trained else within
@@ -164,15 +162,8 @@ def _resize(module: nn.Module) -> None:
         module.num_groups = module.num_channels = len(module.weight)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by all their names."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-
-
 def _measured(model: nn.Module, masks: Masks, inputs: Tensor) -> tuple[Tensor, int]:
     """Outputs in evaluation mode under ``masks``, and the operations that they took."""
-    parameters = dict(model.named_parameters())
-    masked = {name: parameters[name] * mask.to(inputs.device) for name, mask in masks.items()}
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        outputs = functional_call(model, masked, (inputs,))
+    with FlopCounterMode(display=False) as counter:
+        outputs = masked_outputs(model, masks, inputs)
     return outputs, counter.get_total_flops()

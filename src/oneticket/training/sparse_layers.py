@@ -2,7 +2,7 @@
 
 A dense kernel multiplies with every masked weight. These multiply compressed sparse rows (CSR) with dense matrices, by
 the kernels that come with PyTorch; in training the gradient is computed at kept weights only. They pay where few
-weights are left: :mod:`oneticket.training.compacting` decides.
+weights are left: :mod:`oneticket.training.sparsifying` decides.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ class SparseLinear(nn.Module):
         self.train(layer.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(…, inputs) → (…, outputs)."""
+        """(…, inputs) → (…, outputs), which lie in order: dropout draws its numbers in the order of memory."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         outputs: Tensor = _Linear.apply(flat, self.weight, self.pattern)  # type: ignore[no-untyped-call]
-        outputs = outputs.to(_outgoing(inputs))
+        outputs = outputs.to(_outgoing(inputs)).contiguous()
         if self.bias is not None:
             outputs = outputs + self.bias.to(outputs.dtype)
         return outputs.reshape(*inputs.shape[:-1], -1)
@@ -108,13 +108,16 @@ class SparseConv2d(nn.Module):
     A batch lies as one long row a channel: line after line, in it place after place, at each the images side by side.
     So each position of the kernel is one shift of all rows, and its weights are a sparse matrix (outputs × inputs); the
     convolution is the sum of their products. ``weight`` is 1-D, ordered by position of the kernel, output, input.
+    ``layout`` is that of the outputs: dropout draws its numbers in the order of memory.
     """
 
-    def __init__(self, layer: nn.Conv2d, mask: Tensor, room: Room) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, mask: Tensor, room: Room, layout: torch.memory_format = torch.channels_last
+    ) -> None:
         super().__init__()
         outputs, inputs, *kernel = mask.shape
         self.kernel = (kernel[0], kernel[1])
-        self.shape, self.room = (outputs, inputs), room
+        self.shape, self.room, self.layout = (outputs, inputs), room, layout
         by_position = mask.permute(2, 3, 0, 1).reshape(-1, outputs, inputs)
         numbers = torch.arange(mask.numel()).view(mask.shape).permute(2, 3, 0, 1).reshape(-1, outputs, inputs)
         self.patterns = [Pattern(part) for part in by_position]
@@ -124,7 +127,7 @@ class SparseConv2d(nn.Module):
         self.train(layer.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N × inputs × H × W → N × outputs × H × W, channels last."""
+        """N × inputs × H × W → N × outputs × H × W."""
         outputs: Tensor = _Convolution.apply(images, self.weight, self)  # type: ignore[no-untyped-call]
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype).view(-1, 1, 1)
 
@@ -200,10 +203,10 @@ class _Grid:
             for pattern, (start, end, shift) in zip(patterns, self.reach, strict=True)
         ])  # fmt: skip
 
-    def images_of(self, total: Tensor, dtype: torch.dtype, room: Room) -> Tensor:
+    def images_of(self, total: Tensor, dtype: torch.dtype, room: Room, layout: torch.memory_format) -> Tensor:
         """The images of a sum of products, which goes back to ``room``."""
         view = self.view(total, 0)
-        images = torch.empty(view.shape, dtype=dtype, memory_format=torch.channels_last).copy_(view)
+        images = torch.empty(view.shape, dtype=dtype, memory_format=layout).copy_(view)
         room.give(self.key(total.shape[0], border=False), total)
         return images
 
@@ -222,7 +225,7 @@ class _Convolution(torch.autograd.Function):
             ctx.grid, ctx.rows, ctx.layer, ctx.incoming = grid, rows, layer, images.dtype
         else:
             room.give(grid.key(layer.shape[1], border=True), rows)
-        return grid.images_of(total, outgoing, room)
+        return grid.images_of(total, outgoing, room, layer.layout)
 
     @staticmethod
     @once_differentiable
@@ -239,7 +242,8 @@ class _Convolution(torch.autograd.Function):
             parts = zip(layer.patterns, torch.split(values, counts), strict=True)
             turned = [pattern.transposed(part) for pattern, part in parts]
             turned.reverse()  # what was shifted one way on the way in is shifted the other way on the way back
-            back = grid.images_of(grid.sum_of_products(turned, out, layer.shape[1], room), ctx.incoming, room)
+            total = grid.sum_of_products(turned, out, layer.shape[1], room)
+            back = grid.images_of(total, ctx.incoming, room, layer.layout)
         room.give(grid.key(layer.shape[0], border=True), out)
         room.give(grid.key(layer.shape[1], border=True), rows)
         ctx.rows = None

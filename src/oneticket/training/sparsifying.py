@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from oneticket.masks import Masks
-from oneticket.training.evaluation import evaluating
 from oneticket.training.recipe import Precision
 from oneticket.training.sparse_layers import Room, SparseConv2d, SparseLinear
-from oneticket.training.standin import Cut, StandIn, probe_like, same_outputs
+from oneticket.training.standin import Cut, StandIn, masked_outputs, probe_like, same_outputs
 
 Layer = nn.Conv2d | nn.Linear
+
+
+class Sight(NamedTuple):
+    """The size of the images that a layer gets to see, () for linear layers, and the layout of those that it gives."""
+
+    area: tuple[int, ...] = ()
+    layout: torch.memory_format = torch.contiguous_format
+
 
 # Nanoseconds on one core of a Zen 4, forward and backward: of a multiplication by a dense kernel, and of what it does
 # with each weight besides (casts, layouts); of a multiplication by a sparse one; of moving one entry of a layer's
@@ -35,9 +42,9 @@ def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32
     """``stand_in`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
 
     Candidates are linear layers, and convolutions of stride 1 that keep the size of an image, on the CPU, of exactly
-    these types, which share their weight with no other and carry no hooks. Training goes on as with masks, but for
-    rounding: a masked weight has neither a gradient nor anything that an optimiser remembers. Nothing is replaced where
-    PyTorch has no sparse kernels, and in a network that then gives other outputs.
+    these types, which share their weight with no other and carry neither hooks nor buffers. Training goes on as with
+    masks, but for rounding: a masked weight has neither a gradient nor anything that an optimiser remembers. Nothing is
+    replaced where PyTorch has no sparse kernels, and in a network that then gives other outputs.
     ``example`` is a batch of inputs, as large as those to be trained on.
     """
     model, masks = stand_in.model, stand_in.masks
@@ -45,18 +52,18 @@ def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32
     if masks is None or not able or example.device.type != "cpu":
         return stand_in
     probe = probe_like(example)
-    with _watched(model, masks) as areas:
-        before = _outputs(model, masks, probe)
+    with _watched(model, masks) as sights:
+        before = masked_outputs(model, masks, probe)
     chosen = {
-        name: area
-        for name, area in areas.items()
-        if _pays(model.get_submodule(name), masks[f"{name}.weight"], len(example), area, precision)
+        name: sight.layout
+        for name, sight in sights.items()
+        if _pays(model.get_submodule(name), masks[f"{name}.weight"], len(example), sight.area, precision)
     }
     if not chosen:
         return stand_in
-    result = _replaced(stand_in, tuple(chosen))
+    result = _replaced(stand_in, chosen)
     try:
-        after = _outputs(result.model, result.masks or {}, probe)
+        after = masked_outputs(result.model, result.masks, probe)
     except Exception:  # whatever the code of somebody's network raises at a weight of another shape
         return stand_in
     return result if same_outputs(before, after) else stand_in
@@ -68,8 +75,8 @@ def _candidates(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Layer]]:
         if f"{name}.weight" not in masks or type(module) not in (nn.Conv2d, nn.Linear):
             continue
         weight = module.weight
-        hooked = any(getattr(module, kind) for kind in vars(module) if kind.endswith("_hooks"))
-        if hooked or not weight.requires_grad or owners.count(id(weight)) > 1 or weight.device.type != "cpu":
+        more = any(getattr(module, kind) for kind in vars(module) if kind.endswith(("_hooks", "_buffers", "_modules")))
+        if more or not weight.requires_grad or owners.count(id(weight)) > 1 or weight.device.type != "cpu":
             continue
         if isinstance(module, nn.Conv2d) and not _keeps_size(module):
             continue
@@ -83,18 +90,23 @@ def _keeps_size(layer: nn.Conv2d) -> bool:
 
 
 @contextmanager
-def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, tuple[int, ...]]]:
-    """What sizes of images the candidates get to see inside, by name; () for linear layers."""
-    areas: dict[str, tuple[int, ...]] = {}
+def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, Sight]]:
+    """What the candidates get to see inside, by name."""
+    sights: dict[str, Sight] = {}
     handles = []
     for name, module in _candidates(model, masks):
 
-        def look(layer: nn.Module, inputs: tuple[Tensor, ...], *, name: str = name) -> None:
-            areas[name] = tuple(inputs[0].shape[2:]) if isinstance(layer, nn.Conv2d) else ()
+        def look(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, *, name: str = name) -> None:
+            sights[name] = Sight()
+            if isinstance(layer, nn.Conv2d):
+                # By strides: where a dimension is 1 both layouts hold, and what follows goes by the strides as well.
+                last = outputs.stride() == torch.empty_like(outputs, memory_format=torch.channels_last).stride()
+                layout = torch.channels_last if last else torch.contiguous_format
+                sights[name] = Sight(tuple(inputs[0].shape[2:]), layout)
 
-        handles.append(module.register_forward_pre_hook(look))
+        handles.append(module.register_forward_hook(look))
     try:
-        yield areas
+        yield sights
     finally:
         for handle in handles:
             handle.remove()
@@ -115,13 +127,14 @@ def _pays(layer: nn.Module, mask: Tensor, batch: int, area: tuple[int, ...], pre
     return sparse < WORTH * dense
 
 
-def _replaced(stand_in: StandIn, names: tuple[str, ...]) -> StandIn:
+def _replaced(stand_in: StandIn, layouts: Mapping[str, torch.memory_format]) -> StandIn:
     model, room, cuts = copy.deepcopy(stand_in.model), Room(), dict(stand_in.cuts)
     masks = dict(stand_in.masks or {})
-    for name in names:
+    for name, layout in layouts.items():
         layer, key = model.get_submodule(name), f"{name}.weight"
         mask = masks.pop(key).cpu()
-        sparse = SparseConv2d(layer, mask, room) if isinstance(layer, nn.Conv2d) else SparseLinear(layer, mask)  # type: ignore[arg-type]
+        conv = isinstance(layer, nn.Conv2d)
+        sparse = SparseConv2d(layer, mask, room, layout) if conv else SparseLinear(layer, mask)  # type: ignore[arg-type]
         for other, parameter in layer.named_parameters(recurse=False):
             if other not in ("weight", "bias"):  # what was set aside as it shrank
                 sparse.register_parameter(other, parameter)
@@ -133,12 +146,4 @@ def _replaced(stand_in: StandIn, names: tuple[str, ...]) -> StandIn:
         else:
             cuts[key] = Cut(cut.shape, cut.inside.flatten()[inside], cut.aside, cut.aside_name, None)
     left = Masks(masks) if masks else None
-    return StandIn(model, left, cuts, saved=stand_in.saved, removed=stand_in.removed, sparse=names)
-
-
-def _outputs(model: nn.Module, masks: Masks | dict[str, Tensor], probe: Tensor) -> Tensor:
-    parameters = dict(model.named_parameters())
-    masked = {name: parameters[name].detach() * mask.to(probe.device) for name, mask in masks.items()}
-    with evaluating(model), torch.no_grad():
-        outputs: Tensor = functional_call(model, masked, (probe,))
-    return outputs
+    return StandIn(model, left, cuts, saved=stand_in.saved, removed=stand_in.removed, sparse=tuple(layouts))
