@@ -297,6 +297,24 @@ def test_a_silent_claim_on_a_finished_cell_goes_and_one_on_an_unfinished_cell_st
     assert [path.stem for path in (store.root / "leases").iterdir()] == [other]
 
 
+def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process killed between making the file and signing it leaves an empty one, which filelock keeps for ever."""
+    place = store.root / "leases" / f"{CELL}.lease"
+    place.parent.mkdir(exist_ok=True)
+    place.touch()
+    with pytest.raises(Busy), store.claimed(CELL):
+        pass
+    monkeypatch.setattr("oneticket.lab.store.RECORDLESS_SECONDS", 0.0)
+    with store.claimed(CELL):
+        assert [file.name for file in place.parent.iterdir()] == [place.name]
+        assert place.stat().st_size
+        with pytest.raises(Busy), store.claimed(CELL):
+            pass
+    assert not list(place.parent.iterdir())
+
+
 def test_who_lost_a_claim_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oneticket.lab.store.LEASE_SECONDS", 0.3)
     told = threading.Event()

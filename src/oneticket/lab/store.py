@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from oneticket.errors import InputError, OneticketError, unknown
 from oneticket.identity import canonical_json
 
 STORE_VERSION = 1
+RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: one unsigned for so long has nobody
 LEASE_SECONDS = 30.0  # a claim that nobody refreshed for so long is taken over; a dead process's at once
 
 
@@ -148,6 +149,7 @@ class Store:
         (self.root / "leases").mkdir(exist_ok=True)
         place = self.root / "leases" / f"{identity}.lease"
         lost = on_lost
+        _remove_unsigned(place)
         lease = SoftFileLease(
             str(place), lease_duration=LEASE_SECONDS, on_compromise=(lambda _: lost()) if lost else None
         )
@@ -207,6 +209,20 @@ class Store:
         for path in found:
             if name in (None, path.stem):
                 yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
+
+
+def _remove_unsigned(place: Path) -> None:
+    """Take away a claim whose holder was killed before it had written who it is: nobody could ever take it over."""
+    with suppress(FileNotFoundError), place.open("rb") as file:  # open, so that its inode names no other file meanwhile
+        seen = os.fstat(file.fileno())
+        if seen.st_size or time.time() - seen.st_ctime < RECORDLESS_SECONDS:
+            return
+        aside = place.with_name(f"{place.name}.{os.getpid()}.unsigned")
+        os.rename(place, aside)
+        if os.stat(aside).st_ino != seen.st_ino:  # somebody else was faster, and this is a claim that lives
+            with suppress(FileExistsError):
+                os.link(aside, place)
+        aside.unlink()
 
 
 def is_store(root: Path) -> bool:

@@ -234,8 +234,10 @@ def long_run(tmp_path: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
     store = tmp_path / "store"
     arguments = [sys.executable, "-m", "oneticket", "run", "long.toml", "--store", str(store), "--cache", str(cache)]
     run = subprocess.Popen(
-        [*arguments, "--workers", "2"], cwd=tmp_path, start_new_session=True, text=True, stderr=subprocess.PIPE
-    )
+        [*arguments, "--workers", "2"], cwd=tmp_path, start_new_session=True, text=True, stderr=subprocess.PIPE,
+        # Whoever runs the tests in the background has Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(store.glob("leases/*.lease"))) < 2 and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.05)
