@@ -70,7 +70,7 @@ class Place:
             time.sleep(chance.uniform(0, usual.start))
         else:
             self.first_claim(run, store)
-            time.sleep(chance.uniform(0, 2 * usual.pace))  # two workers: two cells or less, of 48 in all
+            time.sleep(chance.uniform(0, 1.5 * usual.pace))  # three cells or less of two workers, of 48 in all
         alive = run.poll() is None
         with contextlib.suppress(ProcessLookupError):  # it has ended, and all it started with it
             os.killpg(run.pid, signal.SIGKILL)
