@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,12 @@ def _run(
     if known is not None:
         done = Summary(cells=known.cells, cached=known.cells)
         return _told(known.experiment, known.store, done, {}, as_json=as_json)
+
+    from oneticket.lab.forkserver import start_server
+
+    if engine_name == "local":
+        with suppress(OSError, EOFError):  # seconds of loading, while this process does the same; later it will be told
+            start_server()
 
     from oneticket.cli.progress import make_watcher
     from oneticket.data import default_cache

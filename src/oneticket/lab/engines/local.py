@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.forkserver
-import signal
-import sys
+import multiprocessing.process
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +14,7 @@ import msgspec
 
 from oneticket.errors import OneticketError
 from oneticket.lab.engines.base import CellFailed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied, engine
+from oneticket.lab.forkserver import start_server
 from oneticket.lab.store import Busy
 
 _KINDS: dict[str, type[OneticketError]] = {
@@ -31,10 +30,6 @@ class LocalEngine:
     """
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        # A process begins by importing what the main script does: of this package the server has that loaded, too.
-        main = [name for name in sys.modules if name.partition(".")[0] == "oneticket"]
-        self._context.set_forkserver_preload([*main, "oneticket.lab.engines.server"])
         self._running: set[multiprocessing.process.BaseProcess] = set()
         self._lock = threading.Lock()
 
@@ -42,10 +37,9 @@ class LocalEngine:
         """Start a process for the cell and a thread that listens to it."""
         future: Future[Done] = Future()
         future.set_running_or_notify_cancel()
-        receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_enter, args=(msgspec.json.encode(task), sender), daemon=True)
+        receiver, sender = multiprocessing.Pipe(duplex=False)
         try:
-            _start_server()
+            process = start_server().Process(target=_enter, args=(msgspec.json.encode(task), sender), daemon=True)
             with self._lock:  # starting one looks at how others ended, which only one thread at a time may read
                 process.start()
                 self._running.add(process)
@@ -102,18 +96,6 @@ class LocalEngine:
         for process in running:
             if not wait([process.sentinel], timeout=5):
                 process.kill()
-
-
-def _start_server() -> None:
-    """Start the server that workers fork from, with Ctrl-C ignored: it reaches the whole group, the parent decides."""
-    if threading.current_thread() is not threading.main_thread():
-        multiprocessing.forkserver.ensure_running()
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @engine("local")
