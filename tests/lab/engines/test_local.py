@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def test_a_process_that_cannot_be_started_is_a_worker_that_died(lab: Any, monkey
         raise OSError(11, "Resource temporarily unavailable")
 
     local = LocalEngine()
-    monkeypatch.setattr(local._context.Process, "start", nothing)
+    monkeypatch.setattr(ForkServerProcess, "start", nothing)
     (cell,) = lab.plan(seeds=1, transfer=[DENSE]).cells.values()
     future = local.submit(Task(cell, lab.setting(lab.store())), lambda _: None)
     with pytest.raises(WorkerDied, match="Resource temporarily unavailable"):
