@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class OneticketError(Exception):
@@ -63,7 +64,14 @@ class TooNewTicket(TicketError):
 
 
 class NonFiniteLoss(OneticketError):
-    """Training diverged: the loss is no longer a finite number."""
+    """Training diverged: the loss is no longer a finite number.
+
+    ``steps`` and ``samples`` count what was trained until that was seen, ``history`` holds the epochs before.
+    """
+
+    def __init__(self, text: str, steps: int = 0, samples: int = 0, history: Sequence[Any] = ()) -> None:
+        super().__init__(text)
+        self.steps, self.samples, self.history = steps, samples, history
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:

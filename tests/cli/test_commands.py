@@ -228,24 +228,30 @@ def test_a_report_is_one_file_that_needs_no_network(
     assert sorted(entry.name for entry in (tmp_path / "page").iterdir()) == ["figures", "report.html", "tables"]
 
 
-def test_a_diverging_recipe_fails_its_cells_and_no_others(call: Any, tiny: Tiny) -> None:
+def test_a_diverging_recipe_is_an_outcome_of_its_cells_and_of_no_others(call: Any, tiny: Tiny) -> None:
     recipe = '[recipe.wild]\noptimizer = "sgd"\nlr = 1e6\nepochs = 2\nbatch_size = 32\n\n[search]'
     file = tiny(("[search]", recipe), ('["digits@sgd"]', '["digits@wild", "digits@sgd"]'))
     told = call("run", file, "--workers", "2")
-    assert told.code == 1
-    failures = [line for line in told.error.splitlines() if line.startswith("  failed: ")]
-    assert failures
-    assert all("digits@wild" in line for line in failures)
-    assert all("the loss is " in line and "at step " in line and "learning rate 1e+06" in line for line in failures)
+    assert told.code == 0
+    lines = [line for line in told.error.splitlines() if line.startswith("  diverged: ")]
+    assert lines
+    assert all("digits@wild" in line for line in lines)
+    assert all("the loss is " in line and "at step " in line and "learning rate 1e+06" in line for line in lines)
     assert "Traceback" not in told.error
+    assert "diverged), 0 already there, 0 failed, 0 left out" in told.out
+    assert len([line for line in told.out.splitlines() if "1 (1 diverged)" in line]) == 5, "said in the table"
     again = call("run", file, "--json")
-    assert again.code == 1
+    assert again.code == 0
     run = json.loads(again.out)
-    assert not run["complete"]
-    assert len(run["failed"]) == len(failures)
-    assert run["trained"] == 0
-    assert {row["target_recipe"] for row in run["rows"]} == {"sgd"}
-    assert len(run["rows"]) == 5, "all of the others"
+    assert run["complete"]
+    assert run["trained"] == 0, "it is not tried again"
+    wild = [row for row in run["rows"] if row["target_recipe"] == "wild"]
+    assert len(run["rows"]) == 2 * len(wild) == 10
+    assert {(row["test_accuracy"], row["test_loss"]) for row in wild} == {(0.1, None)}, "guessing one of ten"
+    assert all(row["test_loss"] is not None for row in run["rows"] if row not in wild)
+    page = call("report", file.parent / "stores" / "tiny", "--out", "diverged")
+    assert page.code == 0
+    assert "5 trainings diverged and count as guessing" in Path("diverged/report.html").read_text(encoding="utf-8")
 
 
 # -- what there is ------------------------------------------------------------------------------------------------

@@ -240,10 +240,17 @@ def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
     from oneticket.cli.progress import duration
 
     elsewhere = f", {summary.elsewhere} by another run" if summary.elsewhere else ""
+    diverged = f" ({len(summary.diverged)} diverged)" if summary.diverged else ""
     click.echo(
-        f"\n{summary.trained} trained{elsewhere}, {summary.cached} already there, {len(summary.failed)} failed, "
-        f"{len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
+        f"\n{summary.trained} trained{diverged}{elsewhere}, {summary.cached} already there, "
+        f"{len(summary.failed)} failed, {len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
     )
+    if summary.diverged:
+        from oneticket.lab.divergence import is_inherited
+
+        for identity, reason in summary.diverged.items():
+            if not is_inherited(reason):
+                click.echo(f"  diverged: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     for identity, reason in summary.failed.items():
         click.echo(f"  failed: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     reasons: dict[str, int] = {}

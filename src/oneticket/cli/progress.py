@@ -65,6 +65,9 @@ class _Counting(Watcher):
     def finished(self, cell: str, done: Done) -> None:
         self.running.pop(cell, None)
         self.done += 1
+        if done.diverged is not None:
+            self.last.append(f"{self.labels[cell]}: diverged")
+            return
         accuracy = done.test_accuracy if done.test_accuracy is not None else done.val_accuracy
         if accuracy is not None:
             kind = "test" if done.test_accuracy is not None else "validation"

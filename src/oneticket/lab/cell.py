@@ -6,7 +6,7 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from oneticket.data import ImageBatches, Normalisation
 from oneticket.errors import NonFiniteLoss
 from oneticket.lab.archive import Archive, view_of
 from oneticket.lab.description import ArmStart, Description, Pretraining
+from oneticket.lab.divergence import diverged_outcome, inherited_divergence
 from oneticket.lab.starting import start_of
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import save_masks, save_state
@@ -44,15 +45,55 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: float = 20.0
 
 
+class _Made(msgspec.Struct, frozen=True):
+    """What came of a cell, besides its files of tensors."""
+
+    history: Sequence[EpochRecord]
+    steps: int
+    samples: int
+    flops: tuple[int, int]
+    outcome: dict[str, Any]
+
+
 def run_cell(
     cell: Description, setting: Setting, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
 ) -> dict[str, Any]:
     """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
 
-    Goes on from the checkpoint in ``working`` when there is one. Raises NonFiniteLoss when the training diverges.
+    Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
     """
     began = time.perf_counter()
     archive = Archive(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
+    inherited = inherited_divergence(cell, archive.store)
+    made = (
+        _compute(cell, archive, setting, working, on_epoch) if inherited is None else _nothing(cell, archive, inherited)
+    )
+    with (working / "history.jsonl").open("wb") as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in made.history)
+    train_flops, masked_flops = made.flops
+    cost = Cost(
+        steps=made.steps,
+        samples=made.samples,
+        train_flops=train_flops,
+        masked_flops=masked_flops,
+        seconds=time.perf_counter() - began,
+    )
+    return {
+        "description": msgspec.to_builtins(cell),
+        "environment": _environment(setting),
+        "cost": msgspec.to_builtins(cost),
+        "outcome": made.outcome,
+    }
+
+
+def _compute(
+    cell: Description,
+    archive: Archive,
+    setting: Setting,
+    working: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> _Made:
+    """Train and judge the network, and write what others may build on."""
     splits = archive.splits(cell)
     normalisation = Normalisation.of(splits.train)
 
@@ -64,65 +105,69 @@ def run_cell(
 
     start = start_of(cell, archive)
     model = start.model
+    example = torch.zeros(1, *cell.network.input, device=setting.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     # What is built in is known not to rely on the layout; of a user's own network nothing is known.
     channels_last = cell.network.code is None and len(cell.network.input) == 3
-    if isinstance(cell.start, Pretraining):
-        training = pretraining[cell.start.task](
-            Lesson(
-                model, cell.network.head, train_set, cell.recipe, cell.seed, device=setting.device,
-                channels_last=channels_last, checkpoint=checkpoint, on_epoch=on_epoch,
+    try:
+        if isinstance(cell.start, Pretraining):
+            training = pretraining[cell.start.task](
+                Lesson(
+                    model, cell.network.head, train_set, cell.recipe, cell.seed, device=setting.device,
+                    channels_last=channels_last, checkpoint=checkpoint, on_epoch=on_epoch,
+                )
+            )  # fmt: skip
+        else:
+            training = train(
+                model,
+                train_set,
+                cell.recipe,
+                masks=start.masks,
+                validation=batches(splits.validation, 512) if len(splits.validation) else None,
+                seed=cell.seed,
+                snapshots=cell.snapshots,
+                channels_last=channels_last,
+                device=setting.device,
+                checkpoint=checkpoint("training"),
+                on_epoch=on_epoch,
+                **start.options,
             )
-        )  # fmt: skip
-    else:
-        training = train(
-            model,
-            train_set,
-            cell.recipe,
-            masks=start.masks,
-            validation=batches(splits.validation, 512) if len(splits.validation) else None,
-            seed=cell.seed,
-            snapshots=cell.snapshots,
-            channels_last=channels_last,
-            device=setting.device,
-            checkpoint=checkpoint("training"),
-            on_epoch=on_epoch,
-            **start.options,
-        )
+        tested = {}
+        if cell.test:
+            test_set = batches(splits.test, 512)
+            accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=channels_last)
+            if not math.isfinite(loss):
+                text = f"the test loss is {loss} after {training.steps} steps"
+                raise NonFiniteLoss(text, training.steps, training.samples, training.history)
+            tested = {"test_accuracy": accuracy, "test_loss": loss}
+    except NonFiniteLoss as error:
+        flops = training_flops(model.to(setting.device), example, error.samples, start.masks)
+        outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
+        return _Made(error.history, error.steps, error.samples, flops, outcome)
+
     masks = training.masks or start.masks
-    outcome = _outcome(model, training, masks, cell)
     # What a binary network does to its inputs while it runs is no matter of paths.
     traced = archive.build(cell.network, cell.seed) if _is_binary(cell) else model
-    outcome |= _paths(traced, masks, cell)
-    if cell.test:
-        accuracy, loss = evaluate(model, batches(splits.test, 512), device=setting.device, channels_last=channels_last)
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(f"the test loss is {loss} after {training.steps} steps")
-        outcome |= {"test_accuracy": accuracy, "test_loss": loss}
-
+    outcome = _outcome(model, training, masks, cell) | _paths(traced, masks, cell) | tested
     for moment, snapshot in training.snapshots.items():
         save_state(working / f"weights-{moment}.safetensors", snapshot.state)
         save_state(working / f"optimizer-{moment}.safetensors", snapshot.optimizer)
     kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     save_masks(working / "masks.safetensors", kept)
     save_state(working / "weights-end.safetensors", {n: t.cpu() for n, t in model.state_dict().items()}, masks)
-    with (working / "history.jsonl").open("wb") as file:
-        file.writelines(msgspec.json.encode(record) + b"\n" for record in training.history)
-    example = torch.zeros(1, *cell.network.input, device=setting.device)
-    train_flops, masked_flops = training_flops(model, example, training.samples, masks, training.work)
-    cost = Cost(
-        steps=training.steps,
-        samples=training.samples,
-        train_flops=train_flops,
-        masked_flops=masked_flops,
-        seconds=time.perf_counter() - began,
-    )
-    return {
-        "description": msgspec.to_builtins(cell),
-        "environment": _environment(setting),
-        "cost": msgspec.to_builtins(cost),
-        "outcome": outcome,
-    }
+    flops = training_flops(model, example, training.samples, masks, training.work)
+    return _Made(training.history, training.steps, training.samples, flops, outcome)
+
+
+def _nothing(cell: Description, archive: Archive, reason: str) -> _Made:
+    """What comes of a cell that can't be trained, since one that it builds on diverged."""
+    model, validation = archive.build(cell.network, cell.seed), archive.splits(cell).validation
+    outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
+    return _Made((), 0, 0, (0, 0), outcome)
+
+
+def _prunable(model: nn.Module, cell: Description) -> int:
+    return view_of(model, cell.network).total
 
 
 # -- what a training leaves ---------------------------------------------------------------------------------------

@@ -45,9 +45,10 @@ COLUMNS = (
 def footprints(store: Store, *, experiment: str | None = None, folder: Path | None = None) -> list[dict[str, Any]]:
     """A row for each way to run the dense, the ``winning`` and the binary networks of ``store``, target by target.
 
-    Accuracies and bytes are those of the cells. Times are of the network of the first seed, predicting noise with one
-    thread of this machine: median over the turns, in which all networks of one target alternate. ``folder`` is where
-    import paths of models of a user's own begin, the current one by default.
+    Accuracies and bytes are those of the cells. Times are of the network of the first seed that has one, predicting
+    noise with one thread of this machine: median over the turns, in which all networks of one target alternate. Of
+    trainings that diverged there is no network: they count in the accuracy, as guessing. ``folder`` is where import
+    paths of models of a user's own begin, the current one by default.
 
     Raises InputError for an experiment that the store does not know, and where there is no such network.
     """
@@ -96,7 +97,9 @@ def _beside(networks: Sequence[list[TidyRow]], archive: Archive) -> Iterator[dic
     measured: dict[tuple[int, str], nn.Module] = {}
     shape: tuple[int, ...] = ()
     for number, seeds in enumerate(networks):
-        cell = seeds[0]["cell"]
+        cell = next((row["cell"] for row in seeds if row["test_loss"] is not None), None)
+        if cell is None:
+            continue
         description = _description(cell, archive)
         if seeds[0]["arm"] in ARMS or _facts(description).get("weights") == "binary":
             masks = load_masks(archive.store.folder(cell) / "masks.safetensors")
@@ -125,7 +128,7 @@ def _description(cell: str, archive: Archive) -> Description:
 
 def _over_seeds(rows: Sequence[TidyRow], store: Store) -> dict[str, Any]:
     accuracy = describe(row["test_accuracy"] for row in rows)
-    sizes = [store.figures(row["cell"])["bytes"] for row in rows]
+    sizes = [store.figures(row["cell"])["bytes"] for row in rows if row["test_loss"] is not None]
     return {
         **{column: rows[0][column] for column in _NETWORK},
         "density": describe(row["density"] for row in rows).mean,

@@ -130,6 +130,8 @@ class _Run:
                 self.summary.elsewhere += 1
             else:
                 self.summary.trained += 1
+            if done.diverged is not None:
+                self.summary.diverged[identity] = done.diverged
             del self.lacking[identity]
             self.watcher.finished(identity, done)
             for child in self.children.get(identity, ()):

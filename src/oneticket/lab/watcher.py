@@ -12,12 +12,16 @@ if TYPE_CHECKING:  # a finished experiment is summed up without torch, which all
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell that has no result."""
+    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell that has no result.
+
+    ``diverged`` gives that of each of the ``trained`` ones whose result is that its training could not go on.
+    """
 
     cells: int
     cached: int = 0
     trained: int = 0
     elsewhere: int = 0
+    diverged: dict[str, str] = {}
     failed: dict[str, str] = {}
     left_out: dict[str, str] = {}
     seconds: float = 0.0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.data import BatchSource
-from oneticket.errors import InputError
+from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.methods.base import Lesson, pretraining
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
@@ -218,9 +218,14 @@ def _train(
         if lesson.on_epoch is not None:
             lesson.on_epoch(told(record))
 
-    training = train(
-        model, batches, recipe, seed=lesson.seed, objective=objective, device=lesson.device,
-        channels_last=lesson.channels_last, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None,
-        on_epoch=on_epoch,
-    )  # fmt: skip
+    try:
+        training = train(
+            model, batches, recipe, seed=lesson.seed, objective=objective, device=lesson.device,
+            channels_last=lesson.channels_last, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None,
+            on_epoch=on_epoch,
+        )  # fmt: skip
+    except NonFiniteLoss as error:
+        steps, samples = (sum(getattr(t, what) for t in before or []) for what in ("steps", "samples"))
+        history = [*past, *map(told, error.history)]
+        raise NonFiniteLoss(str(error), steps + error.steps, samples + error.samples, history) from None
     return msgspec.structs.replace(training, history=[told(record) for record in training.history])

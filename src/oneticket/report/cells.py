@@ -42,7 +42,7 @@ _SUMMARY = (
     _Column("effective %", lambda row: density(row.effective_density), optional=True),
     _Column("arm", lambda row: row.group.arm, numeric=False),
     _Column("rescale", lambda row: row.group.rescale, numeric=False, optional=True),
-    _Column("n", lambda row: str(row.accuracy.n)),
+    _Column("n", lambda row: counted(row.accuracy.n, row.diverged)),
     _Column("accuracy %", lambda row: spread(row.accuracy.mean, row.accuracy.deviation)),
     _Column("95 % interval", lambda row: interval(row.accuracy.interval), spared=0),
     _Column("vs dense", lambda row: difference(row.versus_dense), optional=True, spared=2),
@@ -99,6 +99,11 @@ def at(name: str, recipe: str) -> str:
 def density(value: float | None) -> str:
     """A fraction as a percentage with three significant digits."""
     return NONE if value is None else f"{100 * value:#.3g}".rstrip(".")
+
+
+def counted(n: int, diverged: int) -> str:
+    """How many networks, and how many of them diverged where some did."""
+    return f"{n} ({diverged} diverged)" if diverged else str(n)
 
 
 def percent(value: float) -> str:

@@ -82,6 +82,7 @@ def _page(title: str, table: Sequence[Row], short: Sequence[SummaryRow], section
         title=title,
         facts=_facts(table, short),
         untested=sum(row["test_accuracy"] is None for row in table),
+        diverged=sum(row.diverged for row in short),
         sections=sections,
         costs=cost_table(costs(table)),
         header=COLUMNS,

@@ -74,7 +74,8 @@ class SummaryRow:
     """One arm at one density over its seeds; accuracies and densities are fractions of 1.
 
     ``versus_dense`` and ``versus_random`` are paired by seed with the dense network of the same target and with the
-    arm ``random`` of the same source, target, rescaling and density; None where there is none.
+    arm ``random`` of the same source, target, rescaling and density; None where there is none. ``diverged`` of the
+    networks have no loss: they count as guessing.
     """
 
     group: Group
@@ -83,6 +84,7 @@ class SummaryRow:
     accuracy: Sample
     versus_dense: Difference | None
     versus_random: Difference | None
+    diverged: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def summary(rows: Iterable[Row]) -> list[SummaryRow]:
                 group, "dense", dense.get((group.section, group.rescale)) or dense.get((group.section, "none"))
             ),
             versus_random=versus(group, "random", random_for(group)),
+            diverged=sum(row["test_loss"] is None for row in kept),
         )
         for group, kept in groups.items()
     ]

@@ -36,7 +36,17 @@ def results_csv(rows: Iterable[Row]) -> str:
 
 def summary_csv(rows: Iterable[SummaryRow]) -> str:
     """The summary with all digits, in fractions of 1; the p values are of one test each, uncorrected."""
-    header = [*Group._fields, "density", "effective_density", "n", "mean", "standard_deviation", "low_95", "high_95"]
+    header = [
+        *Group._fields,
+        "density",
+        "effective_density",
+        "n",
+        "diverged",
+        "mean",
+        "standard_deviation",
+        "low_95",
+        "high_95",
+    ]
     for arm in ("dense", "random"):
         header += [f"versus_{arm}_{field}" for field in ("n", "mean", "low_95", "high_95", "p")]
     return _csv(header, map(_summary_line, rows))
@@ -87,6 +97,7 @@ def _summary_line(row: SummaryRow) -> list[Any]:
         row.density,
         row.effective_density,
         accuracy.n,
+        row.diverged,
         accuracy.mean,
         accuracy.deviation,
         *interval,

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from oneticket.errors import NonFiniteLoss
+
+
+@contextmanager
+def counted(first: int, work: Mapping[Any, int], history: Sequence[Any]) -> Iterator[None]:
+    """A NonFiniteLoss from inside tells what was trained: the steps since ``first``, their samples, the epochs."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(str(error), error.steps - first, sum(work.values()), history) from None
 
 
 def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:
@@ -16,7 +28,7 @@ def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> 
     weights = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
     if not bool(weights.all()) or (loss is not None and not math.isfinite(loss)):
         what = f"the validation loss is {loss}" if bool(weights.all()) else "weights are no longer finite"
-        raise NonFiniteLoss(f"{what} after step {step - 1} (learning rate {lr:g})")
+        raise NonFiniteLoss(f"{what} after step {step - 1} (learning rate {lr:g})", step)
 
 
 def finite_sum(recent: list[tuple[Tensor, int, float]], step: int) -> float:
@@ -30,5 +42,5 @@ def finite_sum(recent: list[tuple[Tensor, int, float]], step: int) -> float:
     for behind, (value, lr) in enumerate(zip(values, rates, strict=True)):
         if not math.isfinite(value):
             at = step - len(values) + behind
-            raise NonFiniteLoss(f"the loss is {value} at step {at} (learning rate {lr:g})")
+            raise NonFiniteLoss(f"the loss is {value} at step {at} (learning rate {lr:g})", step)
     return math.fsum(values)

@@ -19,7 +19,7 @@ from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from oneticket.training.companion import Companion, Course
 from oneticket.training.evaluation import evaluate
-from oneticket.training.finiteness import check_finite, finite_sum
+from oneticket.training.finiteness import check_finite, counted, finite_sum
 from oneticket.training.heap import kept_heap
 from oneticket.training.keeping import MaskKeeper
 from oneticket.training.recipe import Recipe
@@ -176,7 +176,7 @@ def train(
     weights_kept = tuple(int(mask.sum()) for mask in masks.values()) if plain and masks is not None else None
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
     kept_masks = _keeper(model, optimizer, standin.masks, undisturbed=alone)
-    with kept_masks as keeper, standin.for_the_time(full), kept_heap():
+    with kept_masks as keeper, standin.for_the_time(full), kept_heap(), counted(first, work, history):
         course = Course(
             model, optimizer, keeper, tuple(standin.masks or ()), total, first, per_epoch, batches.samples,
             lambda *keys: streams.generator("mask", *keys),

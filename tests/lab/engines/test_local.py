@@ -17,7 +17,7 @@ import pytest
 from oneticket.lab.engines import Done, LocalEngine, Progress, Task, WorkerDied, engine
 from oneticket.lab.plan import Plan
 from oneticket.lab.results import COLUMNS, remember, tidy
-from oneticket.lab.scheduler import ATTEMPTS, Summary, Watcher
+from oneticket.lab.scheduler import ATTEMPTS, Summary, Watcher, missing
 from oneticket.lab.store import Store
 
 DENSE = {"targets": ["digits@sgd"], "arms": ["dense"]}
@@ -156,15 +156,18 @@ def test_how_a_cell_failed_is_told_in_one_line(lab: Any, kind: str, reasons: lis
     assert not any(store.has(identity) for identity in plan.cells)
 
 
-def test_a_cell_that_diverges_fails_with_step_and_rate_and_the_others_go_on(lab: Any) -> None:
+def test_a_cell_that_diverges_tells_step_and_rate_and_is_finished(lab: Any) -> None:
     grid = {"targets": ["digits@sgd", "digits@adam"], "arms": ["dense"]}
     plan: Plan = lab.plan(seeds=1, transfer=[grid], recipe__sgd__lr=1e20)
-    summary = lab.run(plan, lab.store(), LocalEngine(), 2)
-    ((cell, reason),) = summary.failed.items()
+    store = lab.store()
+    summary = lab.run(plan, store, LocalEngine(), 2)
+    ((cell, reason),) = summary.diverged.items()
     assert plan.cells[cell].recipe.optimizer == "sgd"
     assert "at step" in reason
     assert "(learning rate 1e+20)" in reason
-    assert summary.trained == 1
+    assert summary.trained == 2
+    assert summary.complete
+    assert not missing(plan, store)
 
 
 def test_a_process_that_cannot_be_started_is_a_worker_that_died(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

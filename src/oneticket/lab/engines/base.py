@@ -32,12 +32,16 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """How a cell ended: its accuracies, or that it was ``cached`` because another process had finished it."""
+    """How a cell ended: its accuracies, or that it was ``cached`` because another process had finished it.
+
+    ``diverged`` says why its training could not go on to the end.
+    """
 
     cached: bool = False
     test_accuracy: float | None = None
     val_accuracy: float | None = None
     seconds: float = 0.0
+    diverged: str | None = None
 
 
 class CellFailed(OneticketError):

@@ -80,7 +80,12 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
         record = run_cell(cell, task.setting, working, on_epoch)
         store.commit(identity, working, record)
     outcome = record["outcome"]
-    return Done(False, outcome.get("test_accuracy"), outcome["val_accuracy"], record["cost"]["seconds"])
+    return Done(
+        test_accuracy=outcome.get("test_accuracy"),
+        val_accuracy=outcome["val_accuracy"],
+        seconds=record["cost"]["seconds"],
+        diverged=outcome.get("diverged"),
+    )
 
 
 def _end_with_parent() -> None:
