@@ -21,7 +21,7 @@ def _warm_up() -> None:
         network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     images, labels = torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
     train(network, (images, labels), Recipe.sgd(epochs=1, batch_size=4), validation=(images, labels))
-    find_paths(network, Masks.full({"1.weight": network[1].weight}), images[:1])
+    find_paths(network, Masks.full({"1.weight": network.get_parameter("1.weight")}), images[:1])
     training_flops(network, images[:1], len(images))
 
 
