@@ -251,7 +251,7 @@ def test_a_diverging_recipe_is_an_outcome_of_its_cells_and_of_no_others(call: An
     assert all(row["test_loss"] is not None for row in run["rows"] if row not in wild)
     page = call("report", file.parent / "stores" / "tiny", "--out", "diverged")
     assert page.code == 0
-    assert "5 trainings diverged and count as guessing" in Path("diverged/report.html").read_text(encoding="utf-8")
+    assert "5 networks diverged in training" in Path("diverged/report.html").read_text(encoding="utf-8")
 
 
 # -- what there is ------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _LOOK = """
 import multiprocessing.forkserver as server
 import signal, sys
@@ -29,3 +31,17 @@ def test_the_server_starts_once_without_torch_here_and_ignores_ctrl_c() -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ended.stdout.splitlines() == ["a word", "True False", "True", "True"], ended.stderr
+
+
+@pytest.mark.parametrize(("accelerator", "trained"), [(None, True), ("cuda", False)])
+def test_the_server_warms_up_unless_autograd_would_start_threads(accelerator: str | None, trained: bool) -> None:
+    look = f"""
+import threading, torch
+calls, backward = [], torch.Tensor.backward
+torch.accelerator.current_accelerator = lambda: {accelerator!r}
+torch.Tensor.backward = lambda *arguments: (calls.append(0), backward(*arguments))[1]
+import oneticket.lab.engines.server
+print(bool(calls), threading.active_count(), torch.get_num_threads())
+"""
+    ended = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split() == [str(trained), "1", "1"], ended.stderr

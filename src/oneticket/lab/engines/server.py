@@ -26,7 +26,8 @@ def _warm_up() -> None:
 
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
-_warm_up()
+if torch.accelerator.current_accelerator() is None:  # with one, autograd has threads of its own, which would not either
+    _warm_up()
 
 # Workers share these pages until they write to them, which a garbage collector does to everything it looks at.
 gc.collect()
