@@ -51,6 +51,10 @@ def demo(out: Path, workers: int | None) -> int:
 @_json
 def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
+    from oneticket.lab.refusal import read_toml
+
+    read_toml(experiment)  # what is wrong already here is told before seconds are spent on loading torch
+
     from oneticket.cli.progress import duration
     from oneticket.data import default_cache
     from oneticket.lab.capacity import Workers, default_workers
@@ -149,7 +153,10 @@ def _run(
     device: str, *, as_json: bool,
 ) -> int:  # fmt: skip
     from oneticket.lab.recall import recall
+    from oneticket.lab.refusal import read_toml
     from oneticket.lab.watcher import Summary
+
+    read_toml(file)  # what is wrong already here is told before seconds are spent on loading torch
 
     # Another engine or device is looked up first, even where nothing is left to compute.
     usual = (engine_name, device) == ("local", "cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +10,9 @@ import msgspec
 
 from oneticket.data import DataSpec
 from oneticket.data.spec import chain
-from oneticket.errors import InputError, nearest, unknown
+from oneticket.errors import InputError, unknown
 from oneticket.lab.arms import ARMS, Arm
-from oneticket.lab.refusal import convert, refuse_unwritable
+from oneticket.lab.refusal import convert, read_toml, refuse_unwritable
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, criterion
@@ -78,19 +77,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file; InputError names file, key, what was expected and the nearest valid word."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        beside = [str(p.name) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise InputError(
-            "no such file", where=str(path), expected="an experiment file", nearest=nearest(path.name, beside)
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=str(path), expected="an experiment file") from None
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"is not valid TOML: {error}", where=str(path)) from None
+    raw = read_toml(path)
     try:
         return read_experiment(raw)
     except InputError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -23,6 +25,23 @@ _KINDS = {
     "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
     "object": "a table", "null": "nothing",
 }  # fmt: skip
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of an experiment file; InputError when there is none, or none that can be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [str(p.name) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise InputError(
+            "no such file", where=str(path), expected="an experiment file", nearest=nearest(path.name, beside)
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=str(path), expected="an experiment file") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML: {error}", where=str(path)) from None
 
 
 def convert(raw: Any, kind: type[T], where: str = "") -> T:
