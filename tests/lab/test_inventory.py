@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,25 @@ def test_a_density_that_leaves_no_weight_is_refused_with_the_least_possible_one(
     message = refused(lab, search__rounds=30, transfer__0__densities=[0.5**20])
     assert message.startswith("transfer[0].densities: round 20")
     assert "leaves no weight at all of 1035" in message
+
+
+def test_a_density_too_low_for_what_an_allocation_keeps_is_refused(lab: Any) -> None:
+    model = {"name": "conv-2", "options": {"width": 0.25}}
+    least = (16 * 9 + math.ceil(0.2 * 64 * 64)) / (
+        16 * 9 + 16 * 16 * 9 + 256 * 64 + 64 * 64
+    )  # all of conv1, a fifth of fc2
+    changes = {"model": model, "search__rounds": 5}
+    searched = {"search__allocation": "uniform+", "transfer__0__densities": [0.5, 0.5**5]}
+    message = refused(lab, **changes, **searched)
+    assert message.startswith("search.allocation: allocation 'uniform+': needs ")
+    assert f"a density of at least {least:.4g}" in message
+    lab.plan(seeds=1, **changes, **searched | {"transfer__0__densities": [0.5, 0.5**4]})
+    lab.plan(seeds=1, **changes, **searched | {"transfer__0__arms": ["random"]})
+    narrow = {"mask": "magnitude-init", "weights": "initial", "allocation": "uniform+"}
+    message = refused(
+        lab, **changes, arm={"narrow": narrow}, transfer__0__arms=["narrow"], transfer__0__densities=[0.5**5]
+    )
+    assert message.startswith("arm.narrow.allocation: allocation 'uniform+': needs ")
 
 
 @pytest.mark.parametrize("rewind", ["4ep", "3ep1it", "1000it"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from oneticket.errors import InputError
 from oneticket.lab.description import Network
 from oneticket.lab.experiment import Experiment, Transfer, split_role
 from oneticket.lab.leaks import TOLERATED, Leak, find_leak
+from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
-from oneticket.pruning import kept_count
+from oneticket.pruning import allocation, kept_count
 from oneticket.pruning.correspondence import stretched
 from oneticket.training import Step
 
@@ -145,6 +147,8 @@ class Inventory:
                     expected=f"validation above 0 in data.{data}",
                 )
         arms = [self.experiment.arms()[name] for name in transfer.arms]
+        for data in {split_role(role)[0] for role in (*transfer.sources, *transfer.targets)}:
+            self._check_allocations(self._built(spec, data)[1], transfer.arms, self.ladder[deepest])
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
@@ -152,6 +156,23 @@ class Inventory:
                 for arm in arms:
                     if arm.found_in is not None:
                         self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
+
+    def _check_allocations(self, shapes: Shapes, arms: Sequence[str], density: float) -> None:
+        """Refuse a density that is too low for what an allocation keeps in any case."""
+        used = {}
+        for name in arms:
+            arm = self.experiment.arms()[name]
+            if arm.needs == "ticket":
+                used[self.experiment.search.allocation] = "search.allocation"
+            elif arm.scored_on_target:
+                used[arm.allocation] = f"arm.{name}.allocation"
+        for name, where in used.items():
+            if "least" in allocation.entry(name).facts:
+                scores = {weight: torch.zeros(shape) for weight, shape in shapes.items()}
+                try:
+                    allocation[name](scores, density, Masks.full(scores))
+                except InputError as error:
+                    raise error.at(where) from None
 
     def _check_depth(self, other: ModelSpec, spec: ModelSpec, source: str, target: str) -> None:
         """Refuse an elastic ticket of a network that is no shallower or deeper one of the same family."""

@@ -32,7 +32,7 @@ def layerwise(scores: Scores, density: float, alive: Masks) -> Masks:
     return _best(scores, alive, _rest_uniform(scores, alive, _budget(scores, density), {}))
 
 
-@allocation("uniform+", source="Gale et al. 2019")
+@allocation("uniform+", source="Gale et al. 2019", least="depends on the layers")
 def uniform_plus(scores: Scores, density: float, alive: Masks) -> Masks:
     """First convolution dense, last layer at 20 % or more, every other layer at the same density.
 
