@@ -15,6 +15,7 @@ from oneticket.errors import InputError
 from oneticket.methods import Lesson, pretraining
 from oneticket.methods.lessons import _Rotated, _Stage
 from oneticket.models import ModelSpec, build
+from oneticket.prunable import Prunable
 from oneticket.training import Checkpoint, EpochRecord, Recipe
 
 SHAPE = (1, 8, 8)
@@ -92,6 +93,18 @@ def test_in_layer_wise_pre_training_every_layer_learns_alone_and_reconstructs_be
     assert [record.epoch for record in training.history] == list(range(1, 9))
     assert [record.step for record in training.history] == [3 * epoch for epoch in range(1, 9)]
     assert heard == training.history
+
+
+def test_layer_wise_pre_training_leaves_normalisation_alone() -> None:
+    # 8 × 8 images are 1 × 1 maps behind the third pooling: of one image there is nothing to normalise with there.
+    model = network("vgg11", width=0.125)
+    others = {name: value for name, value in state(model).items() if value.dim() < 2}
+    assert any("running_var" in name for name in others)
+    pretraining["layer-wise"](lesson(model, "head", epochs=1))
+    for name, value in others.items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert not any(torch.equal(state(model)[name], network("vgg11", width=0.125).state_dict()[name])
+                   for name in Prunable(model, head="head").names), "every layer has learned"  # fmt: skip
 
 
 def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:

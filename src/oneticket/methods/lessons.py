@@ -17,6 +17,7 @@ from oneticket.methods.base import Lesson, pretraining
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
 from oneticket.training import EpochRecord, Objective, Recipe, Training, train
+from oneticket.training.evaluation import evaluating
 
 HIDDEN = 512  # units of the hidden layer between features and reconstructed pixels
 
@@ -125,7 +126,8 @@ class _Stage(nn.Module):
         super().__init__()
         self.layer = model.get_submodule(name)
         self._whole = [model]
-        seen, _ = self._through(example[:1])
+        with evaluating(model), torch.no_grad():  # one image is no batch, and statistics stay as they are
+            seen, _ = self._through(example[:1])
         with seeded(seed), torch.device("cpu"):
             self.decoder = _decoder(self.layer, seen.shape)
             nn.init.normal_(self.decoder.weight)
