@@ -231,7 +231,7 @@ def test_the_table_of_the_demo_has_the_rows_that_it_prints(tmp_path: Path) -> No
     for row in make_plan(load_experiment(file), folder=tmp_path, cache=tmp_path).rows:
         known = {field: getattr(row, field) for field in row.__struct_fields__}
         density = round(0.75**row.round, 6)
-        found = {"test_accuracy": 0.5 + row.round / 100 + row.seed / 1000}
+        found = {"test_accuracy": 0.5 + row.round / 100 + row.seed / 1000, "test_loss": 1.0}
         rows.append(dict.fromkeys(COLUMNS) | known | {"density": density, "effective_density": density} | found)
     expected = summary_table(summary(rows))
     shown = [re.split(r" {2,}", line) for line in blocks(ROOT / "README.md", "text")[0].text.splitlines()]
