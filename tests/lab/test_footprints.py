@@ -75,6 +75,32 @@ def test_a_stored_network_predicts_as_it_did_when_it_was_judged(done: tuple[Plan
         assert bool(binary_inputs(network)) == (row["arm"] in ("xnor", "ternary"))
 
 
+def test_a_training_that_diverged_counts_in_the_accuracy_and_has_no_network(
+    done: tuple[Plan, Store], seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = done
+    first = min(row["seed"] for row in tidy(store))
+    gone = [r for r in tidy(store) if r["arm"] == "xnor" or (r["arm"] == "winning" and r["seed"] == first)]
+    cells, asked = {row["cell"] for row in gone}, list[str]()
+    rows = [r | {"test_accuracy": 0.1, "test_loss": None} if r["cell"] in cells else r for r in tidy(store)]
+    monkeypatch.setattr(oneticket.lab.footprints, "tidy", lambda *_, **__: rows)
+    network = stored_network
+    monkeypatch.setattr(
+        oneticket.lab.footprints,
+        "stored_network",
+        lambda cell, archive: (asked.append(cell), network(cell, archive))[1],
+    )
+    found = footprints(store)
+    assert not cells & set(asked), "what is predicted with is a network of another seed"
+    assert not any(line["arm"] == "xnor" for line in found)
+    winning = next(line for line in found if line["arm"] == "winning")
+    keys = ("arm", "target", "density_asked")
+    accuracies = [r["test_accuracy"] for r in rows if all(r[key] == winning[key] for key in keys)]
+    assert 0.1 in accuracies
+    assert winning["n"] == len(accuracies) == len({r["seed"] for r in rows})
+    assert winning["test_accuracy"] == pytest.approx(sum(accuracies) / len(accuracies))
+
+
 def test_dense_winning_and_binary_networks_in_every_way_there_is(done: tuple[Plan, Store], seen: Seen) -> None:
     _, store = done
     rows = footprints(store)
