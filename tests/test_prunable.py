@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.prunable import Prunable, check_head, fan_in, find_head
+from oneticket.prunable import Prunable, by_unit, check_head, fan_in, find_head, transposed_groups
+from oneticket.pruning import Evidence, prune
 
 
 class Mixed(nn.Module):
@@ -80,6 +81,26 @@ def test_only_narrows_and_is_checked() -> None:
         Prunable(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
 
 
+def test_weights_stand_in_the_models_order_however_they_are_named() -> None:
+    """What `smart` keeps falls with depth, so it would be other weights in another order."""
+    model = nn.Sequential(nn.Linear(5, 20), nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 3))
+    names = ("0.weight", "1.weight", "2.weight")
+    usual, turned = Prunable(model), Prunable(model, only=["2.weight", "0.weight", "1.weight", "0.weight"])
+    assert usual.names == turned.names == names
+    assert [name for name, _ in turned.weights()] == list(turned.values()) == list(names)
+    kept = [prune(v, Evidence(), criterion="magnitude", allocation="smart", density=0.3) for v in (usual, turned)]
+    assert kept[0] == kept[1]
+
+
+def test_the_heads_weight_is_known_where_it_may_be_pruned() -> None:
+    assert Prunable(small()).head_weight is None
+    assert Prunable(small(), prune_head=True).head_weight == "3.weight"
+    assert Prunable(small(), only=["3.weight"]).head_weight == "3.weight"
+    tied = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    assert Prunable(tied, prune_head=True).head_weight == "0.weight", "under the one name that it has"
+
+
 def test_the_head_is_the_last_linear_layer_or_the_one_that_fits() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(3, 7))
     assert find_head(model) == "2"
@@ -113,3 +134,21 @@ def test_fan_in_counts_the_inputs_of_one_unit(layer: nn.Module, inputs: int) -> 
     assert fan_in(layer.weight) == inputs
     expected = torch.nn.init._calculate_fan_in_and_fan_out(layer.weight)[0]
     assert fan_in(layer.weight) == expected
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_weights_by_unit_are_those_that_enter_it(kind: str, dims: int, groups: int) -> None:
+    """Those that a channel of the output has a gradient by; every convolution, plain and transposed."""
+    layer = getattr(nn, f"{kind}{dims}d")(4, 6, 2, groups=groups)
+    transposed = transposed_groups(layer)
+    assert transposed == (groups if kind == "ConvTranspose" else None)
+    output = layer(torch.ones(1, 4, *[3] * dims))
+    numbered = torch.arange(layer.weight.numel()).view_as(layer.weight)
+    rows = by_unit(numbered, transposed).movedim(2, 1).flatten(2).flatten(0, 1)
+    assert len(rows) == 6
+    for channel, row in enumerate(rows):
+        (gradient,) = torch.autograd.grad(output[:, channel].sum(), layer.weight, retain_graph=True)
+        assert sorted(row.tolist()) == numbered[gradient != 0].tolist()
+        assert fan_in(layer.weight, transposed) == len(row) == 4 // groups * 2**dims

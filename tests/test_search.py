@@ -425,6 +425,9 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"allocation": "globl"}, "did you mean 'global'"),
         ({"head": "heads"}, "no layer 'heads'"),
         ({"prunable": ("three.weight",)}, r"no parameter 'three\.weight'"),
+        ({"rescale": "layer", "method": "fine-tune"}, "'layer' with method = 'fine-tune'.*factors .* would multiply"),
+        ({"rescale": "fan-in", "method": "lr-rewind"}, "method = 'rewind', or rescale = 'none' or 'data'"),
+        ({"rescale": "smup", "method": "lr-rewind"}, "'smup' with method = 'lr-rewind'"),
     ],
 )
 def test_what_cannot_be_found_is_refused_before_anything_is_trained(
@@ -433,6 +436,14 @@ def test_what_cannot_be_found_is_refused_before_anything_is_trained(
     with pytest.raises(InputError, match=fault):
         find_ticket(Network(), data, recipe=RECIPE, **wrong)
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("rescale", "method"),
+    [("none", "fine-tune"), ("data", "lr-rewind"), ("data", "fine-tune"), ("layer", "rewind"), ("fan-in", "rewind")],
+)
+def test_a_round_may_be_rescaled_where_no_factors_multiply(rescale: str, method: Any, data: Any) -> None:
+    assert find_ticket(Network(), data, recipe=RECIPE, density=0.4, rounds=2, rescale=rescale, method=method).masks.kept
 
 
 def test_a_network_without_a_head_says_how_to_name_it(calls: list[Call]) -> None:

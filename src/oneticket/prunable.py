@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError, nearest
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 class Prunable:
@@ -25,7 +26,7 @@ class Prunable:
     model : the network; it is referred to, not copied.
     head : name of the classifier layer; found by :func:`find_head` when None.
     prune_head : whether the head's weight is prunable too.
-    only : names of the parameters that may be pruned, instead of the default set.
+    only : names of the parameters that may be pruned, instead of the default set; in any order.
     """
 
     def __init__(
@@ -41,16 +42,16 @@ class Prunable:
         check_head(model, self.head)
         if isinstance(only, str):
             raise InputError(f"only = '{only}'", expected=f"a list of names, such as ['{only}']")
-        chosen = only if only is not None else _default_names(model, self.head, prune_head)
-        self.names = tuple(dict.fromkeys(chosen))
+        chosen = dict.fromkeys(only if only is not None else _default_names(model, self.head, prune_head))
         parameters = dict(model.named_parameters())
-        for name in self.names:
+        for name in chosen:
             if name not in parameters:
                 raise InputError(
                     f"the model has no parameter '{name}' to prune",
                     expected=f"one of {', '.join(parameters)}",
                     nearest=nearest(name, parameters),
                 )
+        self.names = tuple(name for name in parameters if name in chosen)
         if not self.names:
             raise InputError(
                 "the model has nothing to prune", expected="a convolution or linear layer besides its head"
@@ -66,14 +67,40 @@ class Prunable:
         return {name: weight.detach().clone() for name, weight in self.weights()}
 
     @property
+    def head_weight(self) -> str | None:
+        """Name of the head's weight where it is prunable, None where it is not."""
+        weight = self.model.get_submodule(self.head).weight
+        return next((name for name, own in self.weights() if own is weight), None)
+
+    @property
     def total(self) -> int:
         """ΣN_l, the number of prunable weights."""
         return sum(weight.numel() for _, weight in self.weights())
 
 
-def fan_in(weight: Tensor) -> int:
-    """Inputs of one output unit: entries of one slice along the first dimension."""
-    return weight[0].numel()
+def by_unit(weight: Tensor, transposed: int | None = None) -> Tensor:
+    """``weight`` as groups × inputs × output units × the rest of its dimensions: what enters a unit is [g, :, u, :].
+
+    Output units lie along the first dimension, except in a transposed convolution, of ``transposed`` groups: there they
+    lie along the second, of each group anew.
+
+    >>> by_unit(torch.empty(8, 4, 3, 3)).shape, by_unit(torch.empty(8, 4, 3, 3), transposed=2).shape
+    (torch.Size([1, 1, 8, 36]), torch.Size([2, 4, 4, 9]))
+    """
+    if transposed is None:
+        return weight.reshape(1, 1, len(weight), -1)
+    return weight.reshape(transposed, len(weight) // transposed, weight.shape[1], -1)
+
+
+def transposed_groups(module: nn.Module) -> int | None:
+    """The groups of a transposed convolution, whose weight lists its inputs first; None for every other layer."""
+    return module.groups if isinstance(module, _TRANSPOSED) else None
+
+
+def fan_in(weight: Tensor, transposed: int | None = None) -> int:
+    """Inputs of one output unit; ``transposed`` as in :func:`by_unit`."""
+    _, inputs, _, rest = by_unit(weight, transposed).shape
+    return inputs * rest
 
 
 def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:

@@ -169,7 +169,7 @@ def find_ticket(
     )  # fmt: skip
     # What can't be done is refused now, not after the first training.
     check_pair(criterion, allocation)
-    check_rescaling(rescale, recipe.optimizer)
+    check_rescaling(rescale, recipe.optimizer, method)
     network = copy.deepcopy(model)
     view = Prunable(network, head=head, prune_head=prune_head, only=prunable)
     if math.floor(density * view.total + 0.5) < 1:
@@ -293,9 +293,18 @@ class Replayed:
         return self._batches.epoch(order, augmentation)
 
 
-def check_rescaling(name: str, optimizer: str) -> None:
-    """InputError for a rescaling that a search cannot do after its rounds, or not with this optimiser."""
-    if rescaling.entry(name).facts.get("needs") == "ticket":
+def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
+    """InputError for a rescaling that a search cannot do after its rounds, or not with this optimiser or method."""
+    facts = rescaling.entry(name).facts
+    if method != "rewind" and facts.get("again") == "compounds":
+        others = (e.name for e in rescaling.entries() if e.facts.get("again") != "compounds")
+        able = [other for other in others if rescaling.entry(other).facts.get("needs") != "ticket"]
+        raise InputError(
+            f"rescale = '{name}' with method = '{method}', whose rounds go on with the weights of the round before: "
+            "they are rescaled already, and the factors of all rounds would multiply",
+            expected=f"method = 'rewind', or rescale = {' or '.join(map(repr, able))}",
+        )
+    if facts.get("needs") == "ticket":
         raise InputError(
             f"rescale = '{name}' looks at a ticket and a random one, which a search has not yet",
             expected="a rescaling of the weights by themselves, or 'matched' for an arm",

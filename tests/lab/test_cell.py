@@ -320,6 +320,76 @@ def test_fan_in_rescaling_draws_random_arms_anew(begun: Callable[..., Begun]) ->
     assert unit.std().item() == pytest.approx(1, rel=0.15)
 
 
+def moments(begun: Begun) -> dict[str, float]:
+    """The mean of w² over the kept weights of each layer."""
+    assert begun.masks is not None
+    return {n: begun.state[n][mask].double().square().mean().item() for n, mask in begun.masks.items()}
+
+
+def assert_only_scaled(here: Begun, there: Begun) -> None:
+    """Equal masks, and in each layer the weights of the one are those of the other times a factor."""
+    assert here.masks == there.masks
+    one, two = moments(here), moments(there)
+    for name in one:
+        torch.testing.assert_close(here.state[name], there.state[name] * math.sqrt(one[name] / two[name]))
+
+
+@pytest.mark.parametrize("arm", ["magnitude-init", "even-initial"])
+def test_a_mask_of_no_ticket_lies_on_the_targets_own_initial_weights_whatever_the_rescaling(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arm: str
+) -> None:
+    """Matched rescaling looks at the ticket of a source of five classes, whose W_0 is another."""
+    even = {"mask": "even", "weights": "initial"}
+    grid = {**GRID, "arms": [arm], "rescale": ["none", "matched"], "densities": [0.125]}
+    plan = world.lab.plan(seeds=1, arm={"even-initial": even}, recipe__sgd__schedule=SCHEDULE, transfer=[grid])
+    here = World(world.lab, plan, world.store)
+    dense = next(c for c in plan.cells.values() if isinstance(c.start, Initial) and c.network.classes == 10)
+    start = here.begun(dense, monkeypatch, tmp_path).state
+    cells = [here.cell(arm, 0.125, rescale) for rescale in ("none", "matched")]
+    assert [cell.start.ticket is None for cell in cells] == [True, False]  # type: ignore[union-attr]
+    plain, matched = (here.begun(cell, monkeypatch, tmp_path) for cell in cells)
+    assert_same(body(plain.state), masked(start, plain.masks))
+    assert_only_scaled(matched, plain)
+    winning = world.begun(world.cell("winning", 0.125), monkeypatch, tmp_path)
+    assert moments(matched) == pytest.approx(moments(winning), rel=1e-5)
+    if arm == "magnitude-init":
+        kept, gone = (torch.cat([start[n][m if kept else ~m].abs() for n, m in plain.masks.items()]) for kept in (1, 0))  # type: ignore[union-attr]
+        assert kept.min() >= gone.max(), "the mask was scored on these very weights"
+
+
+def test_elastic_tickets_are_matched_layer_by_layer(lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The ticket of a shallower network, blocks repeated, is the other side of re-drawn weights under its mask."""
+    found = {"mask": "elastic", "model": {"name": "resnet20", "options": {"width": 0.25}}}
+    plan = lab.plan(
+        seeds=1,
+        model={"name": "resnet32", "options": {"width": 0.25}},
+        arm={"carried": {**found, "weights": "rewound"}, "re-drawn": {**found, "weights": "re-drawn"}},
+        data__digits={"builtin": "digits", "per_class": 12, "size": 16},
+        recipe__sgd__epochs=2,
+        search={"rounds": 1, "prune": 0.5},
+        transfer=[{**GRID, "arms": ["carried", "re-drawn"], "rescale": ["none", "matched"], "densities": [0.5]}],
+    )
+    store = lab.store()
+    searches = {i: c for i, c in plan.cells.items() if isinstance(c.start, Initial) and c.network.name == "resnet20"}
+    assert lab.run(Plan(plan.experiment, searches, []), store).complete
+    here = World(lab, plan, store)
+    begun = {
+        (arm, rescale): here.begun(here.cell(arm, 0.5, rescale), monkeypatch, tmp_path)
+        for arm in ("carried", "re-drawn")
+        for rescale in ("none", "matched")
+    }
+    for arm in ("carried", "re-drawn"):
+        assert_only_scaled(begun[arm, "matched"], begun[arm, "none"])
+    carried, redrawn = begun["carried", "none"], begun["re-drawn", "matched"]
+    assert moments(redrawn) == pytest.approx(moments(carried), rel=1e-5)
+    back = moments(begun["carried", "matched"])
+    # Weights drawn from N(0, 2/f) under the mask permuted: of some hundred kept ones, within 4 standard errors.
+    masks = carried.masks
+    assert masks is not None
+    for name, mask in masks.items():
+        assert back[name] == pytest.approx(2 / mask[0].numel(), rel=4 * math.sqrt(2 / (0.4 * mask.numel()))), name
+
+
 # -- rounds of other searches -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("change", "options", "weights"),

@@ -164,6 +164,14 @@ def test_a_value_out_of_range_is_refused_at_its_place(lab: Any, path: str, value
     assert refused(lab, path, value).startswith(f"{place}: ")
 
 
+@pytest.mark.parametrize("method", ["fine-tune", "lr-rewind"])
+@pytest.mark.parametrize("rescale", ["layer", "fan-in", "smup"])
+def test_rescalings_that_would_compound_over_the_rounds_are_refused(lab: Any, rescale: str, method: str) -> None:
+    message = refused(lab, "search", {"rounds": 3, "method": method, "rescale": rescale})
+    assert message.startswith("search.rescale, for low@sgd: ")
+    assert "would multiply" in message
+
+
 MISSING = ["name", "model", "data", "recipe", "transfer", "recipe/sgd/lr", "recipe/sgd/epochs", "transfer/0/targets"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -151,21 +150,29 @@ def test_a_density_that_leaves_no_weight_is_refused_with_the_least_possible_one(
 
 def test_a_density_too_low_for_what_an_allocation_keeps_is_refused(lab: Any) -> None:
     model = {"name": "conv-2", "options": {"width": 0.25}}
-    least = (16 * 9 + math.ceil(0.2 * 64 * 64)) / (
-        16 * 9 + 16 * 16 * 9 + 256 * 64 + 64 * 64
-    )  # all of conv1, a fifth of fc2
-    changes = {"model": model, "search__rounds": 5}
-    searched = {"search__allocation": "uniform+", "transfer__0__densities": [0.5, 0.5**5]}
+    least = 16 * 9 / (16 * 9 + 16 * 16 * 9 + 256 * 64 + 64 * 64)  # all of conv1; the head is dense
+    changes = {"model": model, "search__rounds": 8}
+    searched = {"search__allocation": "uniform+", "transfer__0__densities": [0.5, 0.5**8]}
     message = refused(lab, **changes, **searched)
     assert message.startswith("search.allocation: allocation 'uniform+': needs ")
     assert f"a density of at least {least:.4g}" in message
-    lab.plan(seeds=1, **changes, **searched | {"transfer__0__densities": [0.5, 0.5**4]})
+    lab.plan(seeds=1, **changes, **searched | {"transfer__0__densities": [0.5, 0.5**7]})
     lab.plan(seeds=1, **changes, **searched | {"transfer__0__arms": ["random"]})
     narrow = {"mask": "magnitude-init", "weights": "initial", "allocation": "uniform+"}
     message = refused(
-        lab, **changes, arm={"narrow": narrow}, transfer__0__arms=["narrow"], transfer__0__densities=[0.5**5]
+        lab, **changes, arm={"narrow": narrow}, transfer__0__arms=["narrow"], transfer__0__densities=[0.5**8]
     )
     assert message.startswith("arm.narrow.allocation: allocation 'uniform+': needs ")
+
+
+def test_the_floor_of_a_head_that_is_pruned_too_is_known_before_anything_runs(lab: Any) -> None:
+    pruned = {"search__prune_head": True, "search__rounds": 8, "search__allocation": "uniform+"}
+    grid = {"model": {"name": "conv-2", "options": {"width": 0.25}}, "transfer__0__sources": ["digits@sgd"]}
+    # All of conv1, a fifth of the head.
+    least = (16 * 9 + 64 * 10 // 5) / (16 * 9 + 16 * 16 * 9 + 256 * 64 + 64 * 64 + 64 * 10)
+    message = refused(lab, **pruned, **grid, transfer__0__densities=[0.5**7])
+    assert f"20 % of the head, and has 184; expected a density of at least {least:.4g}" in message
+    lab.plan(seeds=1, **pruned, **grid, transfer__0__densities=[0.5**6])
 
 
 @pytest.mark.parametrize("rewind", ["4ep", "3ep1it", "1000it"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from oneticket.methods import Lesson, pretraining
 from oneticket.methods.lessons import _Rotated, _Stage
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.training import Checkpoint, EpochRecord, Recipe
+from oneticket.training import Checkpoint, EpochRecord, Recipe, train
 
 SHAPE = (1, 8, 8)
 RECIPE = Recipe.sgd(epochs=4, lr=0.05, batch_size=32)
@@ -114,8 +115,6 @@ def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:
     stage = lesson(one, "head", epochs=2)
     names = [name for name, module in one.named_modules() if isinstance(module, nn.Linear)]
     # Two epochs for two layers: the first one's training is that of one epoch of it alone.
-    from oneticket.training import train
-
     first = _Stage(one, names[0], stage.train_set.ordered().__next__()[0], _seed(names[0]))
     for parameter in one.parameters():
         parameter.requires_grad_(parameter in set(first.layer.parameters()))
@@ -136,6 +135,62 @@ def test_the_four_rotations_of_an_image_are_told_apart_by_their_labels() -> None
     assert turned.shape == (32, *SHAPE)
     for quarter in range(4):
         assert torch.equal(turned[labels == quarter], torch.rot90(inputs, quarter, dims=(2, 3)))
+
+
+def test_every_image_is_trained_on_in_all_rotations_each_with_its_label() -> None:
+    """By hand: after q quarter turns counter-clockwise pixel (i, j) is what was at (j, n − 1 − i), q times."""
+    generator = torch.Generator().manual_seed(1)
+    data = ImageSet(
+        torch.randint(0, 256, (7, 1, 5, 5), generator=generator).to(torch.uint8), torch.zeros(7).long(), ("a",)
+    )
+    plain = ImageBatches(data, 3, normalisation=Normalisation.of(data))
+    upright = torch.cat([inputs for inputs, _ in plain.ordered()]).tolist()
+    order, changes = (torch.Generator().manual_seed(seed) for seed in (2, 3))
+    batches = list(_Rotated(plain).epoch(order, changes))
+    assert [len(inputs) for inputs, _ in batches] == [12, 12, 4]
+    met = set()
+    for inputs, labels in batches:
+        assert labels.dtype == torch.int64
+        assert labels.bincount().tolist() == [len(inputs) // 4] * 4
+        for (pixels,), quarters in zip(inputs.tolist(), labels.tolist(), strict=True):
+            (number,) = [n for n, (image,) in enumerate(upright) if turned(image, quarters) == pixels]
+            met.add((number, quarters))
+    assert met == {(number, quarters) for number in range(7) for quarters in range(4)}
+
+
+def turned(image: list[list[float]], quarters: int) -> list[list[float]]:
+    last = len(image) - 1
+    for _ in range(quarters):
+        image = [[image[j][last - i] for j in range(last + 1)] for i in range(last + 1)]
+    return image
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "conv-2"])
+def test_the_loss_of_the_autoencoder_is_that_of_a_pass_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of one epoch: mean over samples and pixels of (decoder(features) − input)², in float64."""
+    model, data, begun = network(name), images(), []
+
+    def spy(network: nn.Module, *arguments: Any, **options: Any) -> Any:
+        begun.append(copy.deepcopy(network))
+        return train(network, *arguments, **options)
+
+    monkeypatch.setattr("oneticket.methods.lessons.train", spy)
+    whole = ImageBatches(data, 96, normalisation=Normalisation.of(data))
+    recipe = Recipe.sgd(epochs=1, lr=0.05, batch_size=96)
+    training = pretraining["autoencoder"](Lesson(model, "head", whole, recipe, seed=7))
+    body = begun[0].double()
+    first, last = (getattr(body.head, number) for number in ("0", "2"))
+    body.head = nn.Identity()
+    assert [tuple(layer.weight.shape) for layer in (first, last)] == [(512, first.in_features), (64, 512)]
+    pixels = data.images.double() / 255
+    inputs = (pixels - pixels.mean()) / pixels.std(correction=0)
+    with torch.no_grad():
+        features = body(inputs)
+        hidden = (features @ first.weight.T + first.bias).clamp(min=0)
+        restored = hidden @ last.weight.T + last.bias
+    expected = (restored - inputs.reshape(96, 64)).square().mean().item()
+    assert training.steps == 1
+    assert training.history[0].train_loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_images_that_are_not_square_cannot_be_rotated() -> None:
@@ -182,3 +237,23 @@ def test_the_decoder_of_a_convolution_gives_the_shape_of_its_input(stride: int, 
     expected = ((restored - example / math.sqrt(power)) ** 2).mean().item()
     stage.float()
     assert stage.loss(stage, example, torch.zeros(2)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), NETWORKS, ids=[name for name, _ in NETWORKS])
+def test_a_last_batch_of_one_image_ends_no_layer_wise_pre_training(name: str, options: dict[str, object]) -> None:
+    model = network(name, **options)
+    training = pretraining["layer-wise"](lesson(model, "head", epochs=1, data=images(65)))
+    assert training.samples == 65 * training.history[-1].epoch
+    assert all(math.isfinite(record.train_loss) for record in training.history)
+
+
+def test_of_one_value_a_unit_nothing_is_learned() -> None:
+    """A value less its mean is zero, as it is of a whole batch: nothing reconstructed, and no gradient."""
+    one, example = network("lenet-300-100"), torch.randn(3, *SHAPE)
+    stage = _Stage(one, "linear1", example, 0)
+    loss = stage.loss(stage, example[:1], torch.zeros(1))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0)
+    assert all(p.grad is None or not p.grad.any() for p in stage.parameters())
+    stage.loss(stage, example, torch.zeros(3)).backward()
+    assert all(p.grad is not None and p.grad.any() for p in stage.parameters() if p.dim() > 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Prunable, Scores, allocation
+from oneticket.pruning import Evidence, Prunable, Scores, allocation, prune
 
 # A small first convolution, as in real networks: ERK makes it dense at quite low densities.
 NETWORK = {"conv1": (8, 3, 3, 3), "conv2": (16, 8, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
@@ -153,7 +153,7 @@ def test_layerwise_passes_on_what_a_thinned_layer_cannot_take() -> None:
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2, 0.15])
 def test_uniform_plus_spares_the_ends(density: float) -> None:
     scores = scored(NETWORK)
-    masks = allocation["uniform+"](scores, density, Masks.full(scores))
+    masks = allocation["uniform+"](scores, density, Masks.full(scores), head="fc2")
     total, rho = math.floor(density * total_of(scores) + 0.5), masks.densities()
     assert masks.kept == total
     assert rho["conv1"] == 1.0
@@ -170,36 +170,56 @@ def test_uniform_plus_spares_the_ends(density: float) -> None:
 
 def test_both_sides_of_twenty_percent_were_tested() -> None:
     scores = scored(NETWORK)
-    last = [allocation["uniform+"](scores, d, Masks.full(scores)).densities()["fc2"] for d in (0.5, 0.2)]
+    full = Masks.full(scores)
+    last = [allocation["uniform+"](scores, d, full, head="fc2").densities()["fc2"] for d in (0.5, 0.2)]
     assert last[0] > 0.4
     assert last[1] == 0.2
 
 
-def test_twenty_percent_of_the_last_layer_is_rounded_up() -> None:
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.2, 0.15, 0.06])
+def test_uniform_plus_spares_no_layer_but_the_head_for_being_the_last(density: float) -> None:
+    """A head that is not prunable is dense: the last of the prunable ones is a layer as the others are."""
+    scores = scored(NETWORK)
+    masks = allocation["uniform+"](scores, density, Masks.full(scores))
+    rest = math.floor(density * total_of(scores) + 0.5) - 216
+    sizes = [s.numel() for s in scores.values()]
+    assert counts(masks) == [216, *divided(rest, sizes[1:], sizes[1:])]
+
+
+def test_the_head_of_uniform_plus_may_stand_anywhere() -> None:
+    scores = scored({"fc1": (10, 10), "fc2": (30, 30)})
+    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head="fc1")) == [20, 80]
+
+
+def test_twenty_percent_of_the_head_is_rounded_up() -> None:
     scores = scored({"conv": (1, 1, 1), "middle": (100, 9), "last": (99,)})
-    masks = allocation["uniform+"](scores, 0.1, Masks.full(scores))
+    masks = allocation["uniform+"](scores, 0.1, Masks.full(scores), head="last")
     assert counts(masks) == [1, 79, 20]
 
 
-def test_uniform_plus_without_convolutions_spares_the_last_layer_only() -> None:
+def test_uniform_plus_without_convolutions_spares_the_head_only() -> None:
     scores = scored({"fc1": (30, 30), "fc2": (10, 10)})
-    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [80, 20]
-    assert counts(allocation["uniform+"](scores, 0.5, Masks.full(scores))) == [450, 50]
+    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head="fc2")) == [80, 20]
+    assert counts(allocation["uniform+"](scores, 0.5, Masks.full(scores), head="fc2")) == [450, 50]
+    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [90, 10]
 
 
-def test_a_first_convolution_that_is_also_the_last_layer_stays_dense() -> None:
+def test_a_first_convolution_that_is_also_the_head_stays_dense() -> None:
     scores = scored({"fc": (30, 30), "conv": (10, 1, 3)})
-    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [63, 30]
+    for head in ("conv", None):
+        assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head=head)) == [63, 30]
 
 
 def test_uniform_plus_refuses_what_cannot_be() -> None:
     scores = scored(NETWORK)
     least = 216 + 80
-    assert allocation["uniform+"](scores, least / total_of(scores), Masks.full(scores)).collapsed() == ["conv2", "fc1"]
-    with pytest.raises(
-        InputError, match=r"uniform\+': needs 296 weights .* has 295; expected a density of at least 0.06"
-    ):
-        allocation["uniform+"](scores, (least - 1) / total_of(scores), Masks.full(scores))
+    full, density = Masks.full(scores), least / total_of(scores)
+    assert allocation["uniform+"](scores, density, full, head="fc2").collapsed() == ["conv2", "fc1"]
+    refused = r"uniform\+': needs 296 weights .* and 20 % of the head, and has 295; expected a density of at least 0.06"
+    with pytest.raises(InputError, match=refused):
+        allocation["uniform+"](scores, (least - 1) / total_of(scores), full, head="fc2")
+    with pytest.raises(InputError, match=r"uniform\+': needs 216 weights for the first convolution, and has 215"):
+        allocation["uniform+"](scores, 215 / total_of(scores), full)
     thinned = Masks({**Masks.full(scores), "conv1": scores["conv1"] > 0.1})
     with pytest.raises(InputError, match=r"needs 216 weights of 'conv1', of which \d+ are alive"):
         allocation["uniform+"](scores, 0.5, thinned)
@@ -328,22 +348,26 @@ def test_layer_budgets_of_networks(name: str, density: float, case: Any) -> None
         np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
 
 
-def test_uniform_plus_of_networks(case: Any) -> None:
-    """First convolution whole, the last layer at 20 % where its share would be less, the rest at one density."""
-    scores = {n: w.detach().abs() for n, w in Prunable(case.model).weights()}
+@pytest.mark.parametrize("prune_head", [False, True])
+def test_uniform_plus_of_networks(case: Any, prune_head: bool) -> None:
+    """First convolution whole, a head that is prunable at 20 % where its share would be less, the rest at one density.
+
+    By default the head is dense, and no other layer has a floor.
+    """
+    view = Prunable(case.model, prune_head=prune_head)
+    scores = {n: w.detach().abs() for n, w in view.weights()}
     sizes, raised = [s.numel() for s in scores.values()], set()
     for density in (0.9, 0.6, 0.5, 0.4, 0.35):
         rest = math.floor(density * sum(sizes) + 0.5) - sizes[0]
         expected = [sizes[0], *divided(rest, sizes[1:], sizes[1:])]
-        least = math.ceil(sizes[-1] / 5)
+        least = math.ceil(sizes[-1] / 5) if prune_head else 0
         raised.add(expected[-1] < least)
         if expected[-1] < least:
             expected = [sizes[0], *divided(rest - least, sizes[1:-1], sizes[1:-1]), least]
-        masks = allocation["uniform+"](scores, density, Masks.full(scores))
+        masks = prune(view, Evidence(), criterion="magnitude", allocation="uniform+", density=density)
         for (layer, score), count in zip(scores.items(), expected, strict=True):
             np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
-    assert False in raised
-    assert len(scores) == 4 or True in raised, "both sides of 20 % on the network with a linear layer"
+    assert raised == ({False, True} if prune_head else {False}), "both sides of 20 % where there is a floor"
 
 
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.1, 0.01])

@@ -51,6 +51,7 @@ def network(
         "masked_flops": 9.6e11 * density,
         "seconds": round(11 + draw.random(), 2),
         "cell": hashlib.sha256(repr((arm, source, target, density, rescale, seed)).encode()).hexdigest(),
+        "lr": None,
     } | known
 
 

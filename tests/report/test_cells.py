@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from oneticket.report import cost_table, costs, summary, summary_table
-from oneticket.report.cells import at, density, difference, interval, percent, quantity, spread
+from oneticket.report.cells import comparison, density, difference, interval, percent, quantity, spread
+from oneticket.report.groups import at
+from oneticket.report.tables import Comparison
 from oneticket.statistics import Difference, Interval
 
 Row = dict[str, Any]
@@ -28,7 +30,10 @@ Row = dict[str, Any]
         (difference(Difference(6, 0.0213, Interval(-0.001, 0.04), 0.05)), "+2.13 [−0.10, +4.00]"),
         (difference(Difference(6, -0.00001, Interval(-0.02, 0.00001), 0.05)), "0.00 [−2.00, 0.00]"),
         (difference(Difference(1, -0.01, None, None)), "−1.00"),
-        (difference(None), "—"),
+        (comparison(None), "—"),
+        (comparison(Comparison(Difference(6, 0.0213, Interval(0.001, 0.04), 0.02), 0.04)), "* +2.13 [+0.10, +4.00]"),
+        (comparison(Comparison(Difference(6, 0.0213, Interval(0.001, 0.04), 0.02), 0.06)), "+2.13 [+0.10, +4.00]"),
+        (comparison(Comparison(Difference(1, -0.01, None, None), None)), "−1.00"),
         (quantity(9.6e11), "960 G"),
         (quantity(1.234e12), "1.23 T"),
         (quantity(12.34), "12.3"),

@@ -14,8 +14,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from oneticket.report import SummaryRow, summary
-from oneticket.report.cells import at
 from oneticket.report.figures import draw, panels, render
+from oneticket.report.groups import at
 from oneticket.report.palette import arm_colour, source_styles
 
 Row = dict[str, Any]

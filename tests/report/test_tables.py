@@ -12,8 +12,11 @@ from scipy import stats
 
 from oneticket.errors import InputError
 from oneticket.report import COLUMNS, SummaryRow, costs, summary
+from oneticket.report.baselines import Baseline
+from oneticket.report.tables import Comparison
 
 Row = dict[str, Any]
+DENSE, RANDOM = Baseline("arm", "dense"), Baseline("arm", "random")
 
 
 def accuracies(rows: list[Row], **where: Any) -> dict[int, float]:
@@ -27,6 +30,12 @@ def accuracies(rows: list[Row], **where: Any) -> dict[int, float]:
 def only(found: list[SummaryRow], **where: Any) -> SummaryRow:
     (row,) = [row for row in found if all(getattr(row.group, key) == value for key, value in where.items())]
     return row
+
+
+def versus(row: SummaryRow, baseline: Baseline) -> Comparison:
+    found = row.versus[baseline]
+    assert found is not None
+    return found
 
 
 PLACE = {"target": "fashion", "source": "mnist", "density_asked": 0.018}
@@ -53,7 +62,7 @@ def test_mean_deviation_and_interval_are_those_of_scipy(rows: list[Row]) -> None
 @pytest.mark.parametrize("baseline", ["dense", "random"])
 def test_differences_are_paired_by_seed_with_the_network_of_the_same_panel(rows: list[Row], baseline: str) -> None:
     shuffled = random.Random(0).sample(rows, len(rows))
-    found = getattr(only(summary(shuffled), arm="preserved", **PLACE), f"versus_{baseline}")
+    found = versus(only(summary(shuffled), arm="preserved", **PLACE), Baseline("arm", baseline)).difference
     place = {"target": "fashion", "arm": "dense"} if baseline == "dense" else {"arm": "random", **PLACE}
     first, second = accuracies(rows, arm="preserved", **PLACE), accuracies(rows, **place)
     oracle = stats.ttest_rel([first[s] for s in range(6)], [second[s] for s in range(6)])
@@ -61,6 +70,7 @@ def test_differences_are_paired_by_seed_with_the_network_of_the_same_panel(rows:
     assert found.mean == pytest.approx(np.mean([first[s] - second[s] for s in range(6)]))
     assert found.p == pytest.approx(oracle.pvalue, rel=1e-6)
     interval = oracle.confidence_interval()
+    assert found.interval is not None
     assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
 
 
@@ -68,30 +78,29 @@ def test_only_seeds_that_both_have_are_paired(rows: list[Row]) -> None:
     kept = [row for row in rows if row["arm"] != "random" or row["seed"] in (1, 4)]
     found = only(summary(kept), arm="winning", **PLACE)
     assert found.accuracy.n == 6
-    assert found.versus_random is not None
-    assert found.versus_random.n == 2
-    assert found.versus_dense is not None
-    assert found.versus_dense.n == 6
+    assert versus(found, RANDOM).difference.n == 2
+    assert versus(found, DENSE).difference.n == 6
 
 
 def test_an_arm_is_not_compared_with_itself_nor_with_what_is_not_there(make_table: Callable[..., list[Row]]) -> None:
     found = summary(make_table(targets=["fashion-low@adam"]))
-    assert only(found, arm="dense").versus_dense is None
-    assert only(found, arm="random", source="mnist", density_asked=0.21).versus_random is None
+    assert only(found, arm="dense").versus[DENSE] is None
+    assert only(found, arm="random", source="mnist", density_asked=0.21).versus[RANDOM] is None
     # no random arm has fashion-low as its source
-    assert only(found, arm="own", density_asked=0.21).versus_random is None
+    assert only(found, arm="own", density_asked=0.21).versus[RANDOM] is None
 
 
 def test_random_is_taken_at_the_same_rescaling_and_dense_serves_all(make_table: Callable[..., list[Row]]) -> None:
     rows = make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], densities=[0.018], rescales=["none", "layer"])
     found = only(summary(rows), arm="winning", rescale="layer")
     first = accuracies(rows, arm="winning", rescale="layer")
-    for versus, second in (
-        (found.versus_random, accuracies(rows, arm="random", rescale="layer")),
-        (found.versus_dense, accuracies(rows, arm="dense")),
+    for baseline, second in (
+        (RANDOM, accuracies(rows, arm="random", rescale="layer")),
+        (DENSE, accuracies(rows, arm="dense")),
     ):
-        assert versus is not None
-        assert versus.mean == pytest.approx(np.mean([first[s] - second[s] for s in range(6)]))
+        assert versus(found, baseline).difference.mean == pytest.approx(
+            np.mean([first[s] - second[s] for s in range(6)])
+        )
 
 
 def test_the_order_of_the_rows_changes_nothing(rows: list[Row]) -> None:

@@ -52,9 +52,12 @@ def test_the_summary_comes_back_with_every_digit(rows: list[Row]) -> None:
             row.accuracy.interval.low,
             row.accuracy.interval.high,
         )
-        for name, versus in (("dense", row.versus_dense), ("random", row.versus_random)):
-            p = line[f"versus_{name}_p"]
-            assert p == "" if versus is None else float(p) == versus.p
+        for baseline, versus in row.versus.items():
+            p, holm = (line[f"versus_{baseline.slug}_{field}"] for field in ("p", "p_holm"))
+            if versus is None:
+                assert (p, holm) == ("", "")
+            else:
+                assert (float(p), float(holm)) == (versus.difference.p, versus.holm)
 
 
 def test_one_seed_leaves_empty_what_it_cannot_say(make_table: Callable[..., list[Row]]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oneticket.masks import Masks
 from oneticket.models.resnet import resnet20
+from oneticket.prunable import Prunable
 from oneticket.training import forward_flops
 
 
@@ -102,3 +103,91 @@ def test_two_weights_of_one_module_count_together() -> None:
     model = nn.Sequential()
     model.add_module("part", _TwoWeights())
     assert count(model, 4, masks=masks) == (2 * 48, 48)
+
+
+# -- layers that a single kernel computes -------------------------------------------------------------------------
+class _Tokens(nn.Module):
+    """A recurrent or attention layer over 5 tokens of 8 features, and a head on the last one."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        given = (tokens,) * (3 if isinstance(self.layer, nn.MultiheadAttention) else 1)
+        found = self.layer(*given)
+        return self.head((found[0] if isinstance(found, tuple) else found)[:, -1])
+
+
+HEADS, PAIRS = 2, 5 * 5  # attention: queries times keys, and weights times values, over 8 features in all
+ATTENTION = 2 * 2 * PAIRS * 8
+SEQUENTIAL = [
+    (nn.LSTM(8, 6, 2, batch_first=True), 6, [24 * 8, 24 * 6, 24 * 6, 24 * 6], 0),
+    (nn.GRU(8, 6, batch_first=True), 6, [18 * 8, 18 * 6], 0),
+    (nn.RNN(8, 6, batch_first=True), 6, [6 * 8, 6 * 6], 0),
+    (nn.MultiheadAttention(8, HEADS, batch_first=True), 8, [24 * 8, 8 * 8], ATTENTION),
+    (nn.TransformerEncoderLayer(8, HEADS, 16, batch_first=True), 8, [24 * 8, 8 * 8, 16 * 8, 8 * 16], ATTENTION),
+]
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(("layer", "width", "weights", "rest"), SEQUENTIAL, ids=lambda part: type(part).__name__)
+def test_recurrent_layers_and_attention_multiply_each_weight_once_a_token(
+    layer: nn.Module, width: int, weights: list[int], rest: int, trained: bool
+) -> None:
+    """Also where no gradient is asked for, when kernels of their own compute them."""
+    model = _Tokens(layer, width).requires_grad_(trained)
+    head = 2 * width * 3
+    dense = 2 * 5 * sum(weights) + rest + head
+    prunable = dict(Prunable(model).weights())
+    assert [weight.numel() for weight in prunable.values()] == weights
+    assert count(model, 5, 8, masks=Masks.full(prunable)) == (dense, dense)
+    for name, weight in prunable.items():
+        by_one = {other: torch.ones_like(w, dtype=torch.bool) for other, w in prunable.items()}
+        by_one[name] = half(*weight.shape)
+        assert count(model, 5, 8, masks=Masks(by_one)) == (dense, dense - 5 * weight.numel()), name
+        assert count(model, 5, 8, masks=Masks({name: by_one[name]})) == (dense, dense - 5 * weight.numel()), name
+    assert count(model, 5, 8, masks=~Masks.full(prunable)) == (dense, rest + head)
+
+
+def test_attention_of_a_network_of_ones_own_is_counted() -> None:
+    class Attends(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    assert count(Attends(), 2, 5, 4)[0] == ATTENTION
+
+
+def test_the_kernels_are_those_of_before() -> None:
+    """Also when the network fails."""
+
+    def switches() -> tuple[bool, ...]:
+        backends = torch.backends
+        return backends.mkldnn.enabled, backends.cudnn.enabled, backends.mha.get_fastpath_enabled()  # type: ignore[attr-defined]
+
+    before = switches()
+    assert any(before)
+    count(nn.Linear(5, 3), 5)
+    assert switches() == before
+    with pytest.raises(RuntimeError):
+        count(nn.Linear(5, 3), 4)
+    assert switches() == before
+
+
+def test_a_weight_that_modules_share_counts_less_in_each_of_them() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    for name in ("0.weight", "2.weight"):
+        assert count(model, 4, masks=Masks({name: half(4, 4)})) == (32 + 32 + 16, 16 + 16 + 16)
+
+
+def test_a_copy_of_a_weight_is_the_weight() -> None:
+    class Copying(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 4, 3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.einsum("nd,hdk->nhk", inputs.double(), self.weight.double()).flatten(1)
+
+    assert count(Copying(), 4, masks=Masks({"weight": half(2, 4, 3)})) == (48, 24)

@@ -122,6 +122,22 @@ def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, drawn: s
         assert not weight.numel() or weight.data_ptr() != weights[layer].data_ptr()
 
 
+@pytest.mark.parametrize("name", [e.name for e in rescaling.entries() if e.facts.get("needs") != "ticket"])
+def test_a_rescaling_that_compounds_says_so(name: str) -> None:
+    """Rescaled once more, weights change only where the fact says that they would."""
+    kept, network = masks(), Odd()
+    network.load_state_dict({n: t * kept[n] if n in kept else t for n, t in state(1).items()})
+    states = [network.state_dict()]
+    for _ in range(2):
+        network.load_state_dict(states[-1])
+        weights = {n: states[-1][n].clone() for n in kept}
+        states.append(
+            states[-1] | rescaling[name](weights, kept, context("trained", copy.deepcopy(network), torch.float32))
+        )
+    same = all(torch.equal(states[2][n], states[1][n]) for n in kept)
+    assert same is (rescaling.entry(name).facts.get("again") != "compounds")
+
+
 @pytest.mark.parametrize("name", [e.name for e in rescaling.entries() if not {"needs", "rates"} & set(e.facts)])
 def test_rescalings_without_a_fact_need_weights_and_masks_only(name: str) -> None:
     kept = masks()

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
@@ -128,6 +129,33 @@ def test_fan_in_keeps_the_signs_of_what_is_no_fresh_draw(drawn: str) -> None:
     after = rescaling["fan-in"](weights, masks, RescalingContext(drawn))
     expected = rescaling["fan-in"](weights, masks, ticket_context())
     assert all(torch.equal(after[name], expected[name]) for name in masks)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_fan_in_counts_the_inputs_of_units_of_transposed_convolutions(dims: int, groups: int) -> None:
+    """Their weights list the inputs first; a unit of each group by loops, ticket weights and fresh ones."""
+    model, name = nn.Sequential(getattr(nn, f"ConvTranspose{dims}d")(6, 12, 2, groups=groups)), "0.weight"
+    chosen = torch.rand(model[0].weight.shape, generator=generator(1)) < 0.4
+    chosen[..., 0] = True  # no unit is without inputs
+    mask = Masks({name: chosen})
+    weights = {name: torch.randn(chosen.shape, generator=generator(2)) * chosen}
+    stream = generator(9)
+    contexts = [RescalingContext(d, network=lambda: model, generator=lambda: stream) for d in ("rewound", "re-drawn")]
+    after = rescaling["fan-in"](weights, mask, contexts[0])[name]
+    fresh = [rescaling["fan-in"](weights, mask, contexts[1])[name] for _ in range(DRAWS)]
+    powers, inputs, units = [], 6 // groups, 12 // groups
+    for group in range(groups):
+        rows = slice(group * inputs, (group + 1) * inputs)
+        for unit in range(units):
+            kept = np.count_nonzero(mask[name][rows, unit].numpy())
+            expected = weights[name][rows, unit].double() * math.sqrt(inputs * 2**dims / kept)
+            torch.testing.assert_close(after[rows, unit].double(), expected, rtol=1e-6, atol=0)
+            powers.append([float(draw[rows, unit].double().square().sum()) for draw in fresh])
+    # f_i weights of variance 2/f_i: their squares sum to 2 on average, in each unit.
+    error = np.std(powers, axis=1, ddof=1) / math.sqrt(DRAWS)
+    assert (np.abs(np.mean(powers, axis=1) - 2) < 4 * error).all()
+    assert (4 * error < 1).all(), "the test could not tell a wrong axis"
 
 
 @pytest.mark.parametrize("name", ["layer", "fan-in", "smup"])

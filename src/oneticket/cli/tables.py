@@ -16,25 +16,55 @@ if TYPE_CHECKING:
     from oneticket.report import Table
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
+USUAL = ("dense", "random")
 
 
-def results(store: Path, kind: str, experiment: str | None) -> Table | str | bytes:
-    """The tidy table; as ``table`` and ``markdown`` its summary over the seeds."""
+def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
+    """The tidy table of a store, or of a file in CSV."""
     from oneticket.lab import results as tidy
     from oneticket.lab.store import Store
 
-    rows = tidy.tidy(Store.open(store), experiment=experiment)
-    if kind == "table":
-        return summary(rows) if rows else "No finished cell yet."
-    if kind == "markdown":
-        from oneticket.report import summary as over_seeds
-        from oneticket.report import summary_table
-        from oneticket.report.writers import markdown
+    if place.is_file():
+        return tidy.from_csv(place, experiment=experiment)
+    return tidy.tidy(Store.open(place), experiment=experiment)
 
-        return markdown(summary_table(over_seeds(rows)))
+
+def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
+    """The tidy table as CSV, JSON or Parquet."""
+    from oneticket.lab import results as tidy
+
+    rows = rows_of(store, experiment)
     if kind == "parquet":
         return tidy.as_parquet(rows)
     return tidy.as_json(rows) if kind == "json" else tidy.as_csv(rows)
+
+
+def compared(
+    store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
+) -> list[tuple[str, Table]] | str:
+    """The table over the seeds, in one piece or with a column for each target; a title with each where needed."""
+    from oneticket.errors import unknown
+    from oneticket.report import across_tables, summary_table
+    from oneticket.report import summary as over_seeds
+    from oneticket.report.writers import markdown
+
+    rows = rows_of(store, experiment)
+    if not rows:
+        return "No finished cell yet."
+    there = sorted({row["arm"] for row in rows})
+    for arm in arms:
+        if arm not in there:
+            raise unknown("arm", arm, there, where="--arm")
+    width = _console().width if kind == "table" else None
+    if wide:
+        found = across_tables(over_seeds(rows, against), arms=arms, width=width)
+        found = found if len(found) > 1 else [("", table) for _, table in found]
+    else:
+        short = over_seeds(rows, against or USUAL)
+        found = [("", summary_table([row for row in short if not arms or row.group.arm in arms], width=width))]
+    if kind == "table":
+        return found
+    return "\n".join((f"{title}\n\n" if title else "") + markdown(table) for title, table in found)
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:
@@ -51,7 +81,7 @@ def costs(store: Path, kind: str, experiment: str | None) -> str:
     return as_csv(book) if kind == "csv" else as_json(book)
 
 
-def footprints(store: Path, kind: str, experiment: str | None) -> Table | str:
+def footprints(store: Path, kind: str, experiment: str | None) -> list[tuple[str, Table]] | str:
     """Accuracy, bytes and time per prediction of the dense, the ``winning`` and the binary networks, measured now."""
     _refuse_others("--footprint", kind, "table", "markdown", "csv", "json")
 
@@ -65,7 +95,7 @@ def footprints(store: Path, kind: str, experiment: str | None) -> Table | str:
     if kind in ("csv", "json"):
         return as_csv(rows) if kind == "csv" else as_json(rows)
     table = footprint_table(rows)
-    return table if kind == "table" else markdown(table)
+    return [("", table)] if kind == "table" else markdown(table)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Table:

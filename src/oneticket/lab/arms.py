@@ -10,6 +10,7 @@ from oneticket.errors import InputError, unknown
 from oneticket.methods import method, method_options, pretraining
 from oneticket.models import ModelSpec
 from oneticket.pruning import allocation, control, criterion
+from oneticket.search import Restored, Retraining, Search
 from oneticket.weights import draw, norms
 
 DENSE = "dense"
@@ -20,6 +21,25 @@ Owner = Literal["source", "target"]
 Needs = Literal["nothing", "density", "ticket", "pretraining"]
 
 
+class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of ``[search]`` is another for one arm; None where it is not."""
+
+    rounds: int | None = None
+    prune: float | None = None
+    criterion: str | None = None
+    allocation: str | None = None
+    rewind: str | int | None = None
+    method: Retraining | None = None
+    optimizer_state: Restored | None = None
+    norm_statistics: Restored | None = None
+    rescale: str | None = None
+
+    def on(self, search: Search) -> Search:
+        """``search`` with these in place of its own."""
+        changed = {field: getattr(self, field) for field in self.__struct_fields__}
+        return msgspec.structs.replace(search, **{key: value for key, value in changed.items() if value is not None})
+
+
 class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One arm: which mask, which weights under it, how they are trained, and whose ticket it starts from.
 
@@ -27,7 +47,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     the target's data; ``allocation`` belongs to the last. ``weights`` is a registered draw or pre-training, ``norms``
     a registered choice of the normalisation parameters (or ``interpolated``), ``method`` a registered method with its
     ``options``. ``ticket`` tells whether the mask comes from the source's search or from the target's own; ``values``
-    whose weights go under it, if not the same's. ``model`` is the network that an ``elastic`` mask was found in.
+    whose weights go under it, if not the same's. ``search`` is how that ticket was searched for where it differs from
+    the experiment's, ``model`` the network that an ``elastic`` mask was found in.
     """
 
     mask: str
@@ -38,6 +59,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allocation: str = "global"
     ticket: Owner = "source"
     values: Owner | None = None
+    search: OtherSearch = OtherSearch()
     model: str | ModelSpec | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +86,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(f"weights = '{self.weights}' under a mask", expected=f"mask = '{DENSE}'")
         if self.weights in pretraining and self.norms != "as-drawn":
             raise InputError(f"norms = '{self.norms}' with a pre-trained network", expected="norms = 'as-drawn'")
+        if self.search != OtherSearch() and self.needs != "ticket":
+            raise InputError("a search for an arm that looks at no ticket", expected="no search, or mask = 'ticket'")
         if (self.mask == "elastic") != (self.model is not None):
             raise InputError(
                 f"mask = '{self.mask}' with model = {self.model!r}",

@@ -12,7 +12,7 @@ from oneticket.identity import canonical_json, digest, digest_of_text
 from oneticket.search import Search
 from oneticket.training import Recipe
 
-SCHEMA = 3  # raised whenever the bits of a cell change: one computed by an older version is then another cell
+SCHEMA = 4  # raised whenever the bits of a cell change: one computed by an older version is then another cell
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):

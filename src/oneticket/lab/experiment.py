@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,13 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Every arm that can be named: the literature's and the file's own."""
         return {**ARMS, **self.arm}
 
+    def search_of(self, name: str) -> Search:
+        """How the tickets of an arm are searched for; InputError where its changes make no search."""
+        try:
+            return self.arm[name].search.on(self.search) if name in self.arm else self.search
+        except InputError as error:
+            raise error.at(f"arm.{name}.search") from None
+
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file; InputError names file, key, what was expected and the nearest valid word."""
@@ -120,7 +128,9 @@ def _check(experiment: Experiment) -> None:
             raise InputError(f"the arm '{word}' exists already", where=f"arm.{word}", expected="another name")
         if arm.stays_dense and arm.needs == "nothing" and arm.method == "train":
             raise InputError("a dense arm", where=f"arm.{word}.mask", expected="another: 'dense' is in every table")
-    _check_search(experiment.search)
+    _check_search(experiment.search, "search")
+    for word in experiment.arm:
+        _check_search(experiment.search_of(word), f"arm.{word}.search")
     if not experiment.transfer:
         raise InputError("nothing to do", where="transfer", expected="at least one [[transfer]]")
     for number, transfer in enumerate(experiment.transfer):
@@ -142,20 +152,20 @@ def _check_replicates(experiment: Experiment) -> None:
         raise InputError(f"seeds = {list(seeds)}", where="seeds", expected="each seed once, none negative")
 
 
-def _check_search(search: Search) -> None:
+def _check_search(search: Search, where: str) -> None:
     for registry, word in ((criterion, search.criterion), (allocation, search.allocation)):
         if word not in registry:
-            raise unknown(registry.kind, word, list(registry), where=f"search.{registry.kind}")
+            raise unknown(registry.kind, word, list(registry), where=f"{where}.{registry.kind}")
     try:
         check_pair(search.criterion, search.allocation)
     except InputError as error:
-        raise error.at("search.allocation") from None
+        raise error.at(f"{where}.allocation") from None
     if search.rescale not in rescaling:
-        raise unknown("rescaling", search.rescale, list(rescaling), where="search.rescale")
+        raise unknown("rescaling", search.rescale, list(rescaling), where=f"{where}.rescale")
     if search.rounds > MOST:
-        raise InputError(f"rounds = {search.rounds}", where="search.rounds", expected=f"at most {MOST}")
+        raise InputError(f"rounds = {search.rounds}", where=f"{where}.rounds", expected=f"at most {MOST}")
     if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
-        raise InputError("a parameter is named twice", where="search.prunable", expected="each once")
+        raise InputError("a parameter is named twice", where=f"{where}.prunable", expected="each once")
 
 
 def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> None:
@@ -180,11 +190,13 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
             raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
         if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
             raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
-    for role in (*transfer.sources, *transfer.targets):
+    searches = {"search": experiment.search}
+    searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
+    for (place, search), role in product(searches.items(), (*transfer.sources, *transfer.targets)):
         try:
-            check_rescaling(experiment.search.rescale, experiment.recipe[split_role(role)[1]].optimizer)
+            check_rescaling(search.rescale, experiment.recipe[split_role(role)[1]].optimizer, search.method)
         except InputError as error:
-            raise error.at(f"search.rescale, for {role}") from None
+            raise error.at(f"{place}.rescale, for {role}") from None
     for name in transfer.rescale:
         if name not in rescaling:
             raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")

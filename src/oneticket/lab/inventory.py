@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +16,9 @@ from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import allocation, kept_count
+from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
+from oneticket.search import Search
 from oneticket.training import Step
 
 Shapes = dict[str, tuple[int, ...]]
@@ -32,10 +33,11 @@ class Inventory:
 
     def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
-        self.ladder = experiment.search.densities()
+        self._searches: dict[str, Search] = {}
+        self._ladders: dict[Search, list[float]] = {}
         self._refs: dict[str, DataRef] = {}
         self._splits: dict[str, Splits] = {}
-        self._rounds: dict[float, int] = {}
+        self._rounds: dict[tuple[float, Search], int] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
         self._leaks: dict[tuple[str, str], Leak] = {}
 
@@ -99,24 +101,37 @@ class Inventory:
         return self._networks[key]
 
     # -- rounds --------------------------------------------------------------------------------------------------
+    def search_of(self, arm: str) -> Search:
+        """How the tickets of an arm are searched for."""
+        if arm not in self._searches:
+            self._searches[arm] = self.experiment.search_of(arm)
+        return self._searches[arm]
+
+    def ladder(self, search: Search) -> list[float]:
+        """The density of every round of a search, from 1 at round 0."""
+        if search not in self._ladders:
+            self._ladders[search] = search.densities()
+        return self._ladders[search]
+
     def densities(self, transfer: Transfer) -> list[float]:
         """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
-        return self.ladder[1:] if isinstance(transfer.densities, str) else list(transfer.densities)
+        ladder = self.ladder(self.experiment.search)
+        return ladder[1:] if isinstance(transfer.densities, str) else list(transfer.densities)
 
-    def round(self, density: float) -> int:
+    def round(self, density: float, search: Search) -> int:
         """The round whose density is nearest on the logarithmic scale that rounds live on; InputError when far off."""
-        if density not in self._rounds:
-            self._rounds[density] = self._nearest(density)
-        return self._rounds[density]
+        if (density, search) not in self._rounds:
+            self._rounds[density, search] = self._nearest(density, search)
+        return self._rounds[density, search]
 
-    def _nearest(self, density: float) -> int:
-        ratios = [max(density / rung, rung / density) for rung in self.ladder]
+    def _nearest(self, density: float, search: Search) -> int:
+        ladder = self.ladder(search)
+        ratios = [max(density / rung, rung / density) for rung in ladder]
         number = ratios.index(min(ratios))
         # Half a step of the ladder is as far as the nearest round can be; what is further lies behind its end.
-        if ratios[number] > (1 - self.experiment.search.prune) ** -0.5 * (1 + 1e-9):
+        if ratios[number] > (1 - search.prune) ** -0.5 * (1 + 1e-9):
             raise InputError(
-                f"density {density:g} is behind the last round "
-                f"(round {len(self.ladder) - 1} has {self.ladder[-1]:.3g})",
+                f"density {density:g} is behind the last round (round {len(ladder) - 1} has {ladder[-1]:.3g})",
                 expected="a larger density, or more rounds under [search]",
             )
         return number
@@ -124,20 +139,8 @@ class Inventory:
     # -- whether it fits -----------------------------------------------------------------------------------------
     def check(self, spec: ModelSpec, transfer: Transfer, where: str) -> None:
         """Refuse a grid that cannot work, before anything runs; ``where`` is its place in the file."""
-        try:
-            deepest = max((self.round(density) for density in self.densities(transfer)), default=0)
-        except InputError as error:
-            raise error.at(f"{where}.densities") from None
-        for role in (*transfer.sources, *transfer.targets):
-            data, recipe = split_role(role)
-            total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
-            if kept_count(self.ladder[deepest], total) < 1:
-                raise InputError(
-                    f"round {deepest} (density {self.ladder[deepest]:.3g}) leaves no weight at all of {total}",
-                    where=f"{where}.densities",
-                    expected=f"a density of at least {1 / total:.2g}",
-                )
-            self._check_rewind(data, recipe, deepest)
+        for search, place in self._searches_in(transfer).items():
+            self._check_rounds(spec, transfer, search, place, where)
         for role in transfer.targets if transfer.lr else ():
             data, _ = split_role(role)
             if not len(self.splits(data).validation):
@@ -148,7 +151,7 @@ class Inventory:
                 )
         arms = [self.experiment.arms()[name] for name in transfer.arms]
         for data in {split_role(role)[0] for role in (*transfer.sources, *transfer.targets)}:
-            self._check_allocations(self._built(spec, data)[1], transfer.arms, self.ladder[deepest])
+            self._check_allocations(*self._built(spec, data), transfer)
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
@@ -157,20 +160,53 @@ class Inventory:
                     if arm.found_in is not None:
                         self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
 
-    def _check_allocations(self, shapes: Shapes, arms: Sequence[str], density: float) -> None:
+    def _searches_in(self, transfer: Transfer) -> dict[Search, str]:
+        """The searches that a grid makes, and the table of the file that each stands in."""
+        places = {self.experiment.search: "search"}
+        for arm in transfer.arms:
+            places.setdefault(self.search_of(arm), f"arm.{arm}.search")
+        return places
+
+    def _check_rounds(self, spec: ModelSpec, transfer: Transfer, search: Search, place: str, where: str) -> None:
+        """Refuse densities that a search does not reach or that leave nothing, and a rewind point out of place."""
+        try:
+            deepest = max((self.round(density, search) for density in self.densities(transfer)), default=0)
+        except InputError as error:
+            raise error.at(f"{where}.densities" if place == "search" else place) from None
+        density = self._deepest(transfer, search)
+        for role in (*transfer.sources, *transfer.targets):
+            data, recipe = split_role(role)
+            total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
+            if kept_count(density, total) < 1:
+                raise InputError(
+                    f"round {deepest} (density {density:.3g}) leaves no weight at all of {total}",
+                    where=f"{where}.densities",
+                    expected=f"a density of at least {1 / total:.2g}",
+                )
+            self._check_rewind(data, recipe, deepest, search, place)
+
+    def _deepest(self, transfer: Transfer, search: Search) -> float:
+        """The lowest density of a grid, in the rounds of a search."""
+        asked = [self.round(density, search) for density in self.densities(transfer)]
+        return self.ladder(search)[max(asked, default=0)]
+
+    def _check_allocations(self, network: Network, shapes: Shapes, transfer: Transfer) -> None:
         """Refuse a density that is too low for what an allocation keeps in any case."""
         used = {}
-        for name in arms:
-            arm = self.experiment.arms()[name]
+        head = f"{network.head}.weight"
+        for name in transfer.arms:
+            arm, search = self.experiment.arms()[name], self.search_of(name)
+            density = self._deepest(transfer, search)
             if arm.needs == "ticket":
-                used[self.experiment.search.allocation] = "search.allocation"
+                place = self._searches_in(transfer)[search]
+                used[search.allocation, density] = f"{place}.allocation"
             elif arm.scored_on_target:
-                used[arm.allocation] = f"arm.{name}.allocation"
-        for name, where in used.items():
+                used[arm.allocation, density] = f"arm.{name}.allocation"
+        for (name, density), where in used.items():
             if "least" in allocation.entry(name).facts:
                 scores = {weight: torch.zeros(shape) for weight, shape in shapes.items()}
                 try:
-                    allocation[name](scores, density, Masks.full(scores))
+                    allocate(name, scores, density, Masks.full(scores), head if head in shapes else None)
                 except InputError as error:
                     raise error.at(where) from None
 
@@ -179,20 +215,20 @@ class Inventory:
         there, here = (self._built(model, data)[1] for model, data in ((other, source), (spec, target)))
         stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
 
-    def _check_rewind(self, data: str, recipe: str, deepest: int) -> None:
-        rewind, chosen = Step.parse(self.experiment.search.rewind), self.experiment.recipe[recipe]
+    def _check_rewind(self, data: str, recipe: str, deepest: int, search: Search, place: str) -> None:
+        rewind, chosen = Step.parse(search.rewind), self.experiment.recipe[recipe]
         per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
         if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
             raise InputError(
                 f"rewind = {rewind} lies behind the end of {data}@{recipe}",
-                where="search.rewind",
+                where=f"{place}.rewind",
                 expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
             )
-        rewinds = deepest > 1 and self.experiment.search.method != "fine-tune"
+        rewinds = deepest > 1 and search.method != "fine-tune"
         if rewinds and rewind.iterations(per_epoch) == chosen.epochs * per_epoch:
             raise InputError(
                 f"rewind = {rewind} leaves nothing of {data}@{recipe} to train in a round",
-                where="search.rewind",
+                where=f"{place}.rewind",
                 expected=f"less than {chosen.epochs}ep",
             )
 

@@ -13,6 +13,7 @@ from oneticket.lab.inventory import Inventory
 from oneticket.lab.leaks import Leak
 from oneticket.lab.order import by_data
 from oneticket.models import ModelSpec
+from oneticket.search import Search
 from oneticket.training import Recipe
 from oneticket.weights import rescaling
 
@@ -71,7 +72,7 @@ class _Planner:
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
         self._recipes: dict[tuple[str, float | None], Recipe] = {}
-        self._tickets: dict[tuple[str, _Role, int], list[TicketRef]] = {}
+        self._tickets: dict[tuple[str, _Role, int, Search], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
         for spec in self.experiment.models:
@@ -94,7 +95,7 @@ class _Planner:
         self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
         return identity
 
-    def _dense(self, spec: ModelSpec, role: _Role, seed: int, lr: float | None = None) -> str:
+    def _dense(self, spec: ModelSpec, role: _Role, seed: int, rewind: str | int, lr: float | None = None) -> str:
         """The dense training: round 0 of a search and the dense arm of a target are one cell."""
         return self._add(
             Description(
@@ -103,23 +104,24 @@ class _Planner:
                 recipe=self._recipe(role, lr),
                 seed=seed,
                 start=Initial(),
-                snapshots=(str(self.experiment.search.rewind),),
+                snapshots=(str(rewind),),
             ),
             f"dense {role}",
         )
 
-    def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int) -> TicketRef:
+    def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int, search: Search) -> TicketRef:
         """The ticket of a round, with the cells of the rounds before it."""
-        key = (str(spec), role, seed)
-        found = self._tickets.setdefault(key, [])
+        found = self._tickets.setdefault((str(spec), role, seed, search), [])
         while len(found) <= number:
-            found.append(self._next_ticket(spec, role, seed, found))
+            found.append(self._next_ticket(spec, role, seed, found, search))
         return found[number]
 
-    def _next_ticket(self, spec: ModelSpec, role: _Role, seed: int, found: list[TicketRef]) -> TicketRef:
+    def _next_ticket(
+        self, spec: ModelSpec, role: _Role, seed: int, found: list[TicketRef], search: Search
+    ) -> TicketRef:
         """The ticket that follows those found so far; from the third on, pruned from a cell of its own."""
         number = len(found)
-        dense = previous = self._dense(spec, role, seed)
+        dense = previous = self._dense(spec, role, seed, search.rewind)
         if number > 1:
             previous = self._add(
                 Description(
@@ -130,19 +132,25 @@ class _Planner:
                     start=Round(ticket=found[-1]),
                     test=False,
                 ),
-                f"search {role}, round {number - 1}",
+                f"search {role}{self._told(search)}, round {number - 1}",
             )
         # How many rounds were asked for altogether does not change what an earlier round is.
-        search = msgspec.structs.replace(self.experiment.search, rounds=max(number, 1))
-        density = self.inventory.ladder[number]
-        return TicketRef(dense=dense, previous=previous, round=number, density=density, search=search)
+        asked = msgspec.structs.replace(search, rounds=max(number, 1))
+        density = self.inventory.ladder(search)[number]
+        return TicketRef(dense=dense, previous=previous, round=number, density=density, search=asked)
+
+    def _told(self, search: Search) -> str:
+        """What of a search is not the experiment's."""
+        usual = self.experiment.search
+        changed = [f for f in search.__struct_fields__ if getattr(search, f) != getattr(usual, f)]
+        return f" ({', '.join(f'{field} = {getattr(search, field)}' for field in changed)})" if changed else ""
 
     def _add_transfer(self, spec: ModelSpec, transfer: Transfer, seed: int) -> None:
         arms = self.experiment.arms()
         for target in transfer.targets:
             to = _Role(*split_role(target))
             for lr in transfer.lr or (None,):
-                cell = self._dense(spec, to, seed, lr)
+                cell = self._dense(spec, to, seed, self.experiment.search.rewind, lr)
                 self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell)
             for source in transfer.sources or (target,):
                 origin = _Role(*split_role(source))
@@ -168,18 +176,19 @@ class _Planner:
     ) -> None:  # fmt: skip
         arm = self.experiment.arms()[name]
         owners = {"source": origin, "target": to}
-        giver, number = owners[arm.ticket], self.inventory.round(density)
+        search = self.inventory.search_of(name)
+        giver, number = owners[arm.ticket], self.inventory.round(density, search)
         ticket = values = pretrained = None
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
             found_in = arm.found_in or spec
-            ticket = self._ticket(found_in, giver, from_seed, number)
+            ticket = self._ticket(found_in, giver, from_seed, number, search)
             # A ticket of round 0, all weights at W_k, has taken the dense training too.
             cost = max(number, 1)
             owner = owners[arm.values or arm.ticket]
             if from_seed != seed or owner != giver:
-                values = self._ticket(spec, owner, seed, number)
+                values = self._ticket(spec, owner, seed, number, search)
                 cost *= 2
         elif arm.needs == "pretraining":
             pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
@@ -196,14 +205,14 @@ class _Planner:
                 rescale=rescale,
                 method=arm.method,
                 options=arm.options,
-                density=self.inventory.ladder[number],
+                density=self.inventory.ladder(search)[number],
                 ticket=ticket,
                 values=values,
                 pretrained=pretrained,
-                rewind=str(self.experiment.search.rewind) if arm.starts_at_rewind else "",
+                rewind=str(search.rewind) if arm.starts_at_rewind else "",
             ),
         )
-        what = f"{name} {to}, {100 * self.inventory.ladder[number]:.3g} % of the weights"
+        what = f"{name} {to}, {100 * self.inventory.ladder(search)[number]:.3g} % of the weights"
         cell = self._add(description, what)
         # A row of two owners stands with the source, beside the other arms of that source.
         giver = origin if arm.values is not None else giver

@@ -6,11 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oneticket.errors import InputError
+from oneticket.errors import InputError, unknown
 from oneticket.lab.rates import best_rates
 from oneticket.lab.store import Store
 
@@ -22,8 +23,21 @@ COLUMNS = (
     "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
+    "lr",
 )  # fmt: skip
-"""The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock."""
+"""The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock.
+
+``lr`` is the learning rate that validation chose, where an arm was tried with several.
+"""
+
+WORDS = frozenset(
+    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell")
+)
+COUNTS = frozenset(
+    ("round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops")
+)
+NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy")
+"""Without these columns a file is no table of results."""
 
 FORMATS = ("table", "csv", "json", "parquet")
 
@@ -58,6 +72,44 @@ def as_csv(rows: Sequence[TidyRow]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
+    """The rows of a file that :func:`as_csv` wrote, or of one with fewer columns; InputError for any other file.
+
+    What a file without them can't tell is None, ``none`` for the rescaling, and the line for the cell.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            header, lines = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"can't be read ({error})", where=str(path), expected="a table of results in CSV") from None
+    for column in NEEDED:
+        if column not in header:
+            raise InputError(f"has no column '{column}'", where=str(path), expected="a table of results in CSV")
+    rows = [_typed(line, number, path) for number, line in enumerate(lines, start=2)]
+    if experiment is not None:
+        names = sorted({row["experiment"] for row in rows})
+        if experiment not in names:
+            raise unknown("experiment", experiment, names, where=str(path))
+        rows = [row for row in rows if row["experiment"] == experiment]
+    return rows
+
+
+def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
+    row: TidyRow = dict.fromkeys(WORDS, "") | {"rescale": "none", "cell": f"line {number}"}
+    for column in COLUMNS:
+        text = line.get(column) or ""
+        if column in WORDS:
+            row[column] = text or row[column]
+            continue
+        try:
+            row[column] = None if not text else int(text) if column in COUNTS else float(text)
+        except ValueError:
+            where = f"{path}, line {number}, {column}"
+            raise InputError(f"'{text}' is no number", where=where, expected="a number, or nothing") from None
+    return {column: row[column] for column in COLUMNS}
 
 
 def as_json(rows: Sequence[TidyRow]) -> str:

@@ -106,7 +106,7 @@ class _ArmStart:
         return self.arm.ticket
 
     def _control(self, word: str) -> Masks:
-        if control.entry(word).facts.get("needs") == "density":
+        if _by_density(word):
             # Whatever else the arm looks at, the positions do not depend on a ticket: one draw for all sources.
             full = Masks.full(dict(self.view.weights()))
             given = first_entries(full, kept_count(self.arm.density, self.view.total))
@@ -155,14 +155,25 @@ class _ArmStart:
     def _origins(self) -> Origins:
         giver = self.arm.values or self.arm.ticket
         return Origins(
-            # W_0 is that of the network the ticket was found in: with other classes even its body is drawn differently.
-            initial=lambda: self._fitted(self.archive.initial(giver.dense)) if giver else dict(self.fresh),
+            initial=self._initial,
             redrawn=self._redrawn,
             rewound=(lambda: self._fitted(self.archive.rewound(giver))) if giver else None,
             trained=(lambda: self._fitted(self.archive.trained(giver))) if giver else None,
             masks=lambda: self.masks,
             generator=lambda: self.streams.generator("init", "draw", self.arm.weights),
         )
+
+    def _initial(self) -> State:
+        """W_0 of the network that the ticket was found in: with other classes even its body is drawn differently.
+
+        It is the target's own where there is no ticket, and under a mask that rests on none (scored on this W_0, or of
+        the density alone): a ticket that is there for the rescaling's sake changes no start.
+        """
+        giver = self.arm.values or self.arm.ticket
+        of_none = self.arm.mask not in (DENSE, TICKET, *control) or _by_density(self.arm.mask)
+        if giver is None or (of_none and self.arm.weights == "initial"):
+            return dict(self.fresh)
+        return self._fitted(self.archive.initial(giver.dense))
 
     def _redrawn(self) -> State:
         return state_of(self.archive.build(self.cell.network, self.cell.seed, draw_key="redrawn"))
@@ -171,12 +182,18 @@ class _ArmStart:
         """The state of a network of another depth, its blocks repeated or dropped; every other state as it is."""
         if self.arm.mask != "elastic":
             return dict(state)
-        return stretched(state, {name: tuple(tensor.shape) for name, tensor in self.fresh.items()})
+        head = f"{self.cell.network.head}."  # drawn anew anyway, and of another shape where there are other classes
+        body = {n: tensor for n, tensor in self.fresh.items() if n in self.view.names or not n.startswith(head)}
+        return stretched(state, {name: tuple(tensor.shape) for name, tensor in body.items()})
 
     # -- rescaling and method ------------------------------------------------------------------------------------
     def _rescaling_context(self, state: State) -> RescalingContext:
+        def ticket() -> Masks:
+            return self.masks if self.arm.mask == "elastic" else self.archive.masks(self._ticket)
+
         def random() -> tuple[State, Masks]:
-            return self._redrawn(), self._control("globally-permuted")
+            word = "globally-permuted"
+            return self._redrawn(), control[word](ticket(), self._circumstances(self._mask_stream(word)))
 
         return RescalingContext(
             # Weights from a pre-training are at a ticket's scale: trained.
@@ -184,7 +201,7 @@ class _ArmStart:
             generator=lambda: self.streams.generator("init", "rescale", self.arm.rescale),
             network=lambda: _holding(self.archive.build(self.cell.network, self.cell.seed), state),
             batch=lambda: next(iter(self.archive.evidence(self.cell)))[0],
-            ticket=lambda: (self.archive.rewound(self._ticket), self.archive.masks(self._ticket)),
+            ticket=lambda: (self._fitted(self.archive.rewound(self._ticket)), ticket()),
             random=random,
         )
 
@@ -207,3 +224,8 @@ class _ArmStart:
             interpolated = Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names})
             companion = Together([interpolated, companion])
         return options | {"companion": companion}
+
+
+def _by_density(word: str) -> bool:
+    """Whether a mask is a control's that looks at the number of kept weights only."""
+    return word in control and control.entry(word).facts.get("needs") == "density"

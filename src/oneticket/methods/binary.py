@@ -2,8 +2,10 @@
 
 Real weights W are kept beside while training; forward and backward pass see α·sign(W), with sign(0) = +1, and the
 gradient reaches W straight through the sign. Layers that are binarised: every linear layer and every ungrouped, zero-
-padded 2-D convolution of the masked ones, except the one that runs first and the head, which stay real as published.
-Under a mask a masked weight stays 0.0 and counts in no mean: such a network is ternary.
+padded 2-D convolution of the masked ones, except the one that runs first and the head. These stay real as published for
+Binary-Weight-Networks and XNOR-Net; the published code of BinaryConnect binarises all layers, and that they stay real
+there too is our choice, so that the three can be compared. Under a mask a masked weight stays 0.0 and counts in no
+mean: such a network is ternary.
 """
 
 from __future__ import annotations

@@ -53,6 +53,17 @@ def budget(course: Course, density: float) -> int:
     return count
 
 
+def refuse_masked(method: str, course: Course) -> None:
+    """InputError where the training begins with weights already masked, and the method wants all of them."""
+    partial = [row for row in course.masks.table() if row.kept < row.total]
+    if partial:
+        raise InputError(
+            f"the mask of '{partial[0].name}' keeps {partial[0].kept} of {partial[0].total} weights",
+            where=f"method '{method}'",
+            expected="full masks: the method makes its own of all weights",
+        )
+
+
 class Cutting(Companion):
     """Begins with the weights it is given and keeps exactly ⌊ρN⌉ of them from a moment on, under fixed masks.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import Cutting, checked, interval
+from oneticket.methods.cutting import Cutting, checked, interval, refuse_masked
 from oneticket.training import Companion, Course
 
 
@@ -34,6 +34,7 @@ class Gradual(Cutting):
         self._every = every
 
     def begin(self, course: Course) -> None:
+        refuse_masked("gmp", course)
         super().begin(course)
         self._phase = self.cut_at - course.first
         self._interval = interval(self._every, self._phase)

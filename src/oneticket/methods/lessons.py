@@ -42,7 +42,7 @@ def layer_wise(lesson: Lesson) -> Training:
     The recipe's epochs are divided over the layers, at least one each, the first ones getting what is left over. The
     decoder of a layer is linear, of the transposed shape, and thrown away; the code is standardised over the batch, and
     the squared error is over the power of what is to be reconstructed. Normalisation parameters and statistics stay
-    those of W_0.
+    those of W_0. From a last batch that gives a unit one value only, nothing is learned.
     """
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in Prunable(lesson.model, head=lesson.head).names))
     whole, rest = divmod(lesson.recipe.epochs, len(layers))
@@ -156,7 +156,11 @@ class _Stage(nn.Module):
         seen, output = self._through(inputs)
         # Inputs of unit power from a code of zero mean and unit variance: otherwise the deeper layers of a network
         # without normalisation would need learning rates of their own.
-        code = F.batch_norm(output.relu().float(), None, None, training=True)
+        code = output.relu().float()
+        if code.numel() > code.shape[1]:
+            code = F.batch_norm(code, None, None, training=True)
+        else:
+            code = code - code  # one value a unit less its mean, which torch refuses to compute
         return F.mse_loss(self.decoder(code / self.spread), seen.float() / seen.float().square().mean().sqrt())
 
 

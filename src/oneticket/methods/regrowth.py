@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import budget, checked, interval, moment
+from oneticket.methods.cutting import budget, checked, interval, moment, refuse_masked
 from oneticket.pruning import allocation
 from oneticket.pruning.selection import largest, largest_alive
 from oneticket.training import Companion, Course
@@ -79,6 +79,7 @@ class Regrowing(Companion):
         self._stop, self._drop = checked(name, "stop", stop, most=1), checked(name, "drop", drop, most=1)
 
     def begin(self, course: Course) -> None:
+        refuse_masked(self._name, course)
         budget(course, self._density)
         self._course = course
         self._phase = moment(course, self._stop) - course.first

@@ -32,20 +32,21 @@ def layerwise(scores: Scores, density: float, alive: Masks) -> Masks:
     return _best(scores, alive, _rest_uniform(scores, alive, _budget(scores, density), {}))
 
 
-@allocation("uniform+", source="Gale et al. 2019", least="depends on the layers")
-def uniform_plus(scores: Scores, density: float, alive: Masks) -> Masks:
-    """First convolution dense, last layer at 20 % or more, every other layer at the same density.
+@allocation("uniform+", source="Gale et al. 2019", needs="head", least="depends on the layers")
+def uniform_plus(scores: Scores, density: float, alive: Masks, *, head: str | None = None) -> Masks:
+    """First convolution dense, the head at 20 % or more where it is prunable, every other layer at the same density.
 
-    A network without convolutions has no first one to spare. InputError when the density is too low for that, or when
-    too few weights of the two layers are alive.
+    ``head`` names the head's weight among the scores; without it the head is dense, and nothing is left to be done for
+    it. A network without convolutions has no first one to spare. InputError when the density is too low for that, or
+    when too few weights of the two layers are alive.
     """
-    budget, last = _budget(scores, density), list(scores)[-1]
+    budget = _budget(scores, density)
     first = next((name for name, s in scores.items() if s.dim() >= 3), None)
-    least = {last: -(-scores[last].numel() // 5)}
+    least = {} if head is None else {head: -(-scores[head].numel() // 5)}
     dense = {} if first is None else {first: scores[first].numel()}
-    _refuse_impossible(least | dense, budget, alive)
+    _refuse_impossible(least | dense, budget, alive, head)
     counts = _rest_uniform(scores, alive, budget, dense)
-    if counts[last] < (least | dense)[last]:
+    if any(counts[name] < count for name, count in (least | dense).items()):
         counts = _rest_uniform(scores, alive, budget, least | dense)
     return _best(scores, alive, counts)
 
@@ -112,19 +113,18 @@ def _rest_uniform(scores: Scores, alive: Masks, budget: int, fixed: Mapping[str,
     return {**fixed, **_counts(budget - sum(fixed.values()), sizes, alive)}
 
 
-def _refuse_impossible(least: Mapping[str, int], budget: int, alive: Masks) -> None:
+def _refuse_impossible(least: Mapping[str, int], budget: int, alive: Masks, head: str | None) -> None:
     where = "allocation 'uniform+'"
+    kept = "the first convolution" if head is None else "the first convolution and 20 % of the head"
     for name, count in least.items():
         living = int(alive[name].sum())
         if living < count:
             fault = f"needs {count} weights of '{name}', of which {living} are alive"
-            raise InputError(
-                fault, where=where, expected="masks that kept the first convolution and 20 % of the last layer"
-            )
+            raise InputError(fault, where=where, expected=f"masks that kept {kept}")
     needed = sum(least.values())
     if budget < needed:
         raise InputError(
-            f"needs {needed} weights for the first convolution and 20 % of the last layer, and has {budget}",
+            f"needs {needed} weights for {kept}, and has {budget}",
             where=where,
             expected=f"a density of at least {needed / alive.total:.4g}",
         )

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TypeAlias, TypeVar
+from typing import Concatenate, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def _given(source: Callable[[], T] | None, name: str, thing: str) -> T:
 
 
 Criterion: TypeAlias = Callable[[Prunable, Evidence], Scores]
-Allocation: TypeAlias = Callable[[Scores, float, Masks], Masks]
+Allocation: TypeAlias = Callable[Concatenate[Scores, float, Masks, ...], Masks]
 Control: TypeAlias = Callable[[Masks, Circumstances], Masks]
 
 criterion: Registry[Criterion] = Registry("criterion")
@@ -95,8 +95,9 @@ again on the way to the density.
 allocation: Registry[Allocation] = Registry("allocation")
 """Turns scores (in the model's order), a density and the weights still alive into masks.
 
-Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index. Fact: ``needs="nonnegative"`` of
-allocations that are not defined for signed scores.
+Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index. Facts: ``needs="nonnegative"`` of
+allocations that are not defined for signed scores; ``needs="head"`` of those that are told which of the weights is the
+head's, as ``head``, None where it is not prunable; ``least`` of those that refuse densities which are too low for them.
 """
 
 control: Registry[Control] = Registry("control")
@@ -161,7 +162,7 @@ def prune(
         if pruned is not model:
             _zero_outside(pruned, alive)
         scores = _checked_scores(pruned, score(pruned, evidence), f"criterion '{criterion}'")
-        alive = _allocated(allocation, scores, target, alive)
+        alive = allocate(allocation, scores, target, alive, model.head_weight)
     return alive
 
 
@@ -187,8 +188,14 @@ def _schedule(start: float, end: float, rounds: int) -> list[float]:
     return [start * (end / start) ** (i / rounds) for i in range(1, rounds)] + [end]
 
 
-def _allocated(allocation: str, scores: Scores, density: float, alive: Masks) -> Masks:
-    masks, count = _ALLOCATIONS[allocation](scores, density, alive), kept_count(density, alive.total)
+def allocate(allocation: str, scores: Scores, density: float, alive: Masks, head: str | None) -> Masks:
+    """The masks of a registered allocation; ``head`` names the head's weight where that is among the scores.
+
+    Raises InputError for an unknown name and for what the allocation refuses, OneticketError where it kept another
+    number of weights than was asked for, or one that was no longer alive.
+    """
+    told = {"head": head} if _ALLOCATIONS.entry(allocation).facts.get("needs") == "head" else {}
+    masks, count = _ALLOCATIONS[allocation](scores, density, alive, **told), kept_count(density, alive.total)
     if masks.kept != count or not masks <= alive:
         raise OneticketError(
             f"allocation '{allocation}' broke its promise: it kept {masks.kept} weights instead of {count}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneticket.report.across import across_tables
 from oneticket.report.cells import Table, cost_table, summary_table
 from oneticket.report.footprints import footprint_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
@@ -16,6 +17,7 @@ __all__ = [
     "CostRow",
     "SummaryRow",
     "Table",
+    "across_tables",
     "cost_table",
     "costs",
     "footprint_table",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oneticket.report.tables import COSTS, Cost, CostRow, SummaryRow
+from oneticket.report.baselines import Baseline
+from oneticket.report.groups import NONE, at
+from oneticket.report.tables import COSTS, Comparison, Cost, CostRow, SummaryRow
 from oneticket.statistics import Difference, Interval
 
-NONE = "—"
 MINUS = "−"
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -45,8 +46,6 @@ _SUMMARY = (
     _Column("n", lambda row: counted(row.accuracy.n, row.diverged)),
     _Column("accuracy %", lambda row: spread(row.accuracy.mean, row.accuracy.deviation)),
     _Column("95 % interval", lambda row: interval(row.accuracy.interval), spared=0),
-    _Column("vs dense", lambda row: difference(row.versus_dense), optional=True, spared=2),
-    _Column("vs random", lambda row: difference(row.versus_random), optional=True, spared=1),
 )
 _COST_HEADERS = {
     "search_trainings": "search trainings",
@@ -60,9 +59,11 @@ def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Ta
     """The summary as text, for a terminal, a page or a paper; columns that say nothing are left out.
 
     Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density. With
-    ``width``, in characters, intervals and differences are left out until the rest fits with two spaces between.
+    ``width``, in characters, intervals and differences are left out until the rest fits with two spaces between, the
+    difference named last before the others.
     """
-    columns = [column for column in _SUMMARY if not column.optional or len({column.text(row) for row in rows}) > 1]
+    versus = [_versus(baseline, place) for place, baseline in enumerate(rows[0].versus)] if rows else []
+    columns = [c for c in (*_SUMMARY, *versus) if not c.optional or len({c.text(row) for row in rows}) > 1]
     droppable = sorted((c for c in columns if c.spared is not None), key=lambda c: c.spared or 0)
     while width is not None and droppable and _width(columns, rows) > width:
         columns.remove(droppable.pop(0))
@@ -71,6 +72,11 @@ def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Ta
         cells=tuple(tuple(column.text(row) for column in columns) for row in rows),
         numeric=tuple(column.numeric for column in columns),
     )
+
+
+def _versus(baseline: Baseline, place: int) -> _Column:
+    text = lambda row: comparison(row.versus[baseline])  # noqa: E731
+    return _Column(f"vs {baseline.label}", text, optional=True, spared=1000 - place)
 
 
 def _width(columns: Sequence[_Column], rows: Sequence[SummaryRow]) -> int:
@@ -89,11 +95,6 @@ def cost_table(rows: Sequence[CostRow]) -> Table:
         ),
         numeric=(*(False for _ in keys), False, *(True for _ in range(1 + len(kept)))),
     )
-
-
-def at(name: str, recipe: str) -> str:
-    """A data set with its recipe, ``fashion@sgd``; a dash for neither."""
-    return f"{name}@{recipe}" if name and recipe else name or NONE
 
 
 def density(value: float | None) -> str:
@@ -121,13 +122,18 @@ def interval(value: Interval | None) -> str:
     return NONE if value is None else f"[{percent(value.low)}, {percent(value.high)}]"
 
 
-def difference(value: Difference | None) -> str:
+def difference(value: Difference) -> str:
     """A difference of fractions in percentage points, with its sign and its interval."""
-    if value is None:
-        return NONE
     if value.interval is None:
         return _signed(value.mean)
     return f"{_signed(value.mean)} [{_signed(value.interval.low)}, {_signed(value.interval.high)}]"
+
+
+def comparison(value: Comparison | None) -> str:
+    """A difference with its interval, after a star where it shows with Holm's correction; a dash for none."""
+    if value is None:
+        return NONE
+    return ("* " if value.shows() else "") + difference(value.difference)
 
 
 def quantity(value: float) -> str:

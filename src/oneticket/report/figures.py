@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from oneticket.report.cells import at, density
+from oneticket.report.cells import density
+from oneticket.report.groups import Group, at
 from oneticket.report.palette import OWN_STYLE, LineStyle, arm_colour, arm_order, rescale_fill
-from oneticket.report.tables import Group, SummaryRow
+from oneticket.report.tables import SummaryRow
 
 INK, FAINT, PAPER = "#1f2328", "#d8dbe0", "#ffffff"
 MOST_LINES = 8

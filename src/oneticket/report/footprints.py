@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oneticket.report.cells import NONE, Table, at, density, quantity, spread
+from oneticket.report.cells import Table, density, quantity, spread
+from oneticket.report.groups import NONE, at
 
 _Text = Callable[[Mapping[str, Any]], str]
 

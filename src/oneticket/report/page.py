@@ -14,10 +14,12 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from oneticket.report.cells import Table, at, cost_table, density, percent, summary_table
+from oneticket.report.baselines import USUAL
+from oneticket.report.cells import Table, cost_table, density, percent, summary_table
 from oneticket.report.figures import FAINT, INK, PAPER, draw, render
+from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
-from oneticket.report.tables import COLUMNS, Row, Section, SummaryRow, checked, costs, summary
+from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
 from oneticket.report.writers import results_csv, summary_csv, summary_latex, write
 from oneticket.version import __version__
 
@@ -41,15 +43,16 @@ class _SectionView:
     breaks: frozenset[int]
 
 
-def write_report(rows: Iterable[Row], out: Path, *, title: str | None = None) -> Path:
+def write_report(rows: Iterable[Row], out: Path, *, title: str | None = None, against: Sequence[str] = USUAL) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary}.csv``, ``tables/summary.tex``.
 
     ``rows`` is the tidy table, one mapping a trained network with the columns of ``COLUMNS``; ``out`` is made when
-    missing. The same rows, in any order, give the same bytes. Returns the path of the page; InputError when the table
-    is empty, lacks a column, or holds two networks for one place.
+    missing. ``against`` names what the networks are compared with (:meth:`Baseline.parse`). The same rows, in any
+    order, give the same bytes. Returns the path of the page; InputError when the table is empty, lacks a column, or
+    holds two networks for one place.
     """
     table = checked(rows)
-    short = summary(table)
+    short = summary(table, against)
     styles = source_styles(
         at(row.group.source, row.group.source_recipe) for row in short if row.group.arm not in ("dense", "own")
     )
@@ -145,6 +148,7 @@ def _facts(table: Sequence[Row], short: Sequence[SummaryRow]) -> Mapping[str, An
             )
         ),
         "seeds": len({row["seed"] for row in table}),
+        "against": [baseline.phrase for baseline in short[0].versus] if short else [],
         "fewest": min((row.accuracy.n for row in short), default=0),
     }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from oneticket.errors import InputError
+from oneticket.report.baselines import USUAL, Accuracies, Baseline, Baselines, parse
+from oneticket.report.groups import Group
 from oneticket.report.palette import arm_order
-from oneticket.statistics import Difference, Sample, describe, mean, paired_difference
+from oneticket.statistics import CONFIDENCE, Difference, Sample, describe, holm, mean, paired_difference
 
 Row = Mapping[str, Any]
 
@@ -37,53 +39,36 @@ COLUMNS = (
     "masked_flops",
     "seconds",
     "cell",
+    "lr",
 )
 COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds")
 
 
-class Group(NamedTuple):
-    """What the rows that differ in their seed only have in common."""
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference and its p value after Holm's correction over the densities of an arm; None for one pair."""
 
-    experiment: str
-    model: str
-    source: str
-    source_recipe: str
-    target: str
-    target_recipe: str
-    arm: str
-    rescale: str
-    density_asked: float | None
+    difference: Difference
+    holm: float | None
 
-    @property
-    def section(self) -> Section:
-        """The target this belongs to."""
-        return Section(self.experiment, self.model, self.target, self.target_recipe)
-
-
-class Section(NamedTuple):
-    """One target of one experiment: a figure and a table of the report."""
-
-    experiment: str
-    model: str
-    target: str
-    target_recipe: str
+    def shows(self, level: float = 1 - CONFIDENCE) -> bool:
+        """Whether the difference is told from zero with all densities of the arm looked at."""
+        return self.holm is not None and self.holm <= level
 
 
 @dataclass(frozen=True)
 class SummaryRow:
     """One arm at one density over its seeds; accuracies and densities are fractions of 1.
 
-    ``versus_dense`` and ``versus_random`` are paired by seed with the dense network of the same target and with the
-    arm ``random`` of the same source, target, rescaling and density; None where there is none. ``diverged`` of the
-    networks have no loss: they count as guessing.
+    ``versus`` compares it, paired by seed, with each :class:`Baseline` of the same place; None where there is none.
+    ``diverged`` of the networks have no loss: they count as guessing.
     """
 
     group: Group
     density: float | None
     effective_density: float | None
     accuracy: Sample
-    versus_dense: Difference | None
-    versus_random: Difference | None
+    versus: Mapping[Baseline, Comparison | None]
     diverged: int = 0
 
 
@@ -139,45 +124,45 @@ def group_of(row: Row) -> Group:
     return group if group.density_asked is not None else group._replace(density_asked=row["density"])
 
 
-def summary(rows: Iterable[Row]) -> list[SummaryRow]:
-    """One row per group, by target, source, density (falling) and arm; networks without a test accuracy don't count."""
+def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[SummaryRow]:
+    """One row per group, by target, source, density (falling) and arm; networks without a test accuracy don't count.
+
+    ``against`` names what each is compared with, as :meth:`Baseline.parse` reads it.
+    """
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in checked(rows):
         if row["test_accuracy"] is not None:
             groups[group_of(row)].append(row)
     accuracies = {group: {row["seed"]: float(row["test_accuracy"]) for row in kept} for group, kept in groups.items()}
-    dense = {(group.section, group.rescale): values for group, values in accuracies.items() if group.arm == "dense"}
-
-    # A random arm that looks at the density only is one network for all sources, and then serves those without one too.
-    randoms: dict[tuple[Hashable, ...], list[dict[Any, float]]] = defaultdict(list)
-    for group, values in accuracies.items():
-        if group.arm == "random":
-            randoms[group.section, group.rescale, group.density_asked].append(values)
-
-    def random_for(group: Group) -> Mapping[Any, float] | None:
-        own = accuracies.get(group._replace(arm="random"))
-        shared = randoms[group.section, group.rescale, group.density_asked]
-        same = len(shared) > 0 and all(values == shared[0] for values in shared)
-        return own or (shared[0] if same else None)
-
-    def versus(group: Group, arm: str, baseline: Mapping[Any, float] | None) -> Difference | None:
-        return None if group.arm == arm or baseline is None else paired_difference(accuracies[group], baseline)
-
+    versus = {baseline: _comparisons(baseline, accuracies) for baseline in parse(against, groups)}
     return [
         SummaryRow(
             group=group,
             density=_mean(kept, "density"),
             effective_density=_mean(kept, "effective_density"),
             accuracy=describe(accuracies[group].values()),
-            # A dense network has nothing to rescale, so one trained without serves every rescaling.
-            versus_dense=versus(
-                group, "dense", dense.get((group.section, group.rescale)) or dense.get((group.section, "none"))
-            ),
-            versus_random=versus(group, "random", random_for(group)),
+            versus={baseline: found.get(group) for baseline, found in versus.items()},
             diverged=sum(row["test_loss"] is None for row in kept),
         )
         for group, kept in groups.items()
     ]
+
+
+def _comparisons(baseline: Baseline, accuracies: Mapping[Group, Accuracies]) -> dict[Group, Comparison]:
+    """Every group with the baseline of its place; the densities of one arm are a family of tests (Holm 1979)."""
+    known = Baselines(accuracies)
+    families: dict[Group, dict[Group, Difference]] = defaultdict(dict)
+    for group, values in accuracies.items():
+        other = known.find(group, baseline)
+        difference = paired_difference(values, other) if other is not None else None
+        if difference is not None:
+            families[group._replace(density_asked=None)][group] = difference
+    found: dict[Group, Comparison] = {}
+    for family in families.values():
+        tested = {group: difference.p for group, difference in family.items() if difference.p is not None}
+        adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+        found |= {group: Comparison(difference, adjusted.get(group)) for group, difference in family.items()}
+    return found
 
 
 def costs(rows: Iterable[Row]) -> list[CostRow]:

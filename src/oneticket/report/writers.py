@@ -10,9 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from oneticket.report.cells import Table, at, summary_table
-from oneticket.report.tables import COLUMNS, Group, Row, SummaryRow
-from oneticket.statistics import Difference
+from oneticket.report.cells import Table, summary_table
+from oneticket.report.groups import Group, at
+from oneticket.report.tables import COLUMNS, Comparison, Row, SummaryRow
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -34,8 +34,11 @@ def results_csv(rows: Iterable[Row]) -> str:
     return _csv(COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
 
 
-def summary_csv(rows: Iterable[SummaryRow]) -> str:
-    """The summary with all digits, in fractions of 1; the p values are of one test each, uncorrected."""
+def summary_csv(rows: Sequence[SummaryRow]) -> str:
+    """The summary with all digits, in fractions of 1.
+
+    ``p`` is of one test, ``p_holm`` corrected over the densities of an arm (Holm 1979).
+    """
     header = [
         *Group._fields,
         "density",
@@ -47,8 +50,8 @@ def summary_csv(rows: Iterable[SummaryRow]) -> str:
         "low_95",
         "high_95",
     ]
-    for arm in ("dense", "random"):
-        header += [f"versus_{arm}_{field}" for field in ("n", "mean", "low_95", "high_95", "p")]
+    for baseline in rows[0].versus if rows else ():
+        header += [f"versus_{baseline.slug}_{field}" for field in ("n", "mean", "low_95", "high_95", "p", "p_holm")]
     return _csv(header, map(_summary_line, rows))
 
 
@@ -101,16 +104,16 @@ def _summary_line(row: SummaryRow) -> list[Any]:
         accuracy.mean,
         accuracy.deviation,
         *interval,
-        *_difference_fields(row.versus_dense),
-        *_difference_fields(row.versus_random),
+        *(field for value in row.versus.values() for field in _comparison_fields(value)),
     ]
 
 
-def _difference_fields(value: Difference | None) -> list[Any]:
+def _comparison_fields(value: Comparison | None) -> list[Any]:
     if value is None:
-        return [None] * 5
-    interval = [value.interval.low, value.interval.high] if value.interval else [None, None]
-    return [value.n, value.mean, *interval, value.p]
+        return [None] * 6
+    found = value.difference
+    interval = [found.interval.low, found.interval.high] if found.interval else [None, None]
+    return [found.n, found.mean, *interval, found.p, value.holm]
 
 
 def _latex(rows: Sequence[SummaryRow]) -> str:
@@ -121,7 +124,7 @@ def _latex(rows: Sequence[SummaryRow]) -> str:
         f"{escape_latex(group.model)} on {escape_latex(at(group.target, group.target_recipe))} "
         f"({escape_latex(group.experiment)}): test accuracy, mean $\\pm$ sample standard deviation over "
         f"$n = {count}$ seeds, with Student's 95\\,\\% interval of the mean; differences are paired by seed, "
-        "in percentage points."
+        "in percentage points; a star where Holm's correction over the densities leaves $p \\le 0.05$."
     )
     return "\n".join(
         [

@@ -72,6 +72,14 @@ class RescalingContext:
         """A module that holds the arm's state and may be changed."""
         return _given(self._network, "network", "the network")
 
+    def layer(self, name: str) -> nn.Module | None:
+        """The layer that the weight ``name`` belongs to, to be looked at; None where no network was given."""
+        return self._looked_at.get_submodule(name.rpartition(".")[0]) if self._looked_at is not None else None
+
+    @cached_property
+    def _looked_at(self) -> nn.Module | None:
+        return self._network() if self._network is not None else None
+
     def batch(self) -> Tensor:
         """Inputs of the target's training split."""
         return _given(self._batch, "batch", "a batch")
@@ -97,7 +105,8 @@ rescaling: Registry[Rescaling] = Registry("rescaling")
 """Masked weights of the prunable tensors → their rescaled values: same names, shapes, dtypes, and still masked.
 
 Facts: ``needs="batch"`` where data and the network are looked at, ``needs="ticket"`` where a ticket and its random twin
-are; ``rates`` where a learning rate of its own belongs to each layer (:func:`rate_factors`).
+are; ``rates`` where a learning rate of its own belongs to each layer (:func:`rate_factors`); ``again="compounds"``
+where weights that are rescaled already would be rescaled once more.
 """
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
+from oneticket.prunable import by_unit, transposed_groups
 from oneticket.weights.base import State
 from oneticket.weights.context import RescalingContext, masked, rescaling
 
@@ -23,7 +24,7 @@ def none(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> St
     return {name: masked(weight, masks[name]) for name, weight in weights.items()}
 
 
-@rescaling("layer", source="Morcos et al. 2019, review")
+@rescaling("layer", source="Morcos et al. 2019, review", again="compounds")
 def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> State:
     """Each layer over the square root of its density, W_l / √ρ_l; a layer of which nothing is left stays zero.
 
@@ -33,13 +34,18 @@ def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> S
     return {name: masked(weight / math.sqrt(densities[name] or 1.0), masks[name]) for name, weight in weights.items()}
 
 
-@rescaling("fan-in", source="Evci et al. 2022")
+@rescaling("fan-in", source="Evci et al. 2022", again="compounds")
 def fan_in(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
     """Each output unit by its own kept inputs f_i: drawn anew from N(0, 2/f_i), or times √(f_l/f_i) in a ticket.
 
-    Output units lie along the first dimension, and f_l = N_l over their number. A unit with no input left stays zero.
+    f_l is N_l over the number of output units, which lie along the first dimension, in transposed convolutions along
+    the second of each group; which layers these are is known only of a context with a network. A unit with no input
+    left stays zero.
     """
-    return {name: _by_fan_in(weight, masks[name], context) for name, weight in weights.items()}
+    return {
+        name: _by_fan_in(weight, masks[name], _transposed(name, weight, context), context)
+        for name, weight in weights.items()
+    }
 
 
 @rescaling("matched", source="Morcos et al. 2019, review", needs="ticket")
@@ -58,7 +64,7 @@ def matched(weights: Mapping[str, Tensor], masks: Masks, context: RescalingConte
     }
 
 
-@rescaling("smup", source="Dey et al. 2024", rates="1/ρ")
+@rescaling("smup", source="Dey et al. 2024", rates="1/ρ", again="compounds")
 def smup(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
     """The weights as of ``layer``, and the learning rate of each layer over its density; for Adam only."""
     return layer(weights, masks, context)
@@ -91,15 +97,22 @@ def _factor(own: Tensor, other: Tensor) -> float:
     return math.sqrt(there / here) if here > 0 and there > 0 else 1.0
 
 
-def _by_fan_in(weight: Tensor, mask: Tensor, context: RescalingContext) -> Tensor:
+def _transposed(name: str, weight: Tensor, context: RescalingContext) -> int | None:
+    # Only a convolution can be transposed, and a network of linear layers need not be built to be looked at.
+    owner = context.layer(name) if weight.dim() > 2 else None
+    return None if owner is None else transposed_groups(owner)
+
+
+def _by_fan_in(weight: Tensor, mask: Tensor, transposed: int | None, context: RescalingContext) -> Tensor:
     if weight.numel() == 0:
         return weight.clone()
-    inputs = mask.reshape(len(mask), -1)
     # A unit without inputs divides by zero below; it is masked whole, so nothing of that is seen.
-    kept = inputs.sum(dim=1).double().view(-1, *[1] * (mask.dim() - 1))
+    units = by_unit(mask, transposed)
+    kept = units.sum(dim=(1, 3), keepdim=True).double()
     if context.redrawn:
         drawn = torch.randn(weight.shape, generator=context.generator, dtype=torch.float64)
-        scaled = drawn.to(kept.device) * (2 / kept).sqrt()
+        scaled = by_unit(drawn, transposed).to(kept.device) * (2 / kept).sqrt()
     else:
-        scaled = weight.double() * (inputs.shape[1] / kept).sqrt().to(weight.device)
-    return masked(scaled.to(device=weight.device, dtype=weight.dtype), mask)
+        inputs = units.shape[1] * units.shape[3]
+        scaled = by_unit(weight.double(), transposed) * (inputs / kept).sqrt().to(weight.device)
+    return masked(scaled.reshape(weight.shape).to(device=weight.device, dtype=weight.dtype), mask)

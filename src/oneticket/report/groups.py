@@ -1,0 +1,40 @@
+"""The places of a table of results: what the rows that differ in their seed only have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NONE = "—"
+
+
+class Section(NamedTuple):
+    """One target of one experiment: a figure and a table of the report."""
+
+    experiment: str
+    model: str
+    target: str
+    target_recipe: str
+
+
+class Group(NamedTuple):
+    """What the rows that differ in their seed only have in common."""
+
+    experiment: str
+    model: str
+    source: str
+    source_recipe: str
+    target: str
+    target_recipe: str
+    arm: str
+    rescale: str
+    density_asked: float | None
+
+    @property
+    def section(self) -> Section:
+        """The target this belongs to."""
+        return Section(self.experiment, self.model, self.target, self.target_recipe)
+
+
+def at(name: str, recipe: str) -> str:
+    """A data set with its recipe, ``fashion@sgd``; a dash for neither."""
+    return f"{name}@{recipe}" if name and recipe else name or NONE
