@@ -56,6 +56,15 @@ def test_every_experiment_on_real_images_can_be_planned(file: Path, cache: Path,
     assert plan(file.name, cache).cells
 
 
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_asked_about_beside_the_tickets_and_the_random_ones(name: str) -> None:
+    """In an experiment of the reviews, on one target, with six seeds or more."""
+    beside = {name, "winning", "own", "random", "preserved"}
+    reviews = [load_experiment(file) for file in FILES if file.name.startswith("reviews")]
+    asked = [e for e in reviews if any(beside <= set(transfer.arms) and transfer.sources for transfer in e.transfer)]
+    assert any(len(set(experiment.replicates)) >= 6 for experiment in asked)
+
+
 def test_the_quick_start_is_the_packaged_one(cache: Path) -> None:
     packaged = Path(oneticket.cli.__file__).with_name("quickstart.toml")
     assert (EXAMPLES / "quickstart.toml").read_bytes() == packaged.read_bytes()

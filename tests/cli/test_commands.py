@@ -376,3 +376,39 @@ def test_the_summary_as_markdown(call: Any, done: dict[str, Any]) -> None:
     lines = written.splitlines()
     assert len(lines) == len(shown.splitlines()) + 1
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == re.split("  +", shown.splitlines()[1].strip())
+
+
+def test_results_are_compared_with_what_is_named_in_a_column_for_each_target(
+    call: Any, tmp_path: Path, done: dict[str, Any]
+) -> None:
+    store = done["store"]
+    options = ["--wide", "--against", "winning", "--arm", "random", "--arm", "winning"]
+    told = call("results", store, *options)
+    assert told.code == 0
+    header, *lines = told.out.splitlines()
+    assert header.split() == ["weights", "%", "arm", "digits@sgd"]
+    assert [line.split()[1] for line in lines] == ["random", "random", "winning", "winning"]
+    assert "vs winning" in call("results", store, "--against", "winning").out
+    # The same from a table in a file.
+    assert call("results", store, "--format", "csv", "--out", "table.csv").code == 0
+    assert call("results", "table.csv", *options).out == told.out
+    assert call("report", "table.csv", "--against", "winning").out.strip() == "table-report/report.html"
+    assert "vs winning" in (tmp_path / "table-report" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--against", "wining"], "did you mean 'winning'"),
+        (["--arm", "wining"], "did you mean 'winning'"),
+        (["--wide", "--cost"], "--against, --arm and --wide"),
+        (["--against", "random", "--format", "csv"], "--against, --arm and --wide"),
+        (["--wide", "--against", "random", "--against", "dense"], "room for one"),
+    ],
+)
+def test_comparisons_that_cannot_be_are_refused(
+    call: Any, done: dict[str, Any], options: list[str], expected: str
+) -> None:
+    told = call("results", done["store"], *options)
+    assert told.code == 2
+    assert expected in told.error

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
-from oneticket.ticket import Ticket
+from oneticket.data import DataSpec, open_data, resolve
+from oneticket.ticket import Seen, Ticket
 
 SMALL = ["--model", "lenet-300-100", "--option", "width=0.1", "--epochs", "2", "--batch-size", "64"]
 
@@ -45,6 +47,35 @@ def test_show_tells_densities_and_provenance(call: Any, found: Path) -> None:
     assert facts["density"] == 0.25
     assert sum(layer["kept"] for layer in facts["layers"]) == 555
     assert facts["provenance"]["model"] == "lenet-300-100"
+
+
+def test_show_tells_of_every_data_set_seen_its_split_fingerprint_and_what_normalised_it(
+    call: Any, found: Path, tmp_path: Path
+) -> None:
+    splits = open_data(
+        resolve({"low": DataSpec(builtin="digits", classes=tuple("01234"))}, "low", folder=tmp_path, cache=tmp_path),
+        cache=tmp_path,
+    )
+    own = f"name digits, fingerprint {splits.train.digest()}, split train, normalised_by train, "
+    lines = [line.split(maxsplit=1) for line in call("ticket", "show", found.name).out.splitlines()]
+    (told,) = [words[1] for words in lines if words[:1] == ["seen"]]
+    assert told.startswith(own)
+    ticket = Ticket.load(found)
+    later = Seen(name="later", fingerprint="f00d" * 16, split="validation", normalised_by="test")
+    provenance = msgspec.structs.replace(ticket.provenance, seen=(*ticket.provenance.seen, later, Seen(name="dim")))
+    Ticket(ticket.masks, ticket.weights, ticket.rest, head=ticket.head, provenance=provenance).save(tmp_path / "two.st")
+    lines = [line.split(maxsplit=1) for line in call("ticket", "show", "two.st").out.splitlines()]
+    assert [words[1] for words in lines if words[:1] == ["seen"]] == [
+        told,
+        f"name later, fingerprint {'f00d' * 16}, split validation, normalised_by test",
+        "name dim",
+    ], "in their order, and what is unknown is left out"
+    facts = json.loads(call("ticket", "show", "two.st", "--json").out)["provenance"]["seen"]
+    assert [(s["name"], s["split"], s["fingerprint"], s["normalised_by"]) for s in facts] == [
+        ("digits", "train", splits.train.digest(), "train"),
+        ("later", "validation", "f00d" * 16, "test"),
+        ("dim", "", "", ""),
+    ]
 
 
 def test_verify_accepts_a_sound_ticket_and_refuses_a_damaged_one(call: Any, found: Path) -> None:

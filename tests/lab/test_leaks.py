@@ -74,6 +74,8 @@ def test_images_agree_in_their_digests_when_shape_and_pixels_do(data: st.DataObj
     for i in range(count):
         for j in range(count):
             assert bool(digests[i] == digests[j]) == torch.equal(images[i], images[j])
+    for coloured in (images[:, :1].repeat(1, 3, 1, 1), images[:, :1]):
+        assert torch.equal(image_digests(coloured), image_digests(images[:, :1])), "grey is grey"
     turned = image_digests(images.reshape(count, channels, width, height))
     assert torch.equal(turned, digests) == (width == height), "two shapes are two images"
 
@@ -82,7 +84,16 @@ def test_a_digest_is_what_anybody_would_compute() -> None:
     image = torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4)
     by_hand = hashlib.blake2b(b"(1, 3, 4)" + bytes(range(12)), digest_size=8).digest()
     assert image_digests(image).numpy().tobytes() == by_hand
+    assert image_digests(image.repeat(1, 3, 1, 1)).numpy().tobytes() == by_hand
     assert image_digests(torch.zeros(0, 1, 3, 4, dtype=torch.uint8)).shape == (0,)
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_one_pixel_of_one_channel_makes_a_colour_of_a_grey(channel: int) -> None:
+    image = torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4).repeat(1, 3, 1, 1)
+    image[0, channel, 2, 1] += 1
+    by_hand = hashlib.blake2b(b"(3, 3, 4)" + image.numpy().tobytes(), digest_size=8).digest()
+    assert image_digests(image).numpy().tobytes() == by_hand
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------
@@ -121,7 +132,7 @@ def test_up_to_one_in_a_hundred_is_told_and_not_refused(lab: Any, folder: MakeDa
     if refused:
         assert isinstance(answer, InputError)
     else:
-        assert [(leak.images, leak.tested, leak.same_data) for leak in answer] == [(shared, 200, False)] * bool(shared)
+        assert [(leak.images, leak.tested, leak.repeated) for leak in answer] == [(shared, 200, None)] * bool(shared)
     if shared == 2:
         assert str(answer[0]) == "2 of the 200 test images of b (1 %) are seen by a"
 
@@ -132,11 +143,64 @@ def test_one_data_set_under_two_names_keeps_train_and_test_apart(lab: Any, folde
     assert found(lab, data) == []
 
 
-def test_a_data_set_that_repeats_itself_is_told_and_not_refused(lab: Any, folder: MakeData) -> None:
-    """How it was split is its publisher's choice, and the same for every arm."""
-    base = folder("a", train=range(60), test=range(50, 70))
-    (leak,) = found(lab, {"a": {**base, "validation": 0.0}, "b": {"from": "a"}})
-    assert (leak.images, leak.tested, leak.same_data, leak.refused) == (10, 20, True, False)
+@pytest.mark.parametrize(("repeated", "refused"), [(0, False), (2, False), (3, True), (200, True)])
+@pytest.mark.parametrize("target", ["a", "b"])
+def test_a_data_set_may_repeat_one_in_a_hundred_of_its_test_images(
+    lab: Any, folder: MakeData, repeated: int, refused: bool, target: str
+) -> None:
+    """Source and target are one data set, under one name or two."""
+    base = folder("a", train=range(250), test=range(250 - repeated, 450 - repeated))
+    answer = found(lab, {"a": {**base, "validation": 0.0}, "b": {"from": "a"}}, target=target)
+    if refused:
+        assert isinstance(answer, InputError)
+        assert str(answer).startswith(f"transfer[0].sources: {repeated} of the 200 test images of {target} (")
+    else:
+        told = [(leak.images, leak.tested, leak.repeated, leak.refused) for leak in answer]
+        assert told == [(repeated, 200, repeated / 200, False)] * bool(repeated)
+
+
+def test_a_sound_data_set_is_let_through_whichever_classes_are_chosen(lab: Any, folder: MakeData) -> None:
+    """Two of 200, and both of the class of 20 images: as of CIFAR-100, which repeats 4 images of one class."""
+    base = folder("a", train=range(80), test=[*range(81, 441, 2), *range(100, 136, 2), 0, 2])
+    few = {**base, "classes": ["even"], "validation": 0.0}
+    (leak,) = found(lab, {"a": few}, target="a")
+    assert (leak.images, leak.tested, leak.repeated, leak.refused) == (2, 20, 0.01, False)
+
+
+def test_a_data_set_that_repeats_itself_is_refused_for_the_images_that_are_used(lab: Any, folder: MakeData) -> None:
+    """As a whole it is unsound, but of the chosen class no image is both."""
+    base = folder("a", train=range(80), test=[*range(1, 41, 2), *range(100, 140, 2)])
+    data = {"a": {**base, "validation": 0.0}, "b": {"from": "a", "classes": ["even"]}}
+    assert found(lab, data) == []
+    assert "20 of the 40" in str(found(lab, data, target="a"))
+
+
+def test_of_an_unsound_data_set_few_repeated_images_are_too_many(lab: Any, folder: MakeData) -> None:
+    """Two of the 20 of a class, which would be 1 % of all 200; but of the other class there are twenty more."""
+    base = folder("a", train=range(80), test=[*range(1, 41, 2), *range(81, 401, 2), *range(100, 136, 2), 0, 2])
+    few = {**base, "classes": ["even"], "validation": 0.0}
+    assert "2 of the 20" in str(found(lab, {"a": few}, target="a"))
+
+
+@pytest.mark.parametrize("colour", [(True, False), (False, True)])
+def test_a_grey_data_set_kept_as_colours_is_known_again(lab: Any, folder: MakeData, colour: tuple[bool, bool]) -> None:
+    """One picture of real colour makes a whole data set RGB, the grey ones in it too."""
+    data = {
+        "a": folder("a", train=range(40), test=range(200, 204), colour=colour[0]),
+        "b": folder("b", train=range(100, 140), test=range(10), colour=colour[1]),
+    }
+    for name, coloured in zip("ab", colour, strict=True):
+        if coloured:
+            red = np.stack([picture(n) for n in (901, 902, 903)], axis=2)
+            Image.fromarray(red).save(lab.folder / name / "train" / "odd" / "99999.png")
+        else:
+            data[name]["channels"] = 3
+    refs = {
+        name: resolve({"d": DataSpec(**spec)}, "d", folder=lab.folder, cache=lab.cache) for name, spec in data.items()
+    }
+    splits = {name: (ref, open_data(ref, cache=lab.cache)) for name, ref in refs.items()}
+    assert all(part.train.shape == (3, SIDE, SIDE) for _, part in splits.values())
+    assert "10 of the 10 test images" in str(found(lab, data))
 
 
 def test_other_sizes_and_channels_hide_nothing(lab: Any, folder: MakeData) -> None:
@@ -258,3 +322,16 @@ def test_cifar_100_holds_a_few_images_twice(real_data: Path, tmp_path: Path) -> 
     train = {image.numpy().tobytes() for image in splits.train.gather()}
     assert leak.images == sum(image.numpy().tobytes() in train for image in splits.test.gather())
     assert 0 < leak.images < 100
+    assert leak.repeated == leak.images / 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "gtsrb32", "tiny_imagenet200_subset",
+                                  "miniplaces100_64"])  # fmt: skip
+def test_no_data_set_of_ours_is_refused_as_its_own_target(real_data: Path, tmp_path: Path, name: str) -> None:
+    specs = {name: DataSpec(builtin=name) if name == "digits" else DataSpec(path=str(real_data / name))}
+    ref = resolve(specs, name, folder=tmp_path, cache=tmp_path)
+    leak = find_leak(name, name, {name: (ref, open_data(ref, cache=tmp_path))}, cache=tmp_path)
+    assert not leak.refused
+    assert leak.images == (1 if name == "tiny_imagenet200_subset" else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
@@ -12,8 +13,9 @@ import pytest
 
 from oneticket.errors import InputError
 from oneticket.lab.plan import Plan
-from oneticket.lab.results import COLUMNS, as_csv, as_json, as_parquet, remember, tidy
+from oneticket.lab.results import COLUMNS, as_csv, as_json, as_parquet, from_csv, remember, tidy
 from oneticket.lab.store import Store
+from oneticket.report import summary
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,44 @@ def test_a_damaged_cell_is_told(lab: Any) -> None:
     (store.folder(plan.rows[0].cell) / "cell.json").write_text('{"description": {}')
     with pytest.raises(InputError, match="delete its folder and run again"):
         tidy(store)
+
+
+def test_a_table_in_csv_comes_back_as_it_was(done: tuple[Plan, Store], tmp_path: Path) -> None:
+    table = tidy(done[1], experiment="done")
+    table[0] |= {"test_loss": None, "lr": 0.025}
+    (tmp_path / "table.csv").write_text(as_csv(table), "utf-8")
+    assert from_csv(tmp_path / "table.csv") == table
+    assert from_csv(tmp_path / "table.csv", experiment="done") == table
+    with pytest.raises(InputError, match="did you mean 'done'"):
+        from_csv(tmp_path / "table.csv", experiment="dne")
+
+
+def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_told_apart(
+    done: tuple[Plan, Store], tmp_path: Path
+) -> None:
+    (tmp_path / "few.csv").write_text(
+        "experiment,target,target_recipe,arm,density,seed,test_accuracy\ne,t,r,dense,1.0,0,0.5\ne,t,r,dense,1.0,0,0.5\n"
+    )
+    rows = from_csv(tmp_path / "few.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert (rows[0]["rescale"], rows[0]["source"], rows[0]["seconds"]) == ("none", "", None)
+    with pytest.raises(InputError, match="line 2 and line 3"):
+        summary(rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a,b\n1,2\n", "has no column 'experiment'"),
+        (b"\xff\xfe\x00", "can't be read"),
+        (b"", "has no column"),
+        (
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy\ne,t,r,dense,1.0,0,good\n",
+            "line 2, test_accuracy: 'good' is no number",
+        ),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "no.csv").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        from_csv(tmp_path / "no.csv")

@@ -20,9 +20,11 @@ ORIGINS = {
     "reshuffled": ["rewound", "masks", "generator"],
     "sign-constant": ["rewound", "masks", "initial"],
     "sign-redrawn": ["rewound", "masks", "redrawn"],
+    "sign-trained": ["trained", "masks", "redrawn"],
 }
 WHOLE = {name: origins[0] for name, origins in ORIGINS.items() if len(origins) == 1}
-SIGNS = ("sign-constant", "sign-redrawn")
+SIGNS = {"sign-constant": "rewound", "sign-redrawn": "rewound", "sign-trained": "trained"}
+"""Draws that keep signs, and whose."""
 
 
 def state(seed: int) -> dict[str, torch.Tensor]:
@@ -105,10 +107,10 @@ def test_reshuffled_puts_every_value_everywhere_equally_often() -> None:
 # -- signs -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", SIGNS)
 def test_signs_are_the_tickets(name: str) -> None:
-    values = draw[name](origins())
+    values, owner = draw[name](origins()), STATES[SIGNS[name]]
     for layer in masks():
-        assert torch.equal(values[layer].sign(), STATES["rewound"][layer].sign())
-        assert not torch.equal(values[layer].abs(), STATES["rewound"][layer].abs())
+        assert torch.equal(values[layer].sign(), owner[layer].sign())
+        assert not torch.equal(values[layer].abs(), owner[layer].abs())
 
 
 def test_sign_constant_has_the_spread_of_the_initial_weights() -> None:
@@ -121,12 +123,13 @@ def test_sign_constant_has_the_spread_of_the_initial_weights() -> None:
     assert all(torch.equal(values[name], STATES["rewound"][name]) for name in rest)
 
 
-def test_sign_redrawn_has_the_magnitudes_of_the_fresh_draw() -> None:
-    values = draw["sign-redrawn"](origins())
-    for name in masks():
-        assert torch.equal(values[name].abs(), STATES["redrawn"][name].abs())
+@pytest.mark.parametrize("name", ["sign-redrawn", "sign-trained"])
+def test_redrawn_magnitudes_are_those_of_the_fresh_draw(name: str) -> None:
+    values = draw[name](origins())
+    for layer in masks():
+        assert torch.equal(values[layer].abs(), STATES["redrawn"][layer].abs())
     rest = values.keys() - masks().keys()
-    assert all(torch.equal(values[name], STATES["redrawn"][name]) for name in rest)
+    assert all(torch.equal(values[layer], STATES["redrawn"][layer]) for layer in rest)
 
 
 @pytest.mark.parametrize("name", SIGNS)
@@ -134,7 +137,11 @@ def test_what_has_no_sign_stays_zero(name: str) -> None:
     weights = {"w": torch.tensor([-2.0, 0.0, 3.0])}
     start = {"w": torch.tensor([0.5, 0.7, -0.1])}
     given = Origins(
-        rewound=lambda: weights, initial=lambda: start, redrawn=lambda: start, masks=lambda: Masks.full(weights)
+        rewound=lambda: weights,
+        trained=lambda: weights,
+        initial=lambda: start,
+        redrawn=lambda: start,
+        masks=lambda: Masks.full(weights),
     )
     after = draw[name](given)["w"]
     assert after[0] < 0 == after[1] < after[2]

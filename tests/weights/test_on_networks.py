@@ -78,6 +78,8 @@ FORMULAS: dict[str, Callable[[Origins, str], np.ndarray]] = {
     "re-drawn": lambda given, layer: given.redrawn()[layer].numpy(),
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
+    "sign-trained": lambda given, layer: np.sign(given.trained()[layer].numpy())
+    * np.abs(given.redrawn()[layer].numpy()),
 }
 
 
@@ -131,6 +133,27 @@ def test_rescaled_weights_of_networks(name: str, drawn: str, pair: tuple[str, st
     for layer, mask in masks.items():
         expected = FACTORS[name](weights[layer].numpy(), mask.numpy())
         np.testing.assert_allclose(after[layer].numpy(), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_fan_in_draws_fresh_weights_of_networks_from_its_stream(seed: int, pair: tuple[str, str]) -> None:
+    """N(0, 2/f_i(m)) unit by unit, from standard normals of the same generator in the order of the layers."""
+    masks = masks_of(network(*pair, 0), seed)
+    fresh = origins(pair, masks).redrawn()
+    weights = {n: fresh[n] * masks[n] for n in masks}
+    context = RescalingContext("re-drawn", generator=lambda: torch.Generator().manual_seed(seed))
+    after = rescaling["fan-in"](weights, masks, context)
+    stream = torch.Generator().manual_seed(seed)
+    for layer, mask in masks.items():
+        expected = torch.randn(mask.shape, generator=stream, dtype=torch.float64).numpy()
+        for unit, inputs in enumerate(mask.numpy()):
+            left = np.count_nonzero(inputs)
+            expected[unit] *= inputs * (math.sqrt(2 / left) if left else 0.0)
+        np.testing.assert_allclose(after[layer].numpy(), expected, rtol=0, atol=1e-12)
+        assert after[layer].dtype == weights[layer].dtype
+    again = rescaling["fan-in"]({n: w * 3 for n, w in weights.items()}, masks, RescalingContext(
+        "re-drawn", generator=lambda: torch.Generator().manual_seed(seed)))  # fmt: skip
+    assert all(torch.equal(again[n], after[n]) for n in masks), "nothing is left of the weights that it is given"
 
 
 def test_rates_of_networks_go_with_the_density(pair: tuple[str, str]) -> None:

@@ -167,7 +167,7 @@ def test_a_dense_network_is_left_alone(name: str) -> None:
 
 
 # -- matched -----------------------------------------------------------------------------------------------------
-AT_INITIAL_SCALE = {"initial", "re-drawn", "sign-constant", "sign-redrawn"}
+AT_INITIAL_SCALE = {"initial", "re-drawn", "sign-constant", "sign-redrawn", "sign-trained"}
 
 
 def moment(weight: torch.Tensor, mask: torch.Tensor) -> float:

@@ -181,10 +181,10 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "ticket-initial": (Arm(mask="ticket", weights="initial"), "Frankle & Carbin 2019"),
     "reshuffled": (Arm(mask="ticket", weights="reshuffled"), "Frankle et al. 2021"),
     "sign-constant": (Arm(mask="ticket", weights="sign-constant"), "Zhou et al. 2019"),
-    "sign-redrawn": (Arm(mask="ticket", weights="sign-redrawn"), "Oh et al. 2025: the signed mask"),
+    "sign-redrawn": (Arm(mask="ticket", weights="sign-redrawn"), "Zhou et al. 2019: its signs"),
     "sign-interpolated": (
         Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
-        "Oh et al. 2025: the signed mask, normalisation parameters from trained to fresh",
+        "after Oh et al. 2025, who interpolate in the source's training",
     ),
     # Trained weights.
     "pruned-finetune": (

@@ -192,8 +192,7 @@ class _ArmStart:
             return self.masks if self.arm.mask == "elastic" else self.archive.masks(self._ticket)
 
         def random() -> tuple[State, Masks]:
-            word = "globally-permuted"
-            return self._redrawn(), control[word](ticket(), self._circumstances(self._mask_stream(word)))
+            return self._redrawn(), self._control("globally-permuted")
 
         return RescalingContext(
             # Weights from a pre-training are at a ticket's scale: trained.

@@ -26,7 +26,7 @@ COLUMNS = 3
 MOST_TICKS = 7
 
 # Everything of matplotlib's own defaults, whatever the user's matplotlibrc says; then ours.
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -82,7 +82,7 @@ def draw(rows: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> Figure:
     in percent on a log axis, falling to the right; y the test accuracy in percent; points are means, bars and the band
     of the dense network one sample standard deviation to each side.
     """
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         return _figure(panels(rows), [row for row in rows if row.group.arm == "dense"], styles)
 
 
@@ -93,7 +93,7 @@ def render(figure: Figure, kind: str) -> bytes:
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }[kind]
     buffer = io.BytesIO()
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
 
@@ -250,11 +250,13 @@ def _set_scale(axis: Axes, scale: _Scale) -> None:
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
+def least_extent(low: float, high: float) -> tuple[float, float]:
+    """At least one point of accuracy: on less, noise would look like a result."""
+    return (low, high) if high - low >= 1 else ((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
+
+
 def _widen(axis: Axes) -> None:
-    """At least one point of accuracy high: on less, noise would look like a result."""
-    low, high = axis.get_ylim()
-    if high - low < 1:
-        axis.set_ylim((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
+    axis.set_ylim(*least_extent(*axis.get_ylim()))
 
 
 def _arm_handle(arm: str) -> Line2D:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from oneticket.report.baselines import USUAL
 from oneticket.report.cells import Table, cost_table, density, percent, summary_table
+from oneticket.report.dots import draw_dots, has_one_density
 from oneticket.report.figures import FAINT, INK, PAPER, draw, render
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
@@ -39,6 +40,7 @@ class _SectionView:
     figure: Markup
     name: str
     dense: str | None
+    dots: bool
     table: Table
     breaks: frozenset[int]
 
@@ -59,7 +61,7 @@ def write_report(rows: Iterable[Row], out: Path, *, title: str | None = None, ag
     sections = []
     for section, group in groupby(short, key=lambda row: row.group.section):
         kept = list(group)
-        figure, name = draw(kept, styles), _file_name(section, short)
+        figure, name = draw_dots(kept) if has_one_density(kept) else draw(kept, styles), _file_name(section, short)
         svg = render(figure, "svg")
         write(out / "figures" / f"{name}.svg", svg)
         write(out / "figures" / f"{name}.pdf", render(figure, "pdf"))
@@ -103,9 +105,10 @@ def _view(
     return _SectionView(
         anchor=anchor,
         title=_section_title(section, everything),
-        figure=_inline(svg, anchor, f"Test accuracy against density on {at(section.target, section.target_recipe)}"),
+        figure=_inline(svg, anchor, f"Test accuracy on {at(section.target, section.target_recipe)}"),
         name=name,
         dense=percent(dense.accuracy.mean) if dense else None,
+        dots=has_one_density(rows),
         table=summary_table(rows),
         breaks=frozenset(place for place in range(1, len(rows)) if _block(rows[place]) != _block(rows[place - 1])),
     )

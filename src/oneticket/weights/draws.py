@@ -58,13 +58,23 @@ def sign_constant(origins: Origins) -> State:
     return state
 
 
-@draw("sign-redrawn", source="Zhou et al. 2019, §3; Oh et al. 2025", scale="initial")
+@draw("sign-redrawn", source="Zhou et al. 2019, §3", scale="initial")
 def sign_redrawn(origins: Origins) -> State:
     """The ticket's signs on fresh magnitudes, sign(W_k) · |fresh|; what is not prunable as in the fresh draw.
 
     A weight of exactly zero has no sign and stays zero.
     """
-    state, signs = origins.redrawn(), origins.rewound()
+    return _signed(origins, origins.rewound())
+
+
+@draw("sign-trained", source="Oh et al. 2025: the signed mask", scale="initial")
+def sign_trained(origins: Origins) -> State:
+    """The signs that training ended with on fresh magnitudes, sign(W_T) · |fresh|; the rest as in the fresh draw."""
+    return _signed(origins, origins.trained())
+
+
+def _signed(origins: Origins, signs: State) -> State:
+    state = origins.redrawn()
     for name in origins.masks():
         state[name] = signs[name].detach().sign() * state[name].detach().abs()
     return state
