@@ -285,12 +285,12 @@ def test_where_the_data_lies_does_not_matter_but_what_is_in_it_does(lab: Any, tm
     from PIL import Image
 
     def folder(name: str, first: int) -> str:
-        for part in ("train", "test"):
+        for part, offset in (("train", 0), ("test", 20)):
             for label in range(2):
                 home = tmp_path / name / part / f"class{label}"
                 home.mkdir(parents=True)
                 for number in range(10):
-                    Image.new("L", (4, 4), (first + 50 * label + number) % 256).save(home / f"{number}.png")
+                    Image.new("L", (4, 4), first + offset + 50 * label + number).save(home / f"{number}.png")
         return str(tmp_path / name)
 
     def plan(place: str) -> Plan:

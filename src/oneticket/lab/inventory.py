@@ -155,10 +155,13 @@ class Inventory:
         for source in transfer.sources:
             for target in transfer.targets:
                 self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
-                self._check_leak(split_role(source)[0], split_role(target)[0], where)
+                self._check_leak(split_role(source)[0], split_role(target)[0], f"{where}.sources")
                 for arm in arms:
                     if arm.found_in is not None:
                         self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
+        for target in transfer.targets:
+            # What is trained on a target itself, its own ticket first of all, is to be judged on other images too.
+            self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
 
     def _searches_in(self, transfer: Transfer) -> dict[Search, str]:
         """The searches that a grid makes, and the table of the file that each stands in."""
@@ -241,8 +244,8 @@ class Inventory:
         if leak.refused:
             raise InputError(
                 f"{leak}: its tickets would be judged on what they were found on",
-                where=f"{where}.sources",
-                expected=f"a source that has seen at most {100 * TOLERATED:g} % of them",
+                where=where,
+                expected=f"data that has seen at most {100 * TOLERATED:g} % of them",
             )
 
     def _check_shapes(self, spec: ModelSpec, source: str, target: str, where: str) -> None:
