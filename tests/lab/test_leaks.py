@@ -159,9 +159,7 @@ def test_a_data_set_may_repeat_one_in_a_hundred_of_its_test_images(
         assert told == ({(repeated, 200, repeated / 200, False)} if repeated else set())
 
 
-def test_a_target_that_has_seen_its_own_test_images_is_refused_without_a_source_too(
-    lab: Any, folder: MakeData
-) -> None:
+def test_a_target_that_has_seen_its_own_test_images_is_refused_without_a_source_too(lab: Any, folder: MakeData) -> None:
     data = {"a": {**folder("a", train=range(60), test=range(50, 70)), "validation": 0.0}}
     raw = lab.raw(data=data, seeds=1, transfer=[{"targets": ["a@sgd"], "arms": ["own"], "densities": [0.5]}])
     with pytest.raises(InputError, match=r"transfer\[0\]\.targets: 10 of the 20 test images of a .* are seen by a"):

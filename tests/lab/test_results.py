@@ -97,7 +97,7 @@ def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_t
     done: tuple[Plan, Store], tmp_path: Path
 ) -> None:
     (tmp_path / "few.csv").write_text(
-        "experiment,target,target_recipe,arm,density,seed,test_accuracy\ne,t,r,dense,1.0,0,0.5\ne,t,r,dense,1.0,0,0.5\n"
+        "experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,0.5,\ne,t,r,dense,1.0,0,0.5,1.5\n"
     )
     rows = from_csv(tmp_path / "few.csv")
     assert tuple(rows[0]) == COLUMNS
@@ -113,7 +113,7 @@ def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_t
         (b"\xff\xfe\x00", "can't be read"),
         (b"", "has no column"),
         (
-            b"experiment,target,target_recipe,arm,density,seed,test_accuracy\ne,t,r,dense,1.0,0,good\n",
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,good,1.0\n",
             "line 2, test_accuracy: 'good' is no number",
         ),
     ],

@@ -78,8 +78,9 @@ FORMULAS: dict[str, Callable[[Origins, str], np.ndarray]] = {
     "re-drawn": lambda given, layer: given.redrawn()[layer].numpy(),
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
-    "sign-trained": lambda given, layer: np.sign(given.trained()[layer].numpy())
-    * np.abs(given.redrawn()[layer].numpy()),
+    "sign-trained": lambda given, layer: (
+        np.sign(given.trained()[layer].numpy()) * np.abs(given.redrawn()[layer].numpy())
+    ),
 }
 
 

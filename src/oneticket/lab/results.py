@@ -36,8 +36,8 @@ WORDS = frozenset(
 COUNTS = frozenset(
     ("round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops")
 )
-NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy")
-"""Without these columns a file is no table of results."""
+NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
+"""Without these columns a file is no table of results: who diverged has no loss, and must not be taken for who has."""
 
 FORMATS = ("table", "csv", "json", "parquet")
 
