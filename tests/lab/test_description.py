@@ -47,12 +47,12 @@ CELLS = {
     "rotation": cell(Pretraining(task="rotation"), test=False),
 }
 NAMES = {
-    "dense": "67aab825f63978f5eb5639b5d67e4ca59c954095adc0b0a24047b6009bff3f11",
-    "round": "b68bbe6a814e22581529f86f43f74a982ccf134a75174e48fc59c7b843f1cb23",
-    "winning": "5827b8f92a62e520d69fd4465118a8d45dae90375d0270df7eba377d8ec0c69e",
-    "random": "30acdc0f66f9909140f5feb7255d63adb9bc3dbe1ae7bb954287dd2574817354",
-    "l0": "c6e6d4a1f985f5b94b54560671c4ef647ca69c93be5b0f9edf68c59d77ab9529",
-    "rotation": "640258977c76b64d9d6a485584d5d2aec639631bce0b5a25e89688d7bcd50d9c",
+    "dense": "fab1fd9723acda9ac948cb3dd22461f49e1dde4cfd129997973d701dd19f19ae",
+    "round": "40653d5fdac3e94adc6bd75b5b586b76e999c7cbd0281bf70be908e231c57cef",
+    "winning": "b663061edd9032454324a38e88cc4fa55fb374649cb7849d06a109ed195208ab",
+    "random": "d8e4b4b2cdbf836b5e222cc78d904e74b76cd0684d36024e30f201d8ca6c70ad",
+    "l0": "35c5ea8966e3bc49acc012c331e038de06bfcdf5e28e9dc72548f83af878b2b4",
+    "rotation": "99c4cb5d28bffad8e3db2d7d080d1fb87b1f3ea88ad7cf0c4807a184146d1505",
 }
 
 

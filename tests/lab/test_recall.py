@@ -74,10 +74,10 @@ def picture(path: Path, shade: int) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    for part in ("train", "test"):
+    for part, offset in (("train", 0), ("test", 20)):
         for label in range(3):
             for number in range(10):
-                picture(tmp_path / "images" / part / f"class{label}" / f"{number}.png", 50 * label + number)
+                picture(tmp_path / "images" / part / f"class{label}" / f"{number}.png", offset + 50 * label + number)
     picture(tmp_path / "images" / "train" / "class3" / "0.png", 200)
     (tmp_path / "images" / "test" / "class3").mkdir()
     (tmp_path / "experiment.toml").write_text(TEXT)

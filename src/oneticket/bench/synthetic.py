@@ -98,15 +98,16 @@ def search_experiment(folder: Path, workload: Workload, *, seeds: int, rounds: i
 
 
 def write_images(folder: Path, workload: Workload) -> None:
-    """The images of ``workload`` as train/CLASS/NUMBER.png, and one of each class as test/CLASS/0.png."""
+    """The images of ``workload`` as train/CLASS/NUMBER.png; as test/CLASS/0.png the negative of one of each class."""
     pil = extra("PIL.Image", "data")
     images = workload.images()
     pixels = images.gather().permute(0, 2, 3, 1).numpy()
     for number, label in enumerate(images.labels.tolist()):
-        for part in ("train", "test") if number < CLASSES else ("train",):
+        image = pixels[number].squeeze()
+        for part, shown in {"train": image, "test": 255 - image}.items() if number < CLASSES else (("train", image),):
             place = folder / part / str(label)
             place.mkdir(parents=True, exist_ok=True)
-            pil.fromarray(pixels[number].squeeze()).save(place / f"{number}.png")
+            pil.fromarray(shown).save(place / f"{number}.png")
 
 
 def command(folder: Path, *words: str | Path) -> float:
