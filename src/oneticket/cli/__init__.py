@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from oneticket.cli.bench_command import bench
-from oneticket.cli.lab_commands import demo, plan, report, results, run
+from oneticket.cli.lab_commands import demo, plan, run
+from oneticket.cli.result_commands import report, results
 from oneticket.cli.text import harmless
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything

@@ -58,7 +58,7 @@ def bench(
     from oneticket.bench.check import write_ratios
     from oneticket.bench.outcome import merged, read_outcome
     from oneticket.bench.table import fill, mark_of, marks, split_page
-    from oneticket.cli.lab_commands import check_device, check_out
+    from oneticket.cli.checks import check_device, check_out
     from oneticket.ticket import Ticket
 
     known = reduce(merged, map(read_outcome, earlier)) if earlier else None

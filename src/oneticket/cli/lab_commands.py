@@ -1,10 +1,8 @@
-"""Commands of the laboratory: demo, plan, run, results, report."""
+"""Commands of the laboratory that compute: demo, plan, run."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oneticket.cli import tables
+from oneticket.cli.checks import check_device
+from oneticket.cli.result_commands import write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from oneticket.lab.recall import Origin
     from oneticket.lab.store import Store
     from oneticket.lab.watcher import Summary
-    from oneticket.report import Table
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
 
@@ -29,12 +28,6 @@ _store = click.option("--store", type=click.Path(path_type=Path), help="Folder o
 _cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded data.  [default: per user]")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 _workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: as many as fit]")
-_table = click.argument("store", type=click.Path(path_type=Path))
-_only = click.option("--experiment", help="Only the rows of this experiment.")
-_against = click.option(
-    "--against", multiple=True, metavar="ARM",
-    help="Compare with this arm, or with rescale=none, source=NAME@RECIPE; may be repeated.  [default: dense, random]",
-)  # fmt: skip
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 
 
@@ -45,7 +38,7 @@ def demo(out: Path, workers: int | None) -> int:
     """The quick start: tickets on built-in data, compared and reported, in under 3 minutes."""
     code = _run(QUICKSTART, out / "store", None, "local", workers, 1, "cpu", as_json=False)
     if code == 0:
-        page = _report(out / "store", out / "report")
+        page = write_page(out / "store", out / "report")
         click.echo(f"\nThe report: {page}")
     return code
 
@@ -117,62 +110,6 @@ def run(
 ) -> int:  # fmt: skip
     """Compute what EXPERIMENT lacks. Interrupted or killed, the same command goes on where it was."""
     return _run(experiment, store, cache, engine, workers, threads, device, as_json=as_json)
-
-
-@click.command()
-@_table
-@click.option("--format", "kind", type=click.Choice(tables.FORMATS), default="table")
-@_only
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-@_against
-@click.option("--arm", "arms", multiple=True, metavar="ARM", help="Only this arm; may be repeated.")
-@click.option("--wide", is_flag=True, help="One column for each target.")
-@click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
-@click.option("--footprint", is_flag=True, help="Accuracy, bytes and time per prediction, measured now, instead of it.")
-def results(
-    store: Path, kind: str, experiment: str | None, out: Path | None, against: tuple[str, ...], arms: tuple[str, ...],
-    wide: bool, cost: bool, footprint: bool,
-) -> None:  # fmt: skip
-    """The results in STORE, a store or its tidy table in CSV: over the seeds, or one row for each trained network."""
-    if cost and footprint:
-        raise click.UsageError("--cost or --footprint, not both")
-    if (against or arms or wide) and (cost or footprint or kind not in ("table", "markdown")):
-        raise click.UsageError("--against, --arm and --wide need --format table or markdown, of accuracies")
-    if wide and len(against) > 1:
-        raise click.UsageError("--wide has room for one --against")
-    if out is not None:
-        if kind == "table":
-            raise click.UsageError("--out needs --format markdown, csv, json or parquet")
-        check_out(out)
-    told: list[tuple[str, Table]] | str | bytes
-    if cost or footprint:
-        told = (tables.costs if cost else tables.footprints)(store, kind, experiment)
-    elif kind in ("table", "markdown"):
-        told = tables.compared(store, kind, experiment, against, arms, wide=wide)
-    else:
-        told = tables.results(store, kind, experiment)
-    if isinstance(told, list):
-        for number, (title, table) in enumerate(told):
-            if title:
-                click.echo(("\n" if number else "") + harmless(title))
-            tables.show(table)
-    elif out is not None:
-        out.write_bytes(told if isinstance(told, bytes) else told.encode())
-    elif isinstance(told, bytes):
-        sys.stdout.buffer.write(told)
-    else:
-        click.echo(told.removesuffix("\n"))
-
-
-@click.command()
-@_table
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: STORE/report]")
-@_only
-@_against
-def report(store: Path, out: Path | None, experiment: str | None, against: tuple[str, ...]) -> None:
-    """Write report.html (one file, no network), the figures and the tables of STORE, a store or its table in CSV."""
-    beside = store.with_name(f"{store.stem}-report") if store.is_file() else store / "report"
-    click.echo(_report(store, out or beside, experiment, against))
 
 
 def _run(
@@ -262,12 +199,6 @@ def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
         raise error.at(str(file)) from None
 
 
-def _report(store: Path, out: Path, experiment: str | None = None, against: tuple[str, ...] = ()) -> Path:
-    from oneticket.report import write_report
-
-    return write_report(tables.rows_of(store, experiment), out, against=against or tables.USUAL)
-
-
 def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
     from oneticket.cli.progress import duration
 
@@ -316,24 +247,3 @@ def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:
 
 def _default_store(name: str) -> Path:
     return Path("stores") / name
-
-
-def check_device(device: str) -> None:
-    """InputError when ``device`` is not to be had here."""
-    from oneticket.errors import InputError
-
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError("torch sees no CUDA device", where="--device", expected="cpu on this machine")
-
-
-def check_out(out: Path) -> None:
-    """InputError when the file ``out`` cannot be written: better now than after hours."""
-    from oneticket.errors import InputError
-
-    if out.is_dir():
-        raise InputError(f"'{out}' is a folder", where="--out", expected="a file")
-    if not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise InputError(f"'{out}' can't be written", where="--out", expected="a file in an existing folder")

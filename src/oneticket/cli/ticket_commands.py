@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from oneticket.cli.lab_commands import check_device, check_out
+from oneticket.cli.checks import check_device, check_out
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
