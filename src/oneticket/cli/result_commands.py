@@ -83,4 +83,5 @@ def write_page(store: Path, out: Path, experiment: str | None = None, against: t
     """Write the report and return the path of its page."""
     from oneticket.report import write_report
 
-    return write_report(tables.rows_of(store, experiment), out, against=against or tables.USUAL)
+    rows = tables.rows_of(store, experiment)
+    return write_report(rows, out, against=against) if against else write_report(rows, out)

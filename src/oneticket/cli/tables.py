@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from oneticket.report import Table
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
-USUAL = ("dense", "random")
 
 
 def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
@@ -60,7 +59,7 @@ def compared(
         found = across_tables(over_seeds(rows, against), arms=arms, width=width)
         found = found if len(found) > 1 else [("", table) for _, table in found]
     else:
-        short = over_seeds(rows, against or USUAL)
+        short = over_seeds(rows, against) if against else over_seeds(rows)
         found = [("", summary_table([row for row in short if not arms or row.group.arm in arms], width=width))]
     if kind == "table":
         return found
