@@ -88,6 +88,8 @@ def test_a_table_in_csv_comes_back_as_it_was(done: tuple[Plan, Store], tmp_path:
     table[0] |= {"test_loss": None, "lr": 0.025}
     (tmp_path / "table.csv").write_text(as_csv(table), "utf-8")
     assert from_csv(tmp_path / "table.csv") == table
+    (tmp_path / "spreadsheet.csv").write_text(as_csv(table), "utf-8-sig")
+    assert from_csv(tmp_path / "spreadsheet.csv") == table
     assert from_csv(tmp_path / "table.csv", experiment="done") == table
     with pytest.raises(InputError, match="did you mean 'done'"):
         from_csv(tmp_path / "table.csv", experiment="dne")

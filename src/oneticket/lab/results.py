@@ -80,7 +80,7 @@ def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
     What a file without them can't tell is None, ``none`` for the rescaling, and the line for the cell.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
             reader = csv.DictReader(file)
             header, lines = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
