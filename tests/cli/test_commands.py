@@ -412,3 +412,14 @@ def test_comparisons_that_cannot_be_are_refused(
     told = call("results", done["store"], *options)
     assert told.code == 2
     assert expected in told.error
+
+
+def test_names_are_neither_markup_nor_codes_for_the_terminal(call: Any, tmp_path: Path) -> None:
+    header = "experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\n"
+    lines = "".join(f"e,t,r,{arm},0.5,0,0.5,1.0\n" for arm in ("[bold]w", "w[/x]", "\x1b[31mred"))
+    (tmp_path / "odd.csv").write_text(header + lines)
+    told = call("results", "odd.csv")
+    assert told.code == 0
+    assert "[bold]w" in told.out
+    assert "w[/x]" in told.out
+    assert "\x1b" not in told.out

@@ -79,13 +79,14 @@ def test_one_cut_counts_one_training(lab: Any) -> None:
         ({"prune": 2.0}, r"arm\.other\.search.*prune = 2"),
         ({"rewind": "9ep"}, r"arm\.other\.search\.rewind.*behind the end"),
         ({"rounds": 1}, r"arm\.other\.search.*behind the last round"),
+        ({"prune": 0.9}, r"arm\.other\.search: has no round near density 0\.5: round 0 has 1"),
         ({"rescale": "layer", "method": "lr-rewind"}, r"arm\.other\.search\.rescale"),
         ({"prune_head": True}, r"arm\.other\.search.*unknown key 'prune_head'"),
     ],
 )
 def test_what_makes_no_search_is_refused_at_its_place(lab: Any, search: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        plan_with(lab, search, densities=(0.125,))
+        plan_with(lab, search, densities=(0.5, 0.125))
 
 
 def test_an_arm_that_looks_at_no_ticket_has_no_search(lab: Any) -> None:

@@ -71,6 +71,14 @@ def test_an_own_ticket_is_compared_with_the_arm_of_the_one_source_and_with_none_
         assert (versus is not None) is there
 
 
+def test_the_arm_of_another_source_never_stands_in(make_table: Callable[..., list[Row]]) -> None:
+    rows = make_table(targets=["fashion@sgd"], densities=[0.055])
+    lacking = [row for row in rows if (row["arm"], row["source"]) != ("winning", "mnist")]
+    for source, there in (("mnist", False), ("fashion", True)):
+        (versus,) = only(summary(lacking, ["winning"]), arm="preserved", source=source).versus.values()
+        assert (versus is not None) is there
+
+
 def test_a_dense_network_is_compared_where_there_is_one_density_and_not_where_there_are_several(
     make_table: Callable[..., list[Row]],
 ) -> None:

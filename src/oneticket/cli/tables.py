@@ -48,7 +48,7 @@ def compared(
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
-    if not rows:
+    if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
     there = sorted({row["arm"] for row in rows})
     for arm in arms:
@@ -108,12 +108,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
 def show(table: Table) -> None:
     """Print a table to standard output."""
     from rich.table import Table as Shown
+    from rich.text import Text
 
+    # Names are somebody's words: neither markup nor codes for the terminal.
     shown = Shown(box=None, header_style="bold", pad_edge=False)
     for title, numeric in zip(table.header, table.numeric, strict=True):
-        shown.add_column(title, justify="right" if numeric else "left", no_wrap=True)
+        shown.add_column(Text(harmless(title)), justify="right" if numeric else "left", no_wrap=True)
     for cells in table.cells:
-        shown.add_row(*cells)
+        shown.add_row(*(Text(harmless(cell)) for cell in cells))
     _console().print(shown)
 
 

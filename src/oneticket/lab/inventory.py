@@ -176,6 +176,7 @@ class Inventory:
             deepest = max((self.round(density, search) for density in self.densities(transfer)), default=0)
         except InputError as error:
             raise error.at(f"{where}.densities" if place == "search" else place) from None
+        self._check_ladder(transfer, search, place)
         density = self._deepest(transfer, search)
         for role in (*transfer.sources, *transfer.targets):
             data, recipe = split_role(role)
@@ -187,6 +188,18 @@ class Inventory:
                     expected=f"a density of at least {1 / total:.2g}",
                 )
             self._check_rewind(data, recipe, deepest, search, place)
+
+    def _check_ladder(self, transfer: Transfer, search: Search, place: str) -> None:
+        """Refuse a search of an arm's own whose rounds have other densities than those of the arms beside it."""
+        for density in self.densities(transfer):
+            number = self.round(density, search)
+            rung = self.ladder(search)[number]
+            if max(density / rung, rung / density) > (1 - self.experiment.search.prune) ** -0.5 * (1 + 1e-9):
+                raise InputError(
+                    f"has no round near density {density:g}: round {number} has {rung:.3g}",
+                    where=place,
+                    expected="a prune whose rounds come to the densities of the grid",
+                )
 
     def _deepest(self, transfer: Transfer, search: Search) -> float:
         """The lowest density of a grid, in the rounds of a search."""

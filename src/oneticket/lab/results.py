@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,11 +106,22 @@ def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
             row[column] = text or row[column]
             continue
         try:
-            row[column] = None if not text else int(text) if column in COUNTS else float(text)
+            row[column] = None if not text else int(text) if column in COUNTS else _finite(text)
         except ValueError:
+            kind = "a whole number" if column in COUNTS else "a number"
             where = f"{path}, line {number}, {column}"
-            raise InputError(f"'{text}' is no number", where=where, expected="a number, or nothing") from None
+            raise InputError(f"'{text}' is none", where=where, expected=f"{kind}, or nothing") from None
+    for column in ("experiment", "target", "arm", "seed"):
+        if row[column] in ("", None):
+            raise InputError("nothing there", where=f"{path}, line {number}, {column}", expected="one network a line")
     return {column: row[column] for column in COLUMNS}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def as_json(rows: Sequence[TidyRow]) -> str:

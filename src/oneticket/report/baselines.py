@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from oneticket.errors import InputError, unknown
 from oneticket.report.groups import Group, at
 
 USUAL = ("dense", "random")
+OWN = "own"
 AXES = ("arm", "rescale", "source")
 
 Accuracies = Mapping[Any, float]
@@ -83,19 +85,21 @@ class Baselines:
     """The accuracies of every group, looked up for comparison.
 
     An arm that is not at a place itself stands in there when all that it has for this target, rescaling and density are
-    the same networks (one that does not look at the source; the target's own ticket, which is none of the source's).
-    Where either keeps all weights, the density says nothing, and where the baseline does, nor does the rescaling.
+    the same networks, and it is none of another source's: it has no source or is the same for several, or one of the
+    two is the target's own ticket or has no source. Where either keeps all weights, the density says nothing, and where
+    the baseline does, nor does the rescaling.
     """
 
     def __init__(self, accuracies: Mapping[Group, Accuracies]) -> None:
         self._exact = accuracies
         self._shared: dict[tuple[Hashable, ...], Accuracies | None] = {}
+        self._sources: dict[tuple[Hashable, ...], set[tuple[str, str]]] = defaultdict(set)
         for group, values in accuracies.items():
             arm = (group.section, group.arm, group.rescale)
-            self._share((*arm, group.density_asked), values)
-            self._share((*arm, "any"), values)
-            if _keeps_all(group):
-                self._share((*arm, "all"), values)
+            for key in (group.density_asked, "any", *(["all"] if _keeps_all(group) else [])):
+                self._sources[*arm, key].add((group.source, group.source_recipe))
+                if self._shared.setdefault((*arm, key), values) != values:
+                    self._shared[*arm, key] = None
 
     def find(self, group: Group, baseline: Baseline) -> Accuracies | None:
         """What ``group`` is compared with; None where there is none, or more than one, or it is that itself."""
@@ -109,11 +113,14 @@ class Baselines:
         if _keeps_all(group):
             keys.append((*arm, place.rescale, "any"))
         keys += [(*arm, place.rescale, "all"), (*arm, "none", "all")]
-        return next((self._shared[key] for key in keys if key in self._shared), None)
+        key = next((key for key in keys if key in self._shared), None)
+        return self._shared[key] if key is not None and self._stands_in(key, group, baseline) else None
 
-    def _share(self, key: tuple[Hashable, ...], values: Accuracies) -> None:
-        if self._shared.setdefault(key, values) != values:
-            self._shared[key] = None
+    def _stands_in(self, key: tuple[Hashable, ...], group: Group, baseline: Baseline) -> bool:
+        sources = self._sources[key]
+        if not group.source or OWN in (group.arm, baseline.value):
+            return True
+        return len(sources) > 1 or sources <= {("", ""), (group.source, group.source_recipe)}
 
 
 def _keeps_all(group: Group) -> bool:
