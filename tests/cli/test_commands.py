@@ -16,7 +16,13 @@ import pyarrow.parquet
 import pytest
 
 import oneticket
+import oneticket.lab.scheduler
+from oneticket.lab.cell import Setting
+from oneticket.lab.engines import Engine
+from oneticket.lab.plan import Plan
 from oneticket.lab.results import COLUMNS
+from oneticket.lab.scheduler import Summary
+from oneticket.lab.store import Store
 
 Tiny = Callable[..., Path]
 
@@ -43,7 +49,7 @@ def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
     [
         ("demo", ["--out", "--workers"]),
         ("plan", ["EXPERIMENT", "--json", "--store"]),
-        ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--json"]),
+        ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--layout", "--json"]),
         ("results", ["STORE", "--format", "table|markdown|csv|json|parquet"]),
         ("report", ["STORE", "--out"]),
         ("find", ["--model", "--data", "--density", "--rewind", "--out"]),
@@ -188,6 +194,32 @@ def test_what_is_added_is_all_that_is_missing(
     plan = facts(call("plan", tiny(change), "--store", place / "store", "--json"))
     assert plan["missing"] == new
     assert plan["trainings"] == 7 + new
+
+
+@pytest.mark.parametrize(("words", "layout"), [([], "channels-last"), (["--layout", "contiguous"], "contiguous")])
+def test_the_layout_is_handed_to_those_who_compute(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str
+) -> None:
+    asked: list[Setting] = []
+
+    def nothing(plan: Plan, store: Store, engine: Engine, setting: Setting, **_: Any) -> Summary:
+        asked.append(setting)
+        return Summary(cells=len(plan.cells))
+
+    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
+    assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
+    assert [setting.layout for setting in asked] == [layout]
+
+
+def test_what_is_finished_is_known_whatever_the_layout(
+    call: Any, tiny: Tiny, done: dict[str, Any], place: Path
+) -> None:
+    again = facts(call("run", tiny(), "--store", place / "store", "--json", "--layout", "contiguous"))
+    assert (again["trained"], again["cached"]) == (0, 7)
+    assert again["rows"] == done["rows"]
+    told = call("run", tiny(), "--store", place / "store", "--layout", "contigous")
+    assert told.code == 2
+    assert "contiguous" in told.error
 
 
 def test_the_formats_of_results_agree(call: Any, tmp_path: Path, done: dict[str, Any], place: Path) -> None:

@@ -529,6 +529,29 @@ def test_a_record_tells_what_was_done_and_what_it_cost(world: World, tmp_path: P
     assert record["environment"]["threads"] == 1
 
 
+def test_the_layout_reaches_training_and_judging_and_names_nothing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[bool] = []
+
+    def seen(function: Callable[..., Any]) -> Callable[..., Any]:
+        def looked_at(*arguments: Any, channels_last: bool, **options: Any) -> Any:
+            laid_out.append(channels_last)
+            return function(*arguments, channels_last=channels_last, **options)
+
+        return looked_at
+
+    for name in ("train", "evaluate"):
+        monkeypatch.setattr(oneticket.lab.cell, name, seen(getattr(oneticket.lab.cell, name)))
+    model = {"name": "conv-2", "options": {"width": 0.1}}
+    plan: Plan = lab.plan(seeds=1, model=model, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    (identity,) = plan.cells
+    for layout, last in {"channels-last": True, "contiguous": False}.items():
+        laid_out.clear()
+        store = lab.store(layout)
+        assert lab.run(plan, store, layout=layout).complete
+        assert laid_out == [last, last]
+        assert store.has(identity)
+
+
 def test_a_round_of_a_search_never_sees_the_test_split(world: World) -> None:
     rounds = [i for i, c in world.plan.cells.items() if isinstance(c.start, Round)]
     assert rounds

@@ -14,9 +14,9 @@ import oneticket.lab.scheduler
 from oneticket.errors import OneticketError
 from oneticket.lab.capacity import GIB
 from oneticket.lab.description import Initial
-from oneticket.lab.engines import CellFailed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied
+from oneticket.lab.engines import CellFailed, Crashed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
-from oneticket.lab.scheduler import ATTEMPTS, Summary, Watcher, missing
+from oneticket.lab.scheduler import ATTEMPTS, ENOUGH, Summary, Watcher, missing
 from oneticket.lab.store import Busy, Store
 
 RECORD: dict[str, Any] = {"description": {}, "outcome": {}, "cost": {}}
@@ -225,6 +225,47 @@ def test_a_cell_whose_worker_always_dies_fails_with_the_reason(
     assert summary.failed == {unlucky: f"{error} (tried {ATTEMPTS} times)"}
     assert summary.left_out.keys() == descendants(plan, unlucky)
     assert heard.kinds("failed") == [(unlucky, f"{error} (tried {ATTEMPTS} times)")]
+
+
+AGAIN = "not tried again: cells of this network crashed like this before in this run"
+
+
+def test_a_cell_that_crashes_as_others_of_its_network_did_is_not_tried_again(lab: Any, store: Store) -> None:
+    plan: Plan = lab.plan(seeds=4, transfer=[{"targets": ["digits@sgd", "low@sgd"], "arms": ["dense"]}])
+    of_a_kind = [i for i, cell in plan.cells.items() if cell.network == next(iter(plan.cells.values())).network]
+    assert len(of_a_kind) == 4, "those of the other data set have a network with fewer classes"
+    crash = Crashed("lenet-300-100", 11, "failures/stack.txt")
+    engine = Fake(store, {identity: [crash] * 9 for identity in plan.cells})
+    summary = go(lab, plan, store, engine)
+    for kind in (of_a_kind, [identity for identity in plan.cells if identity not in of_a_kind]):
+        first, *others = sorted(kind, key=engine.order.index)
+        assert engine.order.count(first) == ATTEMPTS, "the first of its kind"
+        assert summary.failed[first] == f"{crash} (tried {ATTEMPTS} times)"
+        for identity in others:
+            assert engine.order.count(identity) == 1
+            assert summary.failed[identity] == f"{crash} ({AGAIN})"
+
+
+def test_cells_that_crash_side_by_side_are_given_up_after_the_second_crash(lab: Any, store: Store) -> None:
+    plan: Plan = lab.plan(seeds=3, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    engine = Fake(store, {identity: [Crashed("lenet-300-100", 6)] * 9 for identity in plan.cells}, 0.02)
+    summary = go(lab, plan, store, engine, 3)
+    assert len(engine.order) == len(plan.cells) + ENOUGH
+    assert {reason.rpartition(" (")[2] for reason in summary.failed.values()} == {f"{AGAIN})"}
+
+
+@pytest.mark.parametrize("error", [Crashed("lenet-300-100", 6), WorkerDied("signal 9"), OutOfMemory("at 7 MiB")])
+def test_a_cell_that_dies_in_another_way_than_those_before_is_tried_again(
+    lab: Any, store: Store, error: OneticketError
+) -> None:
+    plan: Plan = lab.plan(seeds=2, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    first, second = plan.cells
+    crash = Crashed("lenet-300-100", 11)
+    engine = Fake(store, {first: [crash] * ATTEMPTS, second: [error] * (ATTEMPTS - 1)})
+    summary = go(lab, plan, store, engine)
+    assert summary.failed == {first: f"{crash} (tried {ATTEMPTS} times)"}
+    assert engine.order.count(second) == ATTEMPTS
+    assert go(lab, plan, store, Fake(store, {first: [crash] * (ATTEMPTS - 1)})).complete, "the next run begins anew"
 
 
 def test_a_cell_that_fails_takes_only_its_descendants_with_it(lab: Any, plan: Plan, store: Store) -> None:

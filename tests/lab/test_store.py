@@ -137,10 +137,35 @@ def test_finishing_a_cell_takes_back_the_note_of_its_failure(store: Store) -> No
     assert not note.exists()
 
 
+def test_finishing_a_cell_takes_back_the_stacks_of_its_crash(store: Store) -> None:
+    file = store.note_stacks(CELL, "Fatal Python error: Aborted\n")
+    assert file == store.root / "failures" / f"{CELL}.txt"
+    assert file.read_text() == "Fatal Python error: Aborted\n"
+    finish(store)
+    assert not list((store.root / "failures").iterdir())
+
+
+def test_of_a_crash_without_stacks_nothing_is_kept(store: Store) -> None:
+    assert store.note_stacks(CELL, "") is None
+    assert not list((store.root / "failures").iterdir())
+
+
 def test_a_failure_that_cannot_be_noted_does_not_stop_the_run(store: Store) -> None:
     (store.root / "failures").rmdir()
     (store.root / "failures").touch()
     store.note_failure(CELL, "label", "reason")
+    assert store.note_stacks(CELL, "stacks") is None
+    store.forget_stacks(CELL)
+
+
+def test_a_failure_for_which_the_disk_is_too_full_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    store.note_failure(CELL, "label", "reason")
+    assert store.note_stacks(CELL, "stacks") is None
+    assert not list((store.root / "failures").iterdir())
 
 
 # -- opening ------------------------------------------------------------------------------------------------------

@@ -152,11 +152,16 @@ def test_twenty_steps_are_those_of_the_masked_network(name: str, density: float,
 
 @pytest.mark.parametrize("name", ["vgg11-plain", "resnet20", "conv-2"])
 def test_in_single_precision_they_differ_by_rounding(name: str) -> None:
+    # Few steps: of a pre-activation that is nearly zero rounding decides the sign, differently on each processor, and
+    # from then on networks go apart. That twenty steps agree is a matter of double precision, above.
     dense, small = make(name, torch.float32), make(name, torch.float32)
-    masks, recipe = magnitude(dense, 0.1), Recipe.sgd(epochs=1, lr=5e-4, weight_decay=0.01)
-    masked_training(dense, masks, recipe, range(20))
-    shrunk_training(small, masks, recipe, range(20))
+    masks, recipe = magnitude(dense, 0.1), Recipe.sgd(epochs=1, lr=0.02, weight_decay=0.01)
+    begun = parameters(dense)
+    masked_training(dense, masks, recipe, range(2))
+    shrunk_training(small, masks, recipe, range(2))
     compare(parameters(small), parameters(dense), 1e-5)
+    moved = [float((now - begun[name]).abs().max() / now.abs().max()) for name, now in parameters(dense).items()]
+    assert max(moved) > 1e-2, "rounding is small beside what was learned"
 
 
 def test_a_training_goes_on_with_what_the_optimiser_remembers() -> None:

@@ -16,6 +16,7 @@ from oneticket.cli.result_commands import write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
+    from oneticket.lab.cell import Layout
     from oneticket.lab.plan import Plan
     from oneticket.lab.recall import Origin
     from oneticket.lab.store import Store
@@ -103,18 +104,22 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
 @_workers
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one cell.")
 @_device
+@click.option(
+    "--layout", type=click.Choice(["channels-last", "contiguous"]), default="channels-last", show_default=True,
+    help="How images lie in memory. Like threads, it changes rounding only.",
+)  # fmt: skip
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
-    device: str, as_json: bool,
+    device: str, layout: Layout, as_json: bool,
 ) -> int:  # fmt: skip
     """Compute what EXPERIMENT lacks. Interrupted or killed, the same command goes on where it was."""
-    return _run(experiment, store, cache, engine, workers, threads, device, as_json=as_json)
+    return _run(experiment, store, cache, engine, workers, threads, device, layout, as_json=as_json)
 
 
 def _run(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
-    device: str, *, as_json: bool,
+    device: str, layout: Layout = "channels-last", *, as_json: bool,
 ) -> int:  # fmt: skip
     from oneticket.lab.recall import recall
     from oneticket.lab.refusal import read_toml
@@ -157,6 +162,7 @@ def _run(
         folder=str(file.parent.resolve()),
         threads=threads,
         device=device,
+        layout=layout,
     )
     beside = workers or default_workers().count
     summary = run_plan(graph, opened, make_engine(), setting, workers=beside, watcher=make_watcher(quiet=as_json))

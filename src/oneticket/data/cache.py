@@ -29,6 +29,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.identity import canonical_json
+from oneticket.places import cache_home
 
 PARTS = ("train", "test")
 
@@ -57,8 +58,7 @@ class Decoded:
 
 def default_cache() -> Path:
     """``$XDG_CACHE_HOME/oneticket``, or ``~/.cache/oneticket``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "oneticket"
+    return cache_home()
 
 
 def fingerprint(data: Decoded) -> str:

@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -34,6 +34,9 @@ CONVERGED_WITHIN = 0.005
 """A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
 
 
+Layout = Literal["channels-last", "contiguous"]
+
+
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker needs besides the description, none of which changes a result beyond rounding."""
 
@@ -42,6 +45,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     threads: int = 1
     device: str = "cpu"
+    layout: Layout = "channels-last"
     checkpoint_every: float = 20.0
 
 
@@ -108,7 +112,8 @@ def _compute(
     example = torch.zeros(1, *cell.network.input, device=setting.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     # What is built in is known not to rely on the layout; of a user's own network nothing is known.
-    channels_last = cell.network.code is None and len(cell.network.input) == 3
+    built_in = cell.network.code is None
+    channels_last = setting.layout == "channels-last" and built_in and len(cell.network.input) == 3
     try:
         if isinstance(cell.start, Pretraining):
             training = pretraining[cell.start.task](

@@ -11,8 +11,8 @@ from concurrent.futures import wait as wait_for
 from oneticket.errors import OneticketError
 from oneticket.lab.capacity import Memory
 from oneticket.lab.cell import Setting
-from oneticket.lab.description import Description
-from oneticket.lab.engines import DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
+from oneticket.lab.description import Description, Network
+from oneticket.lab.engines import Crashed, DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
 from oneticket.lab.store import Busy, Store
 from oneticket.lab.watcher import Summary, Watcher
@@ -20,6 +20,7 @@ from oneticket.lab.watcher import Summary, Watcher
 __all__ = ["ATTEMPTS", "Summary", "Watcher", "missing", "run_plan"]
 
 ATTEMPTS = 3  # of a cell whose worker died or ran out of memory; the ones after the first run alone
+ENOUGH = 2  # crashes of cells of one network with one signal, after which such a cell is not tried again
 ASK_AGAIN = 0.5  # seconds until a cell that another process computes is looked at again
 
 
@@ -48,6 +49,7 @@ class _Run:
         self.memory = Memory(plan.cells)
         self.crowded = False
         self.attempts: dict[str, int] = {}
+        self.crashes: list[tuple[Network, int]] = []
         self.heard: queue.SimpleQueue[Progress] = queue.SimpleQueue()
         self.stopped: str | None = None
 
@@ -115,11 +117,12 @@ class _Run:
             heapq.heappush(self.later, (time.monotonic() + ASK_AGAIN, self.place[identity]))
             self.watcher.postponed(identity)
         except (OutOfMemory, WorkerDied) as error:
-            if self.attempts[identity] < ATTEMPTS:
+            given_up = self._given_up(identity, error)
+            if given_up is None:
                 self.watcher.retried(identity, str(error))
                 self.alone.append(identity)
             else:
-                self._fail(identity, f"{error} (tried {ATTEMPTS} times)")
+                self._fail(identity, f"{error} ({given_up})")
         except DiskFull as error:
             self.stopped = f"the disk is full ({error})"
             self._fail(identity, self.stopped)
@@ -139,6 +142,17 @@ class _Run:
                 if not self.lacking[child]:
                     heapq.heappush(self.ready, self.place[child])
 
+    def _given_up(self, identity: str, error: OutOfMemory | WorkerDied) -> str | None:
+        """Why a cell whose worker has died is not tried again; None when it is."""
+        known = False
+        if isinstance(error, Crashed):
+            kind = (self.plan.cells[identity].network, error.number)
+            known = self.crashes.count(kind) >= ENOUGH
+            self.crashes.append(kind)
+        if self.attempts[identity] >= ATTEMPTS:
+            return f"tried {ATTEMPTS} times"
+        return "not tried again: cells of this network crashed like this before in this run" if known else None
+
     def _fail(self, identity: str, reason: str) -> None:
         self.summary.failed[identity] = reason
         self.store.note_failure(identity, self.plan.labels.get(identity, identity[:12]), reason)
@@ -156,8 +170,9 @@ def run_plan(
 ) -> Summary:
     """Compute what ``plan`` lacks in ``store``; a cell that fails takes only those that build on it with it.
 
-    A worker that dies or runs out of memory is retried with nothing else running. KeyboardInterrupt passes through
-    after the workers have been ended; everything finished is kept and unfinished cells go on from their checkpoints.
+    A worker that dies or runs out of memory is retried with nothing else running; one that crashes in native code only
+    until cells of its network have crashed in the same way twice. KeyboardInterrupt passes through after the workers
+    have been ended; everything finished is kept and unfinished cells go on from their checkpoints.
     """
     listener = watcher or Watcher()
     try:

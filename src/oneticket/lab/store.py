@@ -43,7 +43,7 @@ class Store:
 
     ``cells/ab/abcdef…/`` holds a finished cell and appears whole, by a rename; while it is computed its files lie in
     ``working/``. ``experiments/`` says which cell fills which row of which experiment's table, ``failures/`` why a
-    cell failed.
+    cell failed, and where its process was if that crashed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -184,6 +184,7 @@ class Store:
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(working, target)
         (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
+        self.forget_stacks(identity)
 
     def discard(self, identity: str) -> None:
         """Remove what an unfinished cell left."""
@@ -195,6 +196,27 @@ class Store:
             _write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
         except OSError:
             return
+
+    def note_stacks(self, identity: str, text: str) -> Path | None:
+        """Keep where the process of a cell was when it crashed, beside the reason why the cell failed.
+
+        Gives the file; None where there is nothing to keep or no place for it: never in the way of the run.
+        """
+        path = self._stacks(identity)
+        try:
+            if text:
+                _write_whole(path, text)
+        except OSError:
+            return None
+        return path if text else None
+
+    def forget_stacks(self, identity: str) -> None:
+        """Remove what was kept of a crash: the cell has been computed again and has ended in another way."""
+        with suppress(OSError):
+            self._stacks(identity).unlink()
+
+    def _stacks(self, identity: str) -> Path:
+        return self.root / "failures" / f"{identity}.txt"
 
     # -- experiments ---------------------------------------------------------------------------------------------
     def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
@@ -257,8 +279,13 @@ def _keep_on_disk(files: Sequence[Path]) -> None:
 
 def _write_whole(path: Path, text: str) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):  # where the disk is full, it holds what there was room for
+            beside.unlink()
+        raise
 
 
 def _unwritable(root: Path, error: OSError) -> InputError:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.errors import InputError
+from oneticket.kernels.pointwise import PointwiseConv2d
 
 
 def binarisable(layer: nn.Module | None) -> bool:
     """Whether ``layer`` can be binary: linear, or a 2-D convolution of one group padded with a number of zeros."""
     # Exact types: a subclass may use its weight without running as a layer, as attention's output projection does.
-    if type(layer) is nn.Conv2d:
+    if isinstance(layer, nn.Conv2d) and type(layer) in (nn.Conv2d, PointwiseConv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return type(layer) is nn.Linear
 

@@ -152,8 +152,11 @@ class _Stage(nn.Module):
             handle.remove()
         raise InputError(f"the layer {self.layer} takes no part in the forward pass", where="pre-training 'layer-wise'")
 
-    def loss(self, _: nn.Module, inputs: Tensor, __: Tensor) -> Tensor:
-        seen, output = self._through(inputs)
+    @staticmethod
+    def loss(stage: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
+        """What the stage is trained by; looks at nothing but the one given, which may be a copy."""
+        assert isinstance(stage, _Stage)
+        seen, output = stage._through(inputs)
         # Inputs of unit power from a code of zero mean and unit variance: otherwise the deeper layers of a network
         # without normalisation would need learning rates of their own.
         code = output.relu().float()
@@ -161,7 +164,7 @@ class _Stage(nn.Module):
             code = F.batch_norm(code, None, None, training=True)
         else:
             code = code - code  # one value a unit less its mean, which torch refuses to compute
-        return F.mse_loss(self.decoder(code / self.spread), seen.float() / seen.float().square().mean().sqrt())
+        return F.mse_loss(stage.decoder(code / stage.spread), seen.float() / seen.float().square().mean().sqrt())
 
 
 def _stride(layer: nn.Module) -> tuple[int, ...]:

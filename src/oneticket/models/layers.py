@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.errors import unknown
+from oneticket.kernels.pointwise import PointwiseConv2d, is_faulty
 
 Width = Annotated[float, Meta(gt=0)]
 Norm = Literal["batch", "group", "none"]
@@ -21,7 +22,8 @@ def scaled(channels: int, width: float) -> int:
 
 def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1, norm: Norm = "none") -> nn.Conv2d:
     """A ``size × size`` convolution that gives ⌈side / stride⌉ pixels; without bias where a normalisation follows."""
-    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=norm == "none")
+    kind = PointwiseConv2d if is_faulty(inputs, (size,), (stride,), (size // 2,)) else nn.Conv2d
+    return kind(inputs, outputs, size, stride=stride, padding=size // 2, bias=norm == "none")
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:

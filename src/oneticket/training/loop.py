@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from oneticket.data import BatchSource, as_batches
 from oneticket.errors import InputError, unknown
+from oneticket.kernels.plain import lay_out
+from oneticket.kernels.pointwise import right_gradients
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
@@ -22,6 +25,7 @@ from oneticket.training.evaluation import evaluate
 from oneticket.training.finiteness import check_finite, counted, finite_sum
 from oneticket.training.heap import kept_heap
 from oneticket.training.keeping import MaskKeeper
+from oneticket.training.kernels import Kernels, choose_kernels
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
 from oneticket.training.shrinking import shrink
@@ -59,7 +63,8 @@ class Training(msgspec.Struct, frozen=True):
 
     ``steps`` and ``samples`` count the whole training, ``seconds`` this process only; ``resumed_at`` tells from which
     step it went on. ``masks`` are those at the end, which a companion may have made; ``work`` tells how many of the
-    samples went through the network while its tensors, in the order of ``masks``, kept so many weights.
+    samples went through the network while its tensors, in the order of ``masks``, kept so many weights. ``kernels``
+    says in which layout it was computed, and which layers were not computed in that.
     """
 
     history: list[EpochRecord]
@@ -70,6 +75,7 @@ class Training(msgspec.Struct, frozen=True):
     resumed_at: int
     masks: Masks | None = None
     work: dict[tuple[int, ...], int] = {}
+    kernels: Kernels = Kernels()
 
 
 def train(
@@ -108,7 +114,10 @@ def train(
     companion : a method that acts while training (:class:`oneticket.training.Companion`).
     objective : the loss that is minimised, instead of the recipe's cross-entropy; ``validation`` must then be None.
     channels_last : lay 2-D convolutions out with the channels last, whose kernels run a third faster; only rounding
-        differs. For networks that do not rely on the layout of what flows through them (``x.view`` does).
+        differs. For networks that do not rely on the layout of what flows through them (``x.view`` does). Before the
+        first step values and gradients of each layer are compared with those of the plain layout, once for a machine;
+        layers that differ, and networks that can't be looked at, are computed plainly, which ``kernels`` of the result
+        and the log ``oneticket.kernels`` say.
     compact : with masks, compute without dead channels and without masked weights, where that is faster; only rounding
         differs. Not with a companion or an objective, which look at the network themselves.
     checkpoint : where to keep the running state; a checkpoint found there is continued.
@@ -139,17 +148,23 @@ def train(
 
     rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
     last_rate = rate(total - 1)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    lossy = objective or _cross_entropy(recipe.label_smoothing)
     _check_masks(model, masks)
-    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    model.to(device)
     companion = companion or Companion()
     alone = type(companion) is Companion  # then nothing but the optimiser touches weights
     plain = compact and masks is not None and alone and objective is None
-    standin = _standin(model, masks, batches, recipe, layout) if plain else StandIn(model, masks)
-    full, model = model, standin.model.to(memory_format=layout)  # type: ignore[call-overload]
+    with right_gradients(model):
+        choose = partial(choose_kernels, loss=lossy, batches=batches, precision=recipe.precision)
+        kernels = choose(model, channels_last=channels_last)
+        lay_out(model, kernels.layout)
+        standin = _standin(model, masks, batches, recipe, kernels.memory_format) if plain else StandIn(model, masks)
+        if standin.model is not model:
+            kernels = choose(standin.model, channels_last=kernels.layout == "channels-last")
+    full, model, layout = model, standin.model, kernels.memory_format
+    lay_out(model, kernels.layout)
     optimizer = recipe.make_optimizer(model, standin.narrow(lr_factors or {}))
     standin.attach(optimizer)
-    lossy = objective or _cross_entropy(recipe.label_smoothing)
     taken: dict[str, Snapshot] = {}
     history: list[EpochRecord] = []
     work: dict[tuple[int, ...], int] = {}
@@ -176,7 +191,10 @@ def train(
     weights_kept = tuple(int(mask.sum()) for mask in masks.values()) if plain and masks is not None else None
     autocast = torch.autocast(device.partition(":")[0], dtype=torch.bfloat16) if recipe.precision == "bf16" else None
     kept_masks = _keeper(model, optimizer, standin.masks, undisturbed=alone)
-    with kept_masks as keeper, standin.for_the_time(full), kept_heap(), counted(first, work, history):
+    with (
+        kept_masks as keeper, standin.for_the_time(full), kept_heap(), counted(first, work, history),
+        right_gradients(model), ExitStack() as at_work,
+    ):  # fmt: skip
         course = Course(
             model, optimizer, keeper, tuple(standin.masks or ()), total, first, per_epoch, batches.samples,
             lambda *keys: streams.generator("mask", *keys),
@@ -189,6 +207,7 @@ def train(
                 course.replace(saved["masks"])
             companion.resume(saved["companion"])
         take()
+        at_work.enter_context(kernels.at_work(model))  # last: a method may ask of which type a layer is
         while step < total:
             epoch = step // per_epoch
             skipped = step - epoch * per_epoch
@@ -232,7 +251,7 @@ def train(
             val_accuracy, val_loss = None, None
             with companion.judged():
                 if judge is not None:
-                    val_accuracy, val_loss = evaluate(model, judge, channels_last=channels_last)
+                    val_accuracy, val_loss = evaluate(model, judge, channels_last=kernels.layout == "channels-last")
             check_finite(model, val_loss, step, lr)
             record = EpochRecord(epoch + 1, step, lr, loss_sum / max(seen, 1), val_accuracy, val_loss)
             history.append(record)
@@ -254,9 +273,9 @@ def train(
                 on_epoch(record)
         companion.finish()
         result = masks if plain or masks is None else course.masks
-    full.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    lay_out(full, "contiguous")
     seconds = time.perf_counter() - began
-    return Training(history, taken, total - first, sum(work.values()), seconds, resumed_at, result, work)
+    return Training(history, taken, total - first, sum(work.values()), seconds, resumed_at, result, work, kernels)
 
 
 def _cross_entropy(label_smoothing: float) -> Objective:

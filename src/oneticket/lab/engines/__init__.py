@@ -2,6 +2,7 @@
 
 from oneticket.lab.engines.base import (
     CellFailed,
+    Crashed,
     DiskFull,
     Done,
     Engine,
@@ -15,6 +16,7 @@ from oneticket.lab.engines.local import LocalEngine
 
 __all__ = [
     "CellFailed",
+    "Crashed",
     "DiskFull",
     "Done",
     "Engine",

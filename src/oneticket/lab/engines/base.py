@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
@@ -56,6 +57,24 @@ class WorkerDied(OneticketError):
     """The process that computed the cell ended without a word."""
 
 
+class Crashed(WorkerDied):
+    """The process that computed the cell was ended by its own native code, with the signal of that number.
+
+    ``stack`` is the file that tells where it was, None where there is none.
+    """
+
+    def __init__(self, network: str, number: int, stack: str | None = None) -> None:
+        super().__init__(network, number, stack)  # what it is made of, so that it can be pickled
+        self.network, self.number, self.stack = network, number, stack
+
+    def __str__(self) -> str:
+        where = f"; its stack is in {self.stack}" if self.stack else ""
+        return (
+            f"crashed in native code (signal {self.number}, {signal.Signals(self.number).name}) "
+            f"while training {self.network}{where}; try --layout contiguous or --threads 1"
+        )
+
+
 class DiskFull(OneticketError):
     """The store's disk is full: no cell can be finished."""
 
@@ -63,8 +82,8 @@ class DiskFull(OneticketError):
 class Engine(Protocol):
     """Computes cells; ``submit`` returns at once.
 
-    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied, DiskFull, or Busy when another
-    process is at that cell.
+    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied or its Crashed, DiskFull, or
+    Busy when another process is at that cell.
     """
 
     def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:

@@ -9,17 +9,29 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 import msgspec
 
 from oneticket.errors import OneticketError
-from oneticket.lab.engines.base import CellFailed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied, engine
+from oneticket.lab.engines.base import (
+    CellFailed,
+    Crashed,
+    DiskFull,
+    Done,
+    OutOfMemory,
+    Progress,
+    Task,
+    WorkerDied,
+    engine,
+)
+from oneticket.lab.engines.lastwords import LastWords
 from oneticket.lab.forkserver import start_server
-from oneticket.lab.store import Busy
+from oneticket.lab.store import Busy, Store
 
 _KINDS: dict[str, type[OneticketError]] = {
-    kind.__name__: kind for kind in (Busy, CellFailed, DiskFull, OutOfMemory, WorkerDied)
-}
+    kind.__name__: kind for kind in (Busy, CellFailed, DiskFull, OutOfMemory)
+}  # what a worker says of its end; that it died is seen here
 
 
 class LocalEngine:
@@ -38,8 +50,10 @@ class LocalEngine:
         future: Future[Done] = Future()
         future.set_running_or_notify_cancel()
         receiver, sender = multiprocessing.Pipe(duplex=False)
+        words = LastWords()
+        ends = (sender, *words.ends)
         try:
-            process = start_server().Process(target=_enter, args=(msgspec.json.encode(task), sender), daemon=True)
+            process = start_server().Process(target=_enter, args=(msgspec.json.encode(task), *ends), daemon=True)
             with self._lock:  # starting one looks at how others ended, which only one thread at a time may read
                 process.start()
                 self._running.add(process)
@@ -48,8 +62,10 @@ class LocalEngine:
             future.set_exception(WorkerDied(f"its process could not be started ({error})"))
             return future
         finally:
-            sender.close()
-        threading.Thread(target=self._listen, args=(task, process, receiver, future, on_progress), daemon=True).start()
+            for end in ends:
+                end.close()
+        heard = (task, process, receiver, words, future, on_progress)
+        threading.Thread(target=self._listen, args=heard, daemon=True).start()
         return future
 
     def _listen(
@@ -57,6 +73,7 @@ class LocalEngine:
         task: Task,
         process: multiprocessing.process.BaseProcess,
         receiver: Connection,
+        words: LastWords,
         future: Future[Done],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -64,7 +81,7 @@ class LocalEngine:
         bytes_seen = 0
         with contextlib.suppress(EOFError, OSError):
             while ended is None:
-                wait([receiver])
+                words.hear_until(receiver, process)
                 kind, content = receiver.recv()
                 if kind == "progress":
                     progress = msgspec.convert(content, Progress)
@@ -76,14 +93,15 @@ class LocalEngine:
                     ended = _KINDS[kind](content)
         if isinstance(ended, Done):
             future.set_result(ended)  # its cell is in the store: the next one need not wait for it to leave
-        wait([process.sentinel])
+        words.hear_until(process.sentinel, process)
+        words.hear_the_rest()
         with self._lock:
             process.join()
             self._running.discard(process)
         if ended is None:
-            code = process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            ended = WorkerDied(f"its process ended with {how}, having used {bytes_seen / 2**20:.0f} MiB when last seen")
+            ended = _death(task, process.exitcode or 0, words, bytes_seen)
+        if not isinstance(ended, (Busy, Crashed)):
+            Store(Path(task.setting.store)).forget_stacks(task.cell.identity)  # those of an attempt before
         if not isinstance(ended, Done):
             future.set_exception(ended)
 
@@ -104,8 +122,18 @@ def local() -> LocalEngine:
     return LocalEngine()
 
 
-def _enter(encoded: bytes, sender: Connection) -> None:
+def _death(task: Task, code: int, words: LastWords, bytes_seen: int) -> WorkerDied:
+    """How a process ended that did not say so itself; the stacks of one that crashed are kept in the store."""
+    number = words.fatal_signal(code)
+    if number is None:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return WorkerDied(f"its process ended with {how}, having used {bytes_seen / 2**20:.0f} MiB when last seen")
+    file = Store(Path(task.setting.store)).note_stacks(task.cell.identity, words.stacks())
+    return Crashed(task.cell.network.name, number, str(file) if file else None)
+
+
+def _enter(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
     # Imported here: the server has the worker's module loaded, the process that only schedules never needs it.
     from oneticket.lab.engines.worker import work
 
-    work(encoded, sender)
+    work(encoded, sender, errors, crash)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -27,8 +28,9 @@ from oneticket.training import EpochRecord
 _TASK = msgspec.json.Decoder(Task)  # made here, once, and not in every worker
 
 
-def work(encoded: bytes, sender: Connection) -> None:
+def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
     """Claim the cell, compute it, commit it, say how it went."""
+    _leave_last_words(errors, crash)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _end_with_parent()
     task = _TASK.decode(encoded)
@@ -86,6 +88,27 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
         seconds=record["cost"]["seconds"],
         diverged=outcome.get("diverged"),
     )
+
+
+def _leave_last_words(errors: Connection, crash: Connection) -> None:
+    """Standard error goes to the parent, which passes it on; and so, when native code crashes, does where it was."""
+    os.dup2(errors.fileno(), 2)
+    # Of the two handlers of fatal signals the one that is set last is called first: Python's, which needs no memory.
+    # Torch's, which can hang when the heap is broken, knows no other place than standard error, as does the C library.
+    # It is set for SIGINT, too: whoever ignores that must do it afterwards.
+    _torch_tells_stacks(True)
+    faulthandler.enable(crash.fileno(), all_threads=True)
+
+    def fall_silent() -> None:  # the crash of a process forked from this one is not the end of this one
+        faulthandler.disable()
+        _torch_tells_stacks(False)
+
+    os.register_at_fork(after_in_child=fall_silent)
+
+
+def _torch_tells_stacks(on: bool) -> None:
+    with contextlib.suppress(AttributeError):  # it is no public function
+        torch._C._set_print_stack_traces_on_fatal_signal(on)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,74 @@
+"""Layers on the plain path: float32, row by row (NCHW), whatever flows through the rest of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.kernels.pointwise import as_plain
+from oneticket.kernels.trial import Layout
+
+
+@contextmanager
+def on_plain_path(model: nn.Module, names: Iterable[str], layout: Layout) -> Iterator[None]:
+    """Inside, the layers called ``names`` compute plainly and give their images in ``layout``, as those around them.
+
+    Modules and parameters stay the same objects with the same state; afterwards they are of the type they were of.
+    """
+    layers = [model.get_submodule(name) for name in names]
+    kinds = [type(layer) for layer in layers]
+    for layer in layers:
+        lay_out(layer, "contiguous")
+        layer.__class__ = _plain_kind(type(layer), layout)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+
+
+def lay_out(model: nn.Module, layout: Layout) -> None:
+    """Have the weights of ``model`` lie in ``layout``.
+
+    Those of 1 × 1 pixels too, which ``Module.to`` takes for contiguous either way, although kernels are chosen by it.
+    """
+    if layout == "channels-last":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return
+    for parameter in model.parameters():
+        parameter.data = as_plain(parameter.data)
+
+
+class _Plain(nn.Module):
+    """What such a layer does before and after it is what it is."""
+
+    gives: torch.memory_format
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        given = [_narrowed(part) for part in inputs]
+        with torch.autocast(_device_of(inputs), enabled=False):
+            outputs = super().forward(*given, **more)
+        maps = isinstance(outputs, Tensor) and outputs.dim() == 4
+        return outputs.contiguous(memory_format=self.gives) if maps else outputs
+
+
+@cache
+def _plain_kind(kind: type[nn.Module], layout: Layout) -> type[nn.Module]:
+    gives = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+    return type(f"Plain{kind.__name__}", (_Plain, kind), {"gives": gives})
+
+
+def _device_of(inputs: tuple[Any, ...]) -> str:
+    return next((part.device.type for part in inputs if isinstance(part, Tensor)), "cpu")
+
+
+def _narrowed(part: Any) -> Any:
+    if not isinstance(part, Tensor):
+        return part
+    half = part.dtype in (torch.bfloat16, torch.float16)
+    return as_plain(part.float() if half else part)

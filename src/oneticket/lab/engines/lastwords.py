@@ -1,0 +1,86 @@
+"""The last words of a worker: what it writes to standard error, and where it was when its native code crashed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Collection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+FATAL = {
+    signal.SIGSEGV: b"Segmentation fault",
+    signal.SIGABRT: b"Aborted",
+    signal.SIGBUS: b"Bus error",
+    signal.SIGILL: b"Illegal instruction",
+    signal.SIGFPE: b"Floating",
+}
+"""The signals by which native code ends its process, and how Python begins to name them when that happens."""
+
+KEPT = 2**14  # bytes of what a worker wrote before it crashed that are kept with its stacks
+HANGS = 5.0  # seconds that a crashed worker has to write its stacks, which takes it a tenth of one
+
+
+class LastWords:
+    """What the scheduling process hears from a worker, besides how its cell goes.
+
+    Two pipes and no file: a worker that ends well leaves nothing to remove, and a full disk is in nobody's way.
+    ``ends`` are the worker's: one for its standard error, which is passed on, and one on which Python tells a crash.
+    """
+
+    def __init__(self) -> None:
+        self._errors, errors = multiprocessing.Pipe(duplex=False)
+        self._crash, crash = multiprocessing.Pipe(duplex=False)
+        self.ends = (errors, crash)
+        self._open = [self._crash, self._errors]
+        self._written = bytearray()
+        self._stack = bytearray()
+        self._crashed_at: float | None = None
+
+    def hear_until(self, awaited: Connection | int, process: BaseProcess) -> None:
+        """Wait until there is something on ``awaited``, and pass on meanwhile what the worker writes."""
+        ready: Collection[Any] = ()
+        while awaited not in ready:
+            ready = wait([awaited, *self._open], timeout=None if self._crashed_at is None else 1.0)
+            self._read(ready)
+            if self._crashed_at is not None and time.monotonic() - self._crashed_at > HANGS:
+                # The native stack is written with memory from the heap, whose lock the crash may have left taken.
+                process.kill()
+
+    def hear_the_rest(self) -> None:
+        """Pass on what an ended worker had written."""
+        while ready := wait(self._open, timeout=0):
+            self._read(ready)
+
+    def fatal_signal(self, exit_code: int) -> signal.Signals | None:
+        """The signal with which native code ended the worker; None when that did not."""
+        named = (number for number, name in FATAL.items() if b"Fatal Python error: " + name in self._stack)
+        return next((number for number in FATAL if number == -exit_code), None) or next(named, None)
+
+    def stacks(self) -> str:
+        """Where a crashed worker was: the stacks of its Python code, then its native ones with what it wrote before."""
+        parts = {"": self._stack, "The end of what it wrote to standard error:\n": self._written}
+        return "\n".join(title + part.decode(errors="replace") for title, part in parts.items() if part)
+
+    def _read(self, ready: Collection[Any]) -> None:
+        for pipe in [pipe for pipe in self._open if pipe in ready]:
+            content = os.read(pipe.fileno(), 2**16)
+            if not content:
+                self._open.remove(pipe)
+            elif pipe is self._crash:
+                self._stack += content
+                self._crashed_at = self._crashed_at or time.monotonic()
+            else:
+                self._written += content
+                if self._crashed_at is None:  # the native stacks are for the file alone
+                    del self._written[:-KEPT]
+                    _pass_on(content)
+
+
+def _pass_on(content: bytes) -> None:
+    with contextlib.suppress(OSError), open(2, "wb", closefd=False) as errors:
+        errors.write(content)

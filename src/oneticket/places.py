@@ -1,0 +1,12 @@
+"""Where what can be made again is kept for a user: decoded data, and what is known of this machine's kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_home() -> Path:
+    """``$XDG_CACHE_HOME/oneticket``, or ``~/.cache/oneticket``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "oneticket"

@@ -1,0 +1,154 @@
+"""By which kernels a network is trained: in another layout or precision only by those compared with the plain path."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import BatchSource
+from oneticket.errors import InputError
+from oneticket.kernels.plain import lay_out, on_plain_path
+from oneticket.kernels.pointwise import is_pointwise
+from oneticket.kernels.recording import record
+from oneticket.kernels.trial import Layout, Trial
+from oneticket.kernels.verdicts import faults
+from oneticket.training.recipe import Precision
+from oneticket.training.standin import tensors, unnoticed
+
+LOG = logging.getLogger("oneticket.kernels")
+
+KNOWN = "its gradient is wrong in oneDNN (issue 6035)"
+
+
+class Kernels(msgspec.Struct, frozen=True):
+    """The layout of the images, the layers that take the plain path instead, and why; ``unchecked`` why nobody looked.
+
+    ``plain`` has the layer's name as the key, and the empty name for the network as a whole.
+    """
+
+    layout: Layout = "contiguous"
+    plain: dict[str, str] = {}
+    unchecked: str | None = None
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout in torch's words."""
+        return torch.channels_last if self.layout == "channels-last" else torch.contiguous_format
+
+    @contextmanager
+    def at_work(self, model: nn.Module) -> Iterator[None]:
+        """Inside, ``model`` computes by these."""
+        with on_plain_path(model, [name for name in self.plain if name], self.layout):
+            yield
+
+
+def choose_kernels(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    batches: BatchSource,
+    *,
+    precision: Precision,
+    channels_last: bool,
+) -> Kernels:
+    """The kernels to train ``model`` by on batches like ``batches``, each operation compared with the plain path.
+
+    Each operation of a layer is tried in the layout and the precision in question, values and gradients, on noise of
+    the shapes that a batch has there; what is known of this machine already is not tried again. A layer with a fault
+    takes the plain path; where no single layer can, the network as a whole is laid out plainly.
+
+    Raises InputError where an operation is wrong in bfloat16 and belongs to no layer that could compute it otherwise.
+    """
+    layout: Layout = "channels-last" if channels_last else "contiguous"
+    if layout == "contiguous" and precision == "float32":
+        return Kernels(layout)
+    try:
+        trials = _trials(model, loss, batches, precision, layout)
+    except Exception as error:  # whatever the code of somebody's network raises where it is copied and looked at
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _told(Kernels("contiguous", unchecked=f"the network can't be looked at ({reason})"))
+    found = _at_fault(trials)
+    loose = {name: fault for name, fault in found.items() if not _is_layer(model, name)}
+    if not loose:
+        return _told(Kernels(layout, found))
+    name, fault = next(iter(loose.items()))
+    where = f"'{name}'" if name else "the network"
+    if layout == "contiguous":
+        raise InputError(f"{where} is computed wrongly in bfloat16 on this machine: {fault}", expected="float32")
+    inner = choose_kernels(model, loss, batches, precision=precision, channels_last=False)
+    return _told(msgspec.structs.replace(inner, plain={**inner.plain, "": f"{where}: {fault}"}))
+
+
+def _trials(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    batches: BatchSource,
+    precision: Precision,
+    layout: Layout,
+) -> dict[Trial, set[str]]:
+    network = _bare_copy(model).train()
+    lay_out(network, "contiguous")
+
+    def forward(inputs: Tensor, targets: Tensor) -> None:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss(network, inputs.contiguous(), targets)
+
+    seen: dict[Trial, set[str]] = {}
+    with unnoticed():
+        for inputs, targets in _sizes(batches):
+            recorded = record(network, partial(forward, inputs, targets), layout, inputs.device.type)
+            for trial, names in recorded.items():
+                for name in names:
+                    own = trial.has_known_fault and is_pointwise(network.get_submodule(name))
+                    seen.setdefault(trial.avoided if own else trial, set()).add(name)
+    return seen
+
+
+def _sizes(batches: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch of every size that an epoch has: a whole one, and what is left at its end."""
+    inputs, targets = next(iter(batches.ordered()))
+    yield inputs, targets
+    left = batches.samples % len(inputs)
+    if left:
+        yield inputs[:left], targets[:left]
+
+
+def _bare_copy(model: nn.Module) -> nn.Module:
+    """A copy that has nothing in common with ``model``, without the hooks of somebody who counts or looks."""
+    memo: dict[int, Any] = {}
+    copied = copy.deepcopy(model, memo)
+    parts = [{id(part) for part in (*m.modules(), *tensors(m).values())} for m in (model, copied)]
+    if parts[0] & parts[1]:
+        raise TypeError("it shares something with its copies")
+    for module in [part for part in memo.values() if isinstance(part, nn.Module)]:  # registered or not
+        for name, hooks in vars(module).items():
+            if name.endswith("_hooks") and hooks:
+                hooks.clear()
+    return copied
+
+
+def _at_fault(trials: Mapping[Trial, set[str]]) -> dict[str, str]:
+    """What is wrong with a layer, by its name."""
+    found = {trial: KNOWN for trial in trials if trial.has_known_fault}
+    found |= faults(trial for trial in trials if trial not in found)
+    return {name: f"{trial.about}: {fault}" for trial, fault in found.items() for name in sorted(trials[trial])}
+
+
+def _is_layer(model: nn.Module, name: str) -> bool:
+    return bool(name) and not any(model.get_submodule(name).children())
+
+
+def _told(kernels: Kernels) -> Kernels:
+    """``kernels``, having been said in the log where they are not those that were asked for."""
+    for name, fault in kernels.plain.items():
+        LOG.warning("%s takes the plain path: %s", f"the layer '{name}'" if name else "the network", fault)
+    if kernels.unchecked:
+        LOG.warning("the network is trained in plain layout: %s", kernels.unchecked)
+    return kernels
