@@ -23,6 +23,7 @@ from oneticket.lab.plan import Plan
 from oneticket.lab.results import COLUMNS
 from oneticket.lab.scheduler import Summary
 from oneticket.lab.store import Store
+from oneticket.lab.watcher import PlainPath
 
 Tiny = Callable[..., Path]
 
@@ -209,6 +210,50 @@ def test_the_layout_is_handed_to_those_who_compute(
     monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
     assert [setting.layout for setting in asked] == [layout]
+
+
+def test_layers_that_took_the_plain_path_are_named(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = PlainPath("resnet20", "conv\x1b[31m", "convolution 8×4: wrong", 12)
+
+    def nothing(plan: Plan, *_: Any, **__: Any) -> Summary:
+        return Summary(cells=len(plan.cells), plain=[path])
+
+    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
+    told = call("run", tiny(), "--store", tmp_path / "store")
+    line = "  plain path: layer 'conv\\x1b[31m' of resnet20: convolution 8×4: wrong  [12 cells]\n"
+    assert (told.code, told.error) == (0, line)
+    assert facts(call("run", tiny(), "--store", tmp_path / "store", "--json"))["plain"] == [
+        {"network": "resnet20", "layer": "conv\x1b[31m", "reason": "convolution 8×4: wrong", "cells": 12}
+    ]
+
+
+def test_what_an_earlier_version_trained_with_wrong_gradients_is_pointed_out(
+    call: Any, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = ('"lenet-300-100", options = { width = 0.05 }', '"resnet20", options = { width = 0.125 }')
+    grid = ('sources = ["low@sgd"]\n', ""), ('"winning", "random"', '"dense"'), ("densities = [0.5, 0.25]\n", "")
+    file = tiny(model, *grid, ("per_class = 40", "per_class = 8"))
+    first = call("run", file, "--store", "store")
+    assert (first.code, first.error.count("Caution")) == (0, 0)
+    rows = call("results", "store", "--format", "csv")
+    assert rows.error == ""
+    (record,) = (tmp_path / "store" / "cells").glob("*/*/cell.json")
+    content = json.loads(record.read_text())
+    del content["environment"]["processor"]
+    record.write_text(json.dumps(content))
+    sentence = "1 training of resnet20 (searches counted too) was finished by an earlier version of oneticket"
+    told = call("results", "store", "--format", "csv")
+    assert told.out == rows.out, "the table is what it was"
+    assert told.error.startswith(f"\nCaution: {sentence}")
+    for command in (["results", "store"], ["results", "store", "--footprint"], ["run", file, "--store", "store"]):
+        assert sentence in call(*command).error
+    assert call("results", "store", "--cost").error == "", "of which wrong gradients change nothing"
+    assert call("report", "store", "--out", "page").code == 0
+    assert sentence in (tmp_path / "page" / "report.html").read_text("utf-8")
+    (tmp_path / "table.csv").write_text(rows.out)
+    assert call("results", "table.csv").error == "", "a table can't tell"
 
 
 def test_what_is_finished_is_known_whatever_the_layout(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import oneticket.lab.cell
 from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.machine import this_machine
 from oneticket.lab.archive import Archive
 from oneticket.lab.cell import run_cell
 from oneticket.lab.description import ArmStart, Description, Initial, Pretraining, Round
@@ -25,8 +26,9 @@ from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.pruning import kept_count
-from oneticket.training import EpochRecord, train
+from oneticket.training import EpochRecord, evaluate, train
 from oneticket.training.finiteness import finite_sum
+from oneticket.training.kernels import Kernels
 
 ARMS = ["winning", "own", "random", "preserved", "layer-permuted", "even", "erk", "pruned-finetune", "kept", "again"]
 GRID = {
@@ -40,6 +42,7 @@ OWN_ARMS = {
     "kept": {"mask": "ticket", "weights": "initial"},
     "again": {"mask": "ticket", "weights": "trained", "method": "lr-rewind"},
 }
+CONVOLUTIONS = {"name": "conv-2", "options": {"width": 0.1}}
 SCHEDULE = {"kind": "step", "at": ["1ep", "2ep"], "factor": 0.1}
 
 
@@ -526,7 +529,66 @@ def test_a_record_tells_what_was_done_and_what_it_cost(world: World, tmp_path: P
         line["epoch"] for line in history if line["val_accuracy"] == outcome["best_val_accuracy"]
     )
     assert 0 <= outcome["test_accuracy"] <= 1
-    assert record["environment"]["threads"] == 1
+    environment = record["environment"]
+    assert (environment["threads"], environment["layout"]) == (1, "channels-last")
+    machine = this_machine()
+    assert (environment["processor"], environment["instructions"]) == (machine.processor, machine.instructions)
+    assert environment.get("restricted", {}) == machine.restricted
+    assert not {"plain_layers", "kernels_unchecked"} & environment.keys()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "told"),
+    [
+        (Kernels("channels-last"), {}),
+        (
+            Kernels("channels-last", {"features.conv1": "it is wrong"}),
+            {"plain_layers": {"features.conv1": "it is wrong"}},
+        ),
+        (Kernels("contiguous", {"": "no layer's"}), {"plain_layers": {"": "no layer's"}}),
+        (Kernels("contiguous", unchecked="it can't be copied"), {"kernels_unchecked": "it can't be copied"}),
+    ],
+)
+def test_a_record_tells_by_which_kernels_it_was_trained_and_judged(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, kernels: Kernels, told: dict[str, Any]
+) -> None:
+    judged: list[tuple[bool, str]] = []
+
+    def seen(model: torch.nn.Module, *arguments: Any, channels_last: bool, **options: Any) -> Any:
+        judged.append((channels_last, type(model.get_submodule("features.conv1")).__name__))
+        return evaluate(model, *arguments, channels_last=channels_last, **options)
+
+    monkeypatch.setattr("oneticket.training.loop.choose_kernels", lambda *_, **__: kernels)
+    monkeypatch.setattr(oneticket.lab.cell, "evaluate", seen)
+    plan: Plan = lab.plan(seeds=1, model=CONVOLUTIONS, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    (cell,) = plan.cells.values()
+    environment = run_cell(cell, lab.setting(lab.store()), lab.folder)["environment"]
+    assert environment["layout"] == kernels.layout
+    assert {key: environment[key] for key in ("plain_layers", "kernels_unchecked") if key in environment} == told
+    kind = "PlainConv2d" if "features.conv1" in kernels.plain else "Conv2d"
+    assert judged == [(kernels.layout == "channels-last", kind)]
+
+
+def test_a_layer_wise_pre_training_tells_of_the_layers_of_its_parts(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = Kernels("channels-last", {"layer": "it is wrong"})
+    monkeypatch.setattr("oneticket.training.loop.choose_kernels", lambda *_, **__: kernels)
+    grid = {"sources": ["digits@sgd"], "targets": ["digits@sgd"], "arms": ["layer-wise"]}
+    plan = lab.plan(seeds=1, transfer=[grid])
+    cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, Pretraining))
+    environment = run_cell(cell, lab.setting(lab.store()), lab.folder)["environment"]
+    assert environment["layout"] == "channels-last"
+    assert environment["plain_layers"] == {"linear1/layer": "it is wrong", "linear2/layer": "it is wrong"}
+
+
+@pytest.mark.parametrize("layout", ["channels-last", "contiguous"])
+def test_what_was_not_trained_to_its_end_tells_the_layout_that_was_asked_for(lab: Any, layout: str) -> None:
+    grid = {"sources": ["digits@sgd"], "targets": ["digits@adam"], "arms": ["winning"], "densities": [0.5]}
+    plan = lab.plan(seeds=1, model=CONVOLUTIONS, recipe__sgd__lr=1e20, transfer=[grid])
+    store = lab.store()
+    assert lab.run(plan, store, layout=layout).complete
+    records = [store.read(identity) for identity in plan.cells]
+    assert {"diverged" in record["outcome"] for record in records} == {True, False}
+    assert {record["environment"]["layout"] for record in records} == {layout}
 
 
 def test_the_layout_reaches_training_and_judging_and_names_nothing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,8 +603,7 @@ def test_the_layout_reaches_training_and_judging_and_names_nothing(lab: Any, mon
 
     for name in ("train", "evaluate"):
         monkeypatch.setattr(oneticket.lab.cell, name, seen(getattr(oneticket.lab.cell, name)))
-    model = {"name": "conv-2", "options": {"width": 0.1}}
-    plan: Plan = lab.plan(seeds=1, model=model, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    plan: Plan = lab.plan(seeds=1, model=CONVOLUTIONS, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
     (identity,) = plan.cells
     for layout, last in {"channels-last": True, "contiguous": False}.items():
         laid_out.clear()

@@ -293,6 +293,18 @@ def test_a_failed_cell_is_tried_again_by_the_next_run(lab: Any, plan: Plan, stor
     assert not list((store.root / "failures").iterdir())
 
 
+def test_the_plain_path_is_told_once_for_each_layer_of_a_network(lab: Any, store: Store) -> None:
+    plan: Plan = lab.plan(seeds=3, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
+    plain = [{"conv": "8 channels: wrong"}, {"conv": "7 channels: wrong"}, {"conv": "wrong", "": "it can't be copied"}]
+    engine = Fake(store, {identity: [Done(plain=p)] for identity, p in zip(plan.cells, plain, strict=True)})
+    summary = go(lab, plan, store, engine)
+    assert [str(path) for path in summary.plain] == [
+        "layer 'conv' of lenet-300-100: 8 channels: wrong  [3 cells]",
+        "lenet-300-100 as a whole: it can't be copied  [1 cell]",
+    ]
+    assert go(lab, plan, store, engine).plain == [], "of cells that were there already their records tell"
+
+
 def test_a_full_disk_stops_the_run_and_leaves_the_rest_out(lab: Any, plan: Plan, store: Store) -> None:
     second = [identity for identity in plan.cells if identity in roots(plan)][1]
     engine = Fake(store, {second: [DiskFull("no space left")]})

@@ -169,6 +169,15 @@ def test_a_title_is_shown_and_escaped(make_table: Make, tmp_path: Path) -> None:
     assert "<title>Tickets &amp; &lt;masks&gt;</title>" in text
 
 
+def test_cautions_are_said_first_and_escaped(make_table: Make, tmp_path: Path) -> None:
+    rows = make_table(seeds=1, targets=["a@b"], arms=["winning"])
+    assert "Caution" not in write_report(rows, tmp_path).read_text("utf-8")
+    text = write_report(rows, tmp_path, cautions=["<b> was wrong", "so was c"]).read_text("utf-8")
+    shown = words(text)
+    assert "&lt;b&gt; was wrong" in text
+    assert shown.index("Caution: <b> was wrong Caution: so was c") < shown.index("Accuracies are on")
+
+
 def test_names_that_would_meet_or_leave_the_folder_get_files_of_their_own(make_table: Make, tmp_path: Path) -> None:
     targets = ["../../a@x", "A@x", "a@x", "数@据"]
     write_report(make_table(seeds=1, targets=targets, arms=["winning"], densities=[0.1]), tmp_path / "out")

@@ -12,11 +12,11 @@ import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_device
-from oneticket.cli.result_commands import write_page
+from oneticket.cli.result_commands import say_cautions, write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
-    from oneticket.lab.cell import Layout
+    from oneticket.kernels.trial import Layout
     from oneticket.lab.plan import Plan
     from oneticket.lab.recall import Origin
     from oneticket.lab.store import Store
@@ -183,6 +183,7 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
         if rows:
             tables.show(tables.summary(rows))
         _print_end(labels, summary, store.root)
+    say_cautions(store.root, name)
     return 0 if summary.complete else 1
 
 
@@ -220,6 +221,8 @@ def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
         for identity, reason in summary.diverged.items():
             if not is_inherited(reason):
                 click.echo(f"  diverged: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
+    for path in summary.plain:
+        click.echo(f"  plain path: {harmless(str(path))}", err=True)
     for identity, reason in summary.failed.items():
         click.echo(f"  failed: {labels[identity]}: {harmless(reason)}  [{identity[:12]}]", err=True)
     reasons: dict[str, int] = {}

@@ -66,6 +66,14 @@ def results(
         sys.stdout.buffer.write(told)
     else:
         click.echo(told.removesuffix("\n"))
+    if not cost:  # of which wrong gradients change nothing
+        say_cautions(store, experiment)
+
+
+def say_cautions(store: Path, experiment: str | None) -> None:
+    """Say on standard error, out of the way of data, what must be known of the networks of a store."""
+    for caution in tables.cautions(store, experiment):
+        click.echo(f"\nCaution: {harmless(caution)}", err=True)
 
 
 @click.command()
@@ -83,5 +91,7 @@ def write_page(store: Path, out: Path, experiment: str | None = None, against: t
     """Write the report and return the path of its page."""
     from oneticket.report import write_report
 
-    rows = tables.rows_of(store, experiment)
-    return write_report(rows, out, against=against) if against else write_report(rows, out)
+    rows, cautions = tables.rows_of(store, experiment), tables.cautions(store, experiment)
+    if not against:
+        return write_report(rows, out, cautions=cautions)
+    return write_report(rows, out, cautions=cautions, against=against)

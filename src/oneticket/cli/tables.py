@@ -28,6 +28,15 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
     return tidy.tidy(Store.open(place), experiment=experiment)
 
 
+def cautions(place: Path, experiment: str | None) -> list[str]:
+    """What must be known of the networks of a store before their numbers are believed; a file in CSV can't tell."""
+    from oneticket.lab.store import Store
+    from oneticket.lab.suspects import suspects
+
+    found = None if place.is_file() else suspects(Store.open(place), experiment=experiment)
+    return [str(found)] if found else []
+
+
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
     """The tidy table as CSV, JSON or Parquet."""
     from oneticket.lab import results as tidy

@@ -69,17 +69,47 @@ def _axes(arm: Arm) -> str:
 
 
 @click.command()
+@click.option("--kernels", is_flag=True, help="Try small convolutions of every kind against float64: minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def doctor(as_json: bool) -> None:
-    """What this machine has: devices, precision, threads, versions, extras."""
+def doctor(kernels: bool, as_json: bool) -> int:
+    """What this machine has: devices, precision, threads, versions, extras, and kernels that are wrong here."""
+    if kernels:
+        return _sweep(as_json=as_json)
     facts = _facts()
     if as_json:
         click.echo(json.dumps(facts, indent=1))
-        return
+        return 0
     for title, lines in facts.items():
         click.secho(title, bold=True)
         for key, value in lines.items():
             click.echo(f"  {key:<22} {value}")
+    return 0
+
+
+def _sweep(*, as_json: bool) -> int:
+    """Say which convolutions are wrong on this machine, and whether the layers of networks are right all the same."""
+    from oneticket.kernels.machine import this_machine
+    from oneticket.kernels.sweep import CHANNELS, kinds, spans, sweep
+
+    found: dict[bool, list[dict[str, Any]]] = {}
+    for layers in (False, True):
+        what = "layers as networks here have them" if layers else "convolutions of PyTorch"
+        found[layers] = []
+        for number, (kind, wrong) in enumerate(sweep(kinds(), layers=layers), start=1):
+            click.echo(f"\r{what}: {number}/{len(kinds())} kinds ", nl=False, err=True)
+            if wrong is not None:
+                found[layers].append({"kind": str(kind), "channels": spans(wrong.channels), "fault": wrong.fault})
+        click.echo(err=True)
+    if as_json:
+        facts = {"machine": str(this_machine()), "kinds": len(kinds()), "wrong": found[False], "layers": found[True]}
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return 1 if found[True] else 0
+    click.echo(f"{this_machine()}: {len(kinds())} kinds of convolutions, {CHANNELS[0]} to {CHANNELS[-1]} channels")
+    for layers, title in ((False, "PyTorch computes wrongly here"), (True, "wrong in networks here as well")):
+        click.secho(f"{title}: {'nothing' if not found[layers] else ''}".rstrip(), bold=True)
+        for line in found[layers]:
+            click.echo(f"  {line['kind']}; {line['channels']} channels: {line['fault']}")
+    return 1 if found[True] else 0
 
 
 def _facts() -> dict[str, dict[str, Any]]:
@@ -91,6 +121,8 @@ def _facts() -> dict[str, dict[str, Any]]:
     import torch
 
     from oneticket.data import default_cache
+    from oneticket.kernels.machine import this_machine
+    from oneticket.kernels.verdicts import known_faults
     from oneticket.lab.capacity import GIB, cores, default_workers
     from oneticket.training.precision import bf16_units
     from oneticket.version import __version__
@@ -109,6 +141,7 @@ def _facts() -> dict[str, dict[str, Any]]:
     } or {"cuda": "none"}
     beside, memory = default_workers(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     extras = {"data": "datasets", "hub": "huggingface_hub"}
+    tried, faulty = known_faults()
     return {
         "versions": {
             "oneticket": __version__,
@@ -116,12 +149,20 @@ def _facts() -> dict[str, dict[str, Any]]:
             **{name: version(name) for name in ("torch", "numpy", "safetensors", "filelock", "matplotlib")},
         },
         "processor": {
+            "name": this_machine().processor,
             "cores": cores(),
             "vector instructions": capability,
             "bfloat16 in hardware": "yes" if bf16_units() else "no: float32 is faster",
             "fastest precision": _fastest("cpu"),
             "workers by default": f"{beside.count}, one thread each: {beside.reason}",
             "memory": f"{memory / GIB:.0f} GiB",
+        },
+        "kernels": {
+            "compared here so far": f"{tried} operations with the plain path (NCHW, float32), {len(faulty)} differ",
+            **{
+                f"differs ({number})": f"{line.about}, {line.threads} threads: {line.fault}"
+                for number, line in enumerate(faulty, start=1)
+            },
         },
         "devices": devices,
         "extras": {

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from oneticket.kernels.pointwise import as_plain
 from oneticket.kernels.trial import Layout
 
+MEMORY_FORMATS: dict[Layout, torch.memory_format] = {
+    "channels-last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+"""Layouts in torch's words."""
+
 
 @contextmanager
 def on_plain_path(model: nn.Module, names: Iterable[str], layout: Layout) -> Iterator[None]:
@@ -33,15 +39,8 @@ def on_plain_path(model: nn.Module, names: Iterable[str], layout: Layout) -> Ite
 
 
 def lay_out(model: nn.Module, layout: Layout) -> None:
-    """Have the weights of ``model`` lie in ``layout``.
-
-    Those of 1 × 1 pixels too, which ``Module.to`` takes for contiguous either way, although kernels are chosen by it.
-    """
-    if layout == "channels-last":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return
-    for parameter in model.parameters():
-        parameter.data = as_plain(parameter.data)
+    """Have the weights of ``model`` lie in ``layout``."""
+    model.to(memory_format=MEMORY_FORMATS[layout])  # type: ignore[call-overload]
 
 
 class _Plain(nn.Module):
@@ -59,8 +58,7 @@ class _Plain(nn.Module):
 
 @cache
 def _plain_kind(kind: type[nn.Module], layout: Layout) -> type[nn.Module]:
-    gives = torch.channels_last if layout == "channels-last" else torch.contiguous_format
-    return type(f"Plain{kind.__name__}", (_Plain, kind), {"gives": gives})
+    return type(f"Plain{kind.__name__}", (_Plain, kind), {"gives": MEMORY_FORMATS[layout]})
 
 
 def _device_of(inputs: tuple[Any, ...]) -> str:

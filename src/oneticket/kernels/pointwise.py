@@ -112,4 +112,4 @@ def is_plain(tensor: Tensor) -> bool:
 
 def as_plain(tensor: Tensor) -> Tensor:
     """``tensor``, row by row."""
-    return tensor if is_plain(tensor) else tensor.contiguous().reshape(-1).view(tensor.shape)
+    return tensor if is_plain(tensor) else tensor.to(memory_format=torch.contiguous_format)

@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from oneticket.data import ImageBatches, Normalisation
 from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.machine import this_machine
+from oneticket.kernels.trial import Layout
 from oneticket.lab.archive import Archive, view_of
 from oneticket.lab.description import ArmStart, Description, Pretraining
 from oneticket.lab.divergence import diverged_outcome, inherited_divergence
@@ -29,12 +31,10 @@ from oneticket.metrics.paths import find_paths
 from oneticket.metrics.reachability import UnknownPaths
 from oneticket.ticket import versions
 from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, train, training_flops
+from oneticket.training.kernels import Kernels
 
 CONVERGED_WITHIN = 0.005
 """A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
-
-
-Layout = Literal["channels-last", "contiguous"]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +57,7 @@ class _Made(msgspec.Struct, frozen=True):
     samples: int
     flops: tuple[int, int]
     outcome: dict[str, Any]
+    kernels: Kernels
 
 
 def run_cell(
@@ -70,7 +71,9 @@ def run_cell(
     archive = Archive(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
     inherited = inherited_divergence(cell, archive.store)
     made = (
-        _compute(cell, archive, setting, working, on_epoch) if inherited is None else _nothing(cell, archive, inherited)
+        _compute(cell, archive, setting, working, on_epoch)
+        if inherited is None
+        else _nothing(cell, archive, setting, inherited)
     )
     with (working / "history.jsonl").open("wb") as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in made.history)
@@ -84,7 +87,7 @@ def run_cell(
     )
     return {
         "description": msgspec.to_builtins(cell),
-        "environment": _environment(setting),
+        "environment": _environment(setting, made.kernels),
         "cost": msgspec.to_builtins(cost),
         "outcome": made.outcome,
     }
@@ -111,9 +114,8 @@ def _compute(
     model = start.model
     example = torch.zeros(1, *cell.network.input, device=setting.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
-    # What is built in is known not to rely on the layout; of a user's own network nothing is known.
-    built_in = cell.network.code is None
-    channels_last = setting.layout == "channels-last" and built_in and len(cell.network.input) == 3
+    asked = Kernels(_layout_for(cell, setting))
+    channels_last = asked.layout == "channels-last"
     try:
         if isinstance(cell.start, Pretraining):
             training = pretraining[cell.start.task](
@@ -140,7 +142,9 @@ def _compute(
         tested = {}
         if cell.test:
             test_set = batches(splits.test, 512)
-            accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=channels_last)
+            as_trained = training.kernels.layout == "channels-last"
+            with training.kernels.at_work(model):
+                accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=as_trained)
             if not math.isfinite(loss):
                 text = f"the test loss is {loss} after {training.steps} steps"
                 raise NonFiniteLoss(text, training.steps, training.samples, training.history)
@@ -148,7 +152,7 @@ def _compute(
     except NonFiniteLoss as error:
         flops = training_flops(model.to(setting.device), example, error.samples, start.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
-        return _Made(error.history, error.steps, error.samples, flops, outcome)
+        return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
 
     masks = training.masks or start.masks
     # What a binary network does to its inputs while it runs is no matter of paths.
@@ -161,14 +165,21 @@ def _compute(
     save_masks(working / "masks.safetensors", kept)
     save_state(working / "weights-end.safetensors", {n: t.cpu() for n, t in model.state_dict().items()}, masks)
     flops = training_flops(model, example, training.samples, masks, training.work)
-    return _Made(training.history, training.steps, training.samples, flops, outcome)
+    return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
-def _nothing(cell: Description, archive: Archive, reason: str) -> _Made:
+def _layout_for(cell: Description, setting: Setting) -> Layout:
+    """The layout to train ``cell`` in, if its operations are right there."""
+    # What is built in is known not to rely on the layout; of a user's own network nothing is known.
+    built_in = cell.network.code is None
+    return setting.layout if built_in and len(cell.network.input) == 3 else "contiguous"
+
+
+def _nothing(cell: Description, archive: Archive, setting: Setting, reason: str) -> _Made:
     """What comes of a cell that can't be trained, since one that it builds on diverged."""
     model, validation = archive.build(cell.network, cell.seed), archive.splits(cell).validation
     outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
-    return _Made((), 0, 0, (0, 0), outcome)
+    return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, setting)))
 
 
 def _prunable(model: nn.Module, cell: Description) -> int:
@@ -213,11 +224,21 @@ def _is_binary(cell: Description) -> bool:
     return isinstance(cell.start, ArmStart) and method.entry(cell.start.method).facts.get("weights") == "binary"
 
 
-def _environment(setting: Setting) -> dict[str, Any]:
+def _environment(setting: Setting, kernels: Kernels) -> dict[str, Any]:
     device = torch.cuda.get_device_name(setting.device) if setting.device.startswith("cuda") else platform.machine()
+    machine = this_machine()
+    seldom = {
+        "restricted": machine.restricted,
+        "plain_layers": kernels.plain,
+        "kernels_unchecked": kernels.unchecked,
+    }
     return {
         **versions(),
         "device": f"{setting.device} ({device})",
+        "processor": machine.processor,
+        "instructions": machine.instructions,
         "threads": setting.threads,
+        "layout": kernels.layout,
+        **{key: value for key, value in seldom.items() if value},
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -135,6 +135,7 @@ class _Run:
                 self.summary.trained += 1
             if done.diverged is not None:
                 self.summary.diverged[identity] = done.diverged
+            self.summary.took_plain_path(self.plan.cells[identity].network.name, done.plain)
             del self.lacking[identity]
             self.watcher.finished(identity, done)
             for child in self.children.get(identity, ()):

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from filelock import SoftFileLease, Timeout
 
 from oneticket.errors import InputError, OneticketError, unknown
 from oneticket.identity import canonical_json
+
+_Part = TypeVar("_Part")
 
 STORE_VERSION = 1
 RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: one unsigned for so long has nobody
@@ -31,7 +33,14 @@ class _Figures(msgspec.Struct):
     cost: dict[str, Any]
 
 
+class _Surroundings(msgspec.Struct):
+    """As much of a ``cell.json`` as tells where it was computed."""
+
+    environment: dict[str, Any] = {}
+
+
 _FIGURES = msgspec.json.Decoder(_Figures)
+_SURROUNDINGS = msgspec.json.Decoder(_Surroundings)
 
 
 class Busy(OneticketError):
@@ -126,14 +135,21 @@ class Store:
 
     def figures(self, identity: str) -> dict[str, Any]:
         """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not looked at."""
+        known = self._decoded(identity, _FIGURES)
+        return known.outcome | known.cost
+
+    def environment(self, identity: str) -> dict[str, Any]:
+        """Where and by what a finished cell was computed; the rest of its file is not looked at."""
+        return self._decoded(identity, _SURROUNDINGS).environment
+
+    def _decoded(self, identity: str, decoder: msgspec.json.Decoder[_Part]) -> _Part:
         path = self._record(identity)
         try:
             with open(path, "rb") as file:
-                known = _FIGURES.decode(file.read())
+                return decoder.decode(file.read())
         except (OSError, msgspec.MsgspecError) as error:
             expected = "a finished cell; delete its folder and run again"
             raise InputError(f"is damaged ({error})", where=path, expected=expected) from None
-        return known.outcome | known.cost
 
     def _record(self, identity: str) -> str:
         # A string: paths cost more than the file behind them where there are many thousands.

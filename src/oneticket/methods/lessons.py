@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -18,6 +18,7 @@ from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
 from oneticket.training import EpochRecord, Objective, Recipe, Training, train
 from oneticket.training.evaluation import evaluating
+from oneticket.training.kernels import Kernels
 
 HIDDEN = 512  # units of the hidden layer between features and reconstructed pixels
 
@@ -59,7 +60,17 @@ def layer_wise(lesson: Lesson) -> Training:
         samples=sum(part.samples for part in parts),
         seconds=sum(part.seconds for part in parts),
         resumed_at=parts[0].resumed_at,
+        kernels=_kernels_of_all(dict(zip(layers, parts, strict=True))),
     )
+
+
+def _kernels_of_all(parts: Mapping[str, Training]) -> Kernels:
+    """The kernels of trainings, each of a part of the network, as those of one: ``PART/layer`` is a layer of a part."""
+    kernels = {part: training.kernels for part, training in parts.items()}
+    plain = {f"{part}/{name}": fault for part, known in kernels.items() for name, fault in known.plain.items()}
+    laid_out = any(known.layout == "channels-last" for known in kernels.values())
+    unchecked = next((f"{part}: {known.unchecked}" for part, known in kernels.items() if known.unchecked), None)
+    return Kernels("channels-last" if laid_out else "contiguous", plain, unchecked)
 
 
 # -- with another head --------------------------------------------------------------------------------------------

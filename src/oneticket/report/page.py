@@ -45,13 +45,20 @@ class _SectionView:
     breaks: frozenset[int]
 
 
-def write_report(rows: Iterable[Row], out: Path, *, title: str | None = None, against: Sequence[str] = USUAL) -> Path:
+def write_report(
+    rows: Iterable[Row],
+    out: Path,
+    *,
+    title: str | None = None,
+    against: Sequence[str] = USUAL,
+    cautions: Sequence[str] = (),
+) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary}.csv``, ``tables/summary.tex``.
 
     ``rows`` is the tidy table, one mapping a trained network with the columns of ``COLUMNS``; ``out`` is made when
-    missing. ``against`` names what the networks are compared with (:meth:`Baseline.parse`). The same rows, in any
-    order, give the same bytes. Returns the path of the page; InputError when the table is empty, lacks a column, or
-    holds two networks for one place.
+    missing. ``against`` names what the networks are compared with (:meth:`Baseline.parse`); ``cautions`` are said
+    first on the page, and nowhere else. The same rows, in any order, give the same bytes. Returns the path of the page;
+    InputError when the table is empty, lacks a column, or holds two networks for one place.
     """
     table = checked(rows)
     short = summary(table, against)
@@ -70,11 +77,17 @@ def write_report(rows: Iterable[Row], out: Path, *, title: str | None = None, ag
     write(out / "tables" / "summary.csv", summary_csv(short))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
-    write(page, _page(title or _title(table), table, short, sections))
+    write(page, _page(title or _title(table), table, short, sections, cautions))
     return page
 
 
-def _page(title: str, table: Sequence[Row], short: Sequence[SummaryRow], sections: Sequence[_SectionView]) -> str:
+def _page(
+    title: str,
+    table: Sequence[Row],
+    short: Sequence[SummaryRow],
+    sections: Sequence[_SectionView],
+    cautions: Sequence[str],
+) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
         autoescape=True,
@@ -85,6 +98,7 @@ def _page(title: str, table: Sequence[Row], short: Sequence[SummaryRow], section
     environment.filters["colour"] = arm_colour
     return environment.get_template("page.html.j2").render(
         title=title,
+        cautions=cautions,
         facts=_facts(table, short),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),

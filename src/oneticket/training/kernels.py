@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from oneticket.data import BatchSource
 from oneticket.errors import InputError
-from oneticket.kernels.plain import lay_out, on_plain_path
+from oneticket.kernels.plain import MEMORY_FORMATS, lay_out, on_plain_path
 from oneticket.kernels.pointwise import is_pointwise
 from oneticket.kernels.recording import record
 from oneticket.kernels.trial import Layout, Trial
@@ -41,7 +41,7 @@ class Kernels(msgspec.Struct, frozen=True):
     @property
     def memory_format(self) -> torch.memory_format:
         """The layout in torch's words."""
-        return torch.channels_last if self.layout == "channels-last" else torch.contiguous_format
+        return MEMORY_FORMATS[self.layout]
 
     @contextmanager
     def at_work(self, model: nn.Module) -> Iterator[None]:

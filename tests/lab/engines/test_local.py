@@ -72,6 +72,39 @@ def test_results_depend_neither_on_processes_nor_on_what_runs_beside(lab: Any, w
         assert ends[0] == ends[1]
 
 
+UNSEEN = """
+from torch import nn
+
+class Unseen(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.body, self.head = nn.Linear(inputs, 8), nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)))
+
+    def __deepcopy__(self, memo):
+        raise TypeError("there is only one")
+
+def net(input_shape, classes):
+    c, h, w = input_shape
+    return Unseen(c * h * w, classes)
+"""
+
+
+def test_what_is_said_of_kernels_is_told_by_the_run_and_not_by_each_worker(
+    lab: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (lab.folder / "unseen.py").write_text(UNSEEN)
+    plan = lab.plan(seeds=2, model="unseen:net", recipe__sgd__precision="bf16", transfer=[DENSE])
+    store = lab.store()
+    summary = lab.run(plan, store, LocalEngine(), 2)
+    reason = "the network can't be looked at (TypeError: there is only one)"
+    assert [str(path) for path in summary.plain] == [f"unseen:net as a whole: {reason}  [2 cells]"]
+    assert {store.environment(identity)["kernels_unchecked"] for identity in plan.cells} == {reason}
+    assert capfd.readouterr().err == ""
+
+
 def test_progress_is_told_for_every_epoch(lab: Any) -> None:
     plan = lab.plan(seeds=1, transfer=[DENSE])
     ((identity, cell),) = plan.cells.items()

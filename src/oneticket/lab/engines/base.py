@@ -35,7 +35,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Done(msgspec.Struct, frozen=True):
     """How a cell ended: its accuracies, or that it was ``cached`` because another process had finished it.
 
-    ``diverged`` says why its training could not go on to the end.
+    ``diverged`` says why its training could not go on to the end. ``plain`` says of layers why they took the plain
+    path; the empty name is the network as a whole.
     """
 
     cached: bool = False
@@ -43,6 +44,7 @@ class Done(msgspec.Struct, frozen=True):
     val_accuracy: float | None = None
     seconds: float = 0.0
     diverged: str | None = None
+    plain: dict[str, str] = {}
 
 
 class CellFailed(OneticketError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import faulthandler
+import logging
 import multiprocessing
 import os
 import resource
@@ -24,6 +25,7 @@ from oneticket.lab.cell import run_cell
 from oneticket.lab.engines.base import Done, Progress, Task
 from oneticket.lab.store import Busy, Store
 from oneticket.training import EpochRecord
+from oneticket.training.kernels import LOG
 
 _TASK = msgspec.json.Decoder(Task)  # made here, once, and not in every worker
 
@@ -33,6 +35,7 @@ def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connecti
     _leave_last_words(errors, crash)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _end_with_parent()
+    LOG.setLevel(logging.CRITICAL)  # standard error is the terminal of the run, which tells it once for many cells
     task = _TASK.decode(encoded)
     torch.set_num_threads(task.setting.threads)
 
@@ -81,12 +84,14 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
 
         record = run_cell(cell, task.setting, working, on_epoch)
         store.commit(identity, working, record)
-    outcome = record["outcome"]
+    outcome, environment = record["outcome"], record["environment"]
+    unchecked = environment.get("kernels_unchecked")
     return Done(
         test_accuracy=outcome.get("test_accuracy"),
         val_accuracy=outcome["val_accuracy"],
         seconds=record["cost"]["seconds"],
         diverged=outcome.get("diverged"),
+        plain=environment.get("plain_layers", {}) | ({"": unchecked} if unchecked else {}),
     )
 
 
