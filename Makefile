@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-slow test-gpu lint docs bench clean
+.PHONY: demo test test-all test-slow test-instructions test-gpu lint docs bench clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
@@ -17,6 +17,14 @@ test-all: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m "slow and not gpu"
+
+# What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
+# after its heap; a machine without that library says so once a process, and goes on.
+WATCHED := LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3
+COMPUTING := tests/kernels tests/models tests/training tests/methods tests/lab
+test-instructions: $(VENV)/.dev
+	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)
+	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)
 
 test-gpu: $(VENV)/.dev
 	$(PYTEST) -m gpu

@@ -92,14 +92,17 @@ def _sweep(*, as_json: bool) -> int:
     from oneticket.kernels.sweep import CHANNELS, kinds, spans, sweep
 
     found: dict[bool, list[dict[str, Any]]] = {}
+    chosen, faulty = kinds(), []
     for layers in (False, True):
         what = "layers as networks here have them" if layers else "convolutions of PyTorch"
         found[layers] = []
-        for number, (kind, wrong) in enumerate(sweep(kinds(), layers=layers), start=1):
-            click.echo(f"\r{what}: {number}/{len(kinds())} kinds ", nl=False, err=True)
+        for number, (kind, wrong) in enumerate(sweep(chosen, layers=layers), start=1):
+            click.echo(f"\r{what}: {number}/{len(chosen)} kinds ", nl=False, err=True)
             if wrong is not None:
                 found[layers].append({"kind": str(kind), "channels": spans(wrong.channels), "fault": wrong.fault})
+                faulty.append(kind)
         click.echo(err=True)
+        chosen = list(faulty)
     if as_json:
         facts = {"machine": str(this_machine()), "kinds": len(kinds()), "wrong": found[False], "layers": found[True]}
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
