@@ -19,9 +19,10 @@ test-slow: $(VENV)/.dev
 	$(PYTEST) -m "slow and not gpu"
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
-# after its heap; a machine without that library says so once a process, and goes on.
+# after its heap; a machine without that library says so once a process, and goes on. test_heap.py is about the heap that
+# is not looked after.
 WATCHED := LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3
-COMPUTING := tests/kernels tests/models tests/training tests/methods tests/lab
+COMPUTING := tests/kernels tests/models tests/training tests/methods tests/lab --ignore tests/training/test_heap.py
 test-instructions: $(VENV)/.dev
 	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)
 	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)

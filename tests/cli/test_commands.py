@@ -16,7 +16,9 @@ import pyarrow.parquet
 import pytest
 
 import oneticket
+import oneticket.kernels.sweep
 import oneticket.lab.scheduler
+from oneticket.kernels.sweep import Wrong
 from oneticket.lab.cell import Setting
 from oneticket.lab.engines import Engine
 from oneticket.lab.plan import Plan
@@ -362,6 +364,28 @@ def test_doctor_tells_what_this_machine_has(call: Any, cache: Path) -> None:
     text = call("doctor")
     assert text.code == 0
     assert all(title in text.out for title in found)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_doctor_lists_the_kernels_that_are_wrong(right: bool, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all kinds the operations of torch; of those that are wrong the layers of networks, which must not be."""
+    tried: list[tuple[int, bool]] = []
+
+    def sweep(chosen: Any, *, layers: bool) -> Any:
+        tried.append((len(chosen), layers))
+        for kind in chosen:
+            narrow = (kind.kernel, kind.stride, kind.threads, kind.grouped, kind.transposed) == (1, 2, 2, False, False)
+            wrong = narrow and kind.layout == "channels-last" and not (layers and right)
+            yield kind, Wrong(kind, (2, 3, 4, 9), "it crashes (SIGSEGV)") if wrong else None
+
+    monkeypatch.setattr(oneticket.kernels.sweep, "sweep", sweep)
+    told = call("doctor", "--kernels")
+    assert told.code == (0 if right else 1)
+    assert tried == [(128, False), (2, True)]
+    assert "1 × 1, stride 2, channels-last, bf16, 2 threads; 2-4, 9 channels: it crashes (SIGSEGV)" in told.out
+    assert ("wrong in networks here as well: nothing" in told.out) == right
+    found = json.loads(call("doctor", "--kernels", "--json").out)
+    assert (len(found["wrong"]), len(found["layers"])) == (2, 0 if right else 2)
 
 
 @pytest.mark.parametrize(("units", "has", "fastest"), [((), "no: ", "float32: "), (("amx_bf16",), "yes", "bf16: amx")])
