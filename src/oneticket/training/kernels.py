@@ -115,8 +115,8 @@ def _sizes(batches: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
     """A batch of every size that an epoch has: a whole one, and what is left at its end."""
     inputs, targets = next(iter(batches.ordered()))
     yield inputs, targets
-    left = batches.samples % len(inputs)
-    if left:
+    whole, left = divmod(batches.samples, len(inputs))
+    if left and batches.steps_per_epoch > whole:  # which a source may leave out
         yield inputs[:left], targets[:left]
 
 
