@@ -112,7 +112,7 @@ def _leave_last_words(errors: Connection, crash: Connection) -> None:
 
 
 def _torch_tells_stacks(on: bool) -> None:
-    with contextlib.suppress(AttributeError):  # it is no public function
+    with contextlib.suppress(AttributeError):  # a private function, which other versions may lack
         torch._C._set_print_stack_traces_on_fatal_signal(on)
 
 
