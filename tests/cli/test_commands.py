@@ -17,8 +17,10 @@ import pytest
 
 import oneticket
 import oneticket.kernels.sweep
+import oneticket.lab.capacity
 import oneticket.lab.scheduler
 from oneticket.kernels.sweep import Wrong
+from oneticket.lab.capacity import Workers
 from oneticket.lab.cell import Setting
 from oneticket.lab.engines import Engine
 from oneticket.lab.plan import Plan
@@ -212,6 +214,25 @@ def test_the_layout_is_handed_to_those_who_compute(
     monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
     assert [setting.layout for setting in asked] == [layout]
+
+
+@pytest.mark.parametrize(
+    ("words", "side_by_side"),
+    [([], 6), (["--threads", "2"], 3), (["--threads", "9"], 1), (["--threads", "2", "--workers", "5"], 5)],
+)
+def test_threads_take_the_cores_of_workers(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], side_by_side: int
+) -> None:
+    asked: list[int] = []
+
+    def nothing(plan: Plan, *_: Any, workers: int, **__: Any) -> Summary:
+        asked.append(workers)
+        return Summary(cells=len(plan.cells))
+
+    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
+    monkeypatch.setattr(oneticket.lab.capacity, "default_workers", lambda: Workers(6, "six cores"))
+    assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
+    assert asked == [side_by_side]
 
 
 def test_layers_that_took_the_plain_path_are_named(

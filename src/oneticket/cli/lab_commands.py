@@ -164,7 +164,8 @@ def _run(
         device=device,
         layout=layout,
     )
-    beside = workers or default_workers().count
+    # More threads than cores wait for each other at every operator: a training becomes ten times slower.
+    beside = workers or max(default_workers().count // threads, 1)
     summary = run_plan(graph, opened, make_engine(), setting, workers=beside, watcher=make_watcher(quiet=as_json))
     return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
 
