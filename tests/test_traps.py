@@ -21,7 +21,7 @@ import oneticket as ot
 from oneticket.data import ImageSet, Normalisation, TensorBatches
 from oneticket.data.steps import Selection, ShuffledLabels, View
 from oneticket.errors import InputError
-from oneticket.lab.cell import Setting, run_cell
+from oneticket.lab.cell import Workplace, run_cell
 from oneticket.lab.description import ArmStart
 from oneticket.lab.experiment import load_experiment, read_experiment
 from oneticket.lab.plan import make_plan
@@ -319,7 +319,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
     folder = tmp_path_factory.mktemp("traps")
     (folder / "experiment.toml").write_text(SMALL)
     store = Store.open(folder / "store", create=True)
-    setting = Setting(store=str(store.root), cache=str(folder / "cache"), folder=str(folder))
+    workplace = Workplace(store=str(store.root), cache=str(folder / "cache"), folder=str(folder))
     plan = make_plan(load_experiment(folder / "experiment.toml"), folder=folder, cache=folder / "cache")
     names = {row.cell: row.arm for row in plan.rows}
     found = Arms({}, {}, {}, {})
@@ -327,14 +327,14 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
         working = store.root / "working" / identity
         working.mkdir()
         if isinstance(cell.start, ArmStart):
-            run_cell(msgspec.structs.replace(cell, snapshots=("0it",)), setting, working)
+            run_cell(msgspec.structs.replace(cell, snapshots=("0it",)), workplace, working)
             found.starts[names[identity]] = load_state(working / "weights-0it.safetensors")
             found.masks[names[identity]] = load_masks(working / "masks.safetensors")
             continue
-        store.commit(identity, working, run_cell(cell, setting, working))
+        store.commit(identity, working, run_cell(cell, workplace, working))
         if names.get(identity) == "dense":
             found.rewound = load_state(store.folder(identity) / "weights-1ep.safetensors")
-            first = run_cell(msgspec.structs.replace(cell, snapshots=("0it",)), setting, folder)
+            first = run_cell(msgspec.structs.replace(cell, snapshots=("0it",)), workplace, folder)
             assert first["outcome"]["density"] == 1.0
             found.initial = load_state(folder / "weights-0it.safetensors")
     assert found.starts.keys() == {"winning", "random", "preserved", "layer-permuted"}
@@ -453,8 +453,18 @@ def test_trap_a_resume_loads_nothing_under_weights_only(data: Data, tmp_path: Pa
 
     checkpoint = Checkpoint(tmp_path / "training.pt", every=0)
     with pytest.raises(Killed):
-        ot.train(dying, data, recipe, masks=masks, validation=data, checkpoint=checkpoint, on_epoch=kill)
-    run = ot.train(resumed, data, recipe, masks=masks, validation=data, checkpoint=checkpoint)
+        ot.train(
+            dying,
+            data,
+            recipe,
+            masks=masks,
+            validation=data,
+            runtime=ot.training.Runtime(checkpoint=checkpoint),
+            callbacks=[ot.training.OnEpoch(kill)],
+        )
+    run = ot.train(
+        resumed, data, recipe, masks=masks, validation=data, runtime=ot.training.Runtime(checkpoint=checkpoint)
+    )
     assert run.resumed_at == 8, "two epochs of four steps are not computed again"
     assert run.history == history
     for name, value in whole.state_dict().items():

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import msgspec
 import torch
@@ -21,7 +21,7 @@ from oneticket.pruning import Evidence, prune
 from oneticket.pruning.base import Batches, check_pair
 from oneticket.randomness import Streams
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
-from oneticket.training import Recipe, Step, Training, evaluate, train
+from oneticket.training import Recipe, Runtime, Snapshot, Start, Step, Training, evaluate, train
 from oneticket.weights import RescalingContext, rate_factors, rescaling
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
@@ -63,9 +63,54 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if getattr(self, field) not in get_args(kind):
                 raise unknown(field, str(getattr(self, field)), get_args(kind))
 
+    @classmethod
+    def for_density(
+        cls, density: float, *, rounds: int | None = None, prune: float | None = None, **options: Any
+    ) -> Search:
+        """The search whose last round has ``density``.
+
+        Parameters
+        ----------
+        density : fraction of the prunable weights to keep, between 0 and 1.
+        rounds : so many, each of which removes the same fraction; 1 is one-shot pruning.
+        prune : or as many rounds as are needed if each removes this fraction, 0.2 by default; the last removes less.
+        options : the other fields.
+
+        Raises
+        ------
+        InputError : a number outside its range, or both ``rounds`` and ``prune``.
+        """
+        if not 0 < density < 1:
+            raise InputError(f"density = {density}", expected="a fraction between 0 and 1")
+        if rounds is not None and prune is not None:
+            raise InputError(f"rounds = {rounds} and prune = {prune}", expected="one of them: it gives the other")
+        if prune is not None and not 0 < prune < 1:
+            raise InputError(f"prune = {prune}", expected="a fraction between 0 and 1")
+        if rounds is not None:
+            return cls(rounds=rounds, prune=1 - density ** (1 / max(rounds, 1)), **options)
+        prune = 0.2 if prune is None else prune
+        needed = max(1, math.ceil(round(math.log(density) / math.log1p(-prune), 9)))
+        return cls(rounds=needed, prune=prune, **options)
+
     def densities(self) -> list[float]:
         """The density of every round, from 1.0 at round 0."""
         return [(1 - self.prune) ** n for n in range(self.rounds + 1)]
+
+
+class SearchOptions(TypedDict, total=False):
+    """The fields of `Search`, as keywords of :func:`find_ticket`; ``rounds`` and ``prune`` None mean the default."""
+
+    rounds: int | None
+    prune: float | None
+    criterion: str
+    allocation: str
+    rewind: str | int
+    method: Retraining
+    optimizer_state: Restored
+    norm_statistics: Restored
+    rescale: str
+    prune_head: bool
+    prunable: tuple[str, ...] | None
 
 
 def next_masks(
@@ -90,25 +135,42 @@ def next_masks(
     )
 
 
-def round_start(search: Search, rewound: State, trained: State, fresh: State) -> tuple[State, dict[str, Any]]:
-    """What a round begins with: the state of the network, and the options of :func:`oneticket.training.train`."""
+def begin_round(
+    search: Search,
+    masks: Masks,
+    *,
+    rewound: Callable[[], Mapping[str, Tensor]],
+    memory: Callable[[], Mapping[str, Tensor]],
+    trained: Callable[[], State],
+    fresh: State,
+    optimizer: str,
+    network: Callable[[State], nn.Module],
+    batch: Callable[[], Tensor],
+) -> tuple[State, Start]:
+    """What a round begins with: the state of the network, masked and rescaled, and where its training starts.
+
+    Parameters
+    ----------
+    masks : of the round. rewound, memory : the network at k, and what the optimiser remembered then.
+    trained : the weights that the round before it ended with. fresh : W_0.
+    optimizer : name of the one that trains. network : state → a network that holds it. batch : inputs to rescale by.
+    """
+    state, start = trained(), Start(step=search.rewind)
     if search.method == "fine-tune":
-        return trained, {"lr_schedule": "last"}
-    if search.method == "lr-rewind":
-        return trained, {"start": search.rewind}
-    state = dict(rewound)
-    if search.norm_statistics == "fresh":
-        state |= {name: fresh[name] for name in fresh if "running_" in name or "num_batches_tracked" in name}
-    return state, {"start": search.rewind}
-
-
-def rescaled(
-    search: Search, state: State, masks: Masks, optimizer: str, context: RescalingContext
-) -> tuple[State, dict[str, Any]]:
-    """The masked ``state`` rescaled as the search says, and the options of the loop that belong to it."""
+        start = Start(lr_schedule="last")
+    elif search.method == "rewind":
+        state = dict(rewound())
+        if search.norm_statistics == "fresh":
+            state |= {name: fresh[name] for name in fresh if "running_" in name or "num_batches_tracked" in name}
+    if search.optimizer_state == "rewound" and search.method != "fine-tune":
+        start = msgspec.structs.replace(start, optimizer_state=memory())
+    state = masked_state(state, masks)
+    origin = "rewound" if search.method == "rewind" else "trained"
+    context = RescalingContext(origin, network=lambda: network(state), batch=batch)
     weights = {name: state[name] for name in masks}
     factors = rate_factors(search.rescale, masks, optimizer)
-    return state | rescaling[search.rescale](weights, masks, context), {"lr_factors": factors} if factors else {}
+    scaled = rescaling[search.rescale](weights, masks, context)
+    return state | scaled, msgspec.structs.replace(start, lr_factors=factors)
 
 
 def masked_state(state: Mapping[str, Tensor], masks: Masks) -> State:
@@ -122,22 +184,12 @@ def find_ticket(
     *,
     recipe: Recipe,
     density: float = 0.05,
-    rewind: str | int = "1ep",
     seed: int = 0,
-    rounds: int | None = None,
-    prune: float = 0.2,
-    criterion: str = "magnitude",
-    allocation: str = "global",
-    method: Retraining = "rewind",
-    optimizer_state: Restored = "fresh",
-    norm_statistics: Restored = "rewound",
-    rescale: str = "none",
     head: str | None = None,
-    prune_head: bool = False,
-    prunable: tuple[str, ...] | None = None,
     name: str = "",
     device: str = "cpu",
     on_round: Callable[[int, int, Training], None] | None = None,
+    **search: Unpack[SearchOptions],
 ) -> Ticket:
     """Find a winning ticket of ``model`` on ``train_set`` by IMP with rewinding (Frankle et al. 2020).
 
@@ -145,85 +197,100 @@ def find_ticket(
     ----------
     model : any module that maps a batch to logits (N × classes); its present weights are W_0; it is not changed.
     train_set : an ImageSet, a pair of tensors, or any map-style dataset of (input, label).
+    recipe : how each round trains.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
-    rewind : the moment k whose weights the ticket carries: ``"1ep"``, ``"500it"``, 0.
-    rounds : number of rounds; by default as many as removing ``prune`` of the rest each round needs. 1 is one-shot.
     seed : the replicate; data order, augmentation and dropout come from its streams.
+    head : name of the classifier, where it can't be found. name : of the data, for the ticket's provenance.
+    on_round : called after each training with its number, the number of all, and what it left.
+    search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
+        default), ``"500it"``, 0. ``rounds`` is by default as many as removing ``prune`` (0.2) of the rest each round
+        needs; 1 is one-shot pruning.
 
-    Trains ``rounds`` times. Raises InputError for a density that leaves no weight, a head that can't be found.
+    Returns
+    -------
+    Ticket : masks, the weights W_k, and where it was found. ``rounds`` trainings are done.
+
+    Raises
+    ------
+    InputError : a density that leaves no weight, a head that can't be found, a search that can't be done.
+
     Warns when a layer has lost all its weights.
     """
-    if not 0 < density < 1:
-        raise InputError(f"density = {density}", expected="a fraction between 0 and 1")
-    if not 0 < prune < 1:
-        raise InputError(f"prune = {prune}", expected="a fraction between 0 and 1")
-    if rounds is None:
-        rounds = max(1, math.ceil(round(math.log(density) / math.log1p(-prune), 9)))
-        densities = [(1 - prune) ** n for n in range(1, rounds)] + [density]
-    else:
-        densities = [density ** (n / rounds) for n in range(1, rounds)] + [density]
-    search = Search(
-        rounds=rounds, prune=prune, criterion=criterion, allocation=allocation, rewind=rewind, method=method,
-        optimizer_state=optimizer_state, norm_statistics=norm_statistics, rescale=rescale, prune_head=prune_head,
-        prunable=prunable,
-    )  # fmt: skip
-    # What can't be done is refused now, not after the first training.
-    check_pair(criterion, allocation)
-    check_rescaling(rescale, recipe.optimizer, method)
+    for word in search:
+        if word not in SearchOptions.__annotations__:
+            raise unknown("option", word, SearchOptions.__annotations__)
+    plan = Search.for_density(density, **search)
     network = copy.deepcopy(model)
-    view = Prunable(network, head=head, prune_head=prune_head, only=prunable)
-    if math.floor(density * view.total + 0.5) < 1:
-        raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
+    view = Prunable(network, head=head, prune_head=plan.prune_head, only=plan.prunable)
     batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
-    if rounds > 1 and method != "fine-tune":
-        per_epoch = batches.steps_per_epoch
-        if Step.parse(rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
-            raise InputError(
-                f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
-            )
-    evidence = Replayed(batches, Streams(seed))
-    initial = _state(network)
-    run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], device=device)
-    rewound = run.snapshots[str(search.rewind)]
-    masks: Masks | None = None
-    for number, target in enumerate(densities, start=1):
-        if on_round is not None:
-            on_round(number - 1, rounds, run)
-        masks = next_masks(
-            view, initial=lambda: initial, batches=lambda: evidence, search=search, density=target, alive=masks,
-            seed=seed, number=number,
-        )  # fmt: skip
-        if number == rounds:
-            break
-        state, options = round_start(search, rewound.state, _state(network), initial)
-        state = masked_state(state, masks)
-        context = RescalingContext(
-            "rewound" if method == "rewind" else "trained",
-            network=partial(_holding, network, state),
-            batch=lambda: next(iter(evidence))[0],
-        )
-        state, rates = rescaled(search, state, masks, recipe.optimizer, context)
-        network.load_state_dict(state)
-        options |= rates
-        if search.optimizer_state == "rewound" and method != "fine-tune":
-            options["optimizer_state"] = rewound.optimizer
-        run = train(network, batches, recipe, masks=masks, seed=seed, device=device, **options)
-    assert masks is not None
+    _check_search(plan, density, view, recipe, batches)
+    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, device, on_round)
     if masks.collapsed():
         warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=2)
     provenance = Provenance(
         model=type(model).__name__,
         seen=(seen(train_set, name, recipe, batches.samples),),
-        round=rounds,
-        rounds=rounds,
-        rewind=str(search.rewind),
+        round=plan.rounds,
+        rounds=plan.rounds,
+        rewind=str(plan.rewind),
         seed=seed,
-        criterion=criterion,
-        allocation=allocation,
+        criterion=plan.criterion,
+        allocation=plan.allocation,
         density_asked=density,
         versions=versions(),
     )
     return make_ticket(masks, rewound.state, view.head, provenance)
+
+
+def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:
+    """Refuse what can't be done now, and not after the first training."""
+    check_pair(search.criterion, search.allocation)
+    check_rescaling(search.rescale, recipe.optimizer, search.method)
+    if math.floor(density * view.total + 0.5) < 1:
+        raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
+    if search.rounds > 1 and search.method != "fine-tune":
+        per_epoch = batches.steps_per_epoch
+        if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
+            )
+
+
+def _searched(
+    network: nn.Module,
+    batches: BatchSource,
+    recipe: Recipe,
+    search: Search,
+    density: float,
+    view: Prunable,
+    seed: int,
+    device: str,
+    on_round: Callable[[int, int, Training], None] | None,
+) -> tuple[Masks, Snapshot]:
+    """The masks of the last round, and the network at k. ``view`` is that of ``network``, which is trained."""
+    evidence = Replayed(batches, Streams(seed))
+    initial, runtime = _state(network), Runtime(device=device)
+    run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], runtime=runtime)
+    rewound = run.snapshots[str(search.rewind)]
+    masks: Masks | None = None
+    for number, target in enumerate([*search.densities()[1:-1], density], start=1):
+        if on_round is not None:
+            on_round(number - 1, search.rounds, run)
+        masks = next_masks(
+            view, initial=lambda: initial, batches=lambda: evidence, search=search, density=target, alive=masks,
+            seed=seed, number=number,
+        )  # fmt: skip
+        if number == search.rounds:
+            break
+        state, start = begin_round(
+            search, masks, rewound=lambda: rewound.state, memory=lambda: rewound.optimizer,
+            trained=partial(_state, network), fresh=initial, optimizer=recipe.optimizer,
+            network=partial(_copy_holding, network), batch=lambda: next(iter(evidence))[0],
+        )  # fmt: skip
+        network.load_state_dict(state)
+        run = train(network, batches, recipe, masks=masks, seed=seed, start=start, runtime=runtime)
+    assert masks is not None  # a search has at least one round
+    return masks, rewound
 
 
 def make_ticket(masks: Masks, rewound: Mapping[str, Tensor], head: str, provenance: Provenance) -> Ticket:
@@ -275,7 +342,10 @@ def transfer(
     if isinstance(test_set, ImageSet) and normalisation is None:
         raise InputError("images to test on without images to train on", where="test_set", expected="both of one kind")
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
-    run = train(model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed, device=device)
+    run = train(
+        model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
+        runtime=Runtime(device=device),
+    )  # fmt: skip
     if test_set is None:
         return Transfer(placement, run, None, None)
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
@@ -312,7 +382,7 @@ def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
     rate_factors(name, Masks({}), optimizer)
 
 
-def _holding(network: nn.Module, state: State) -> nn.Module:
+def _copy_holding(network: nn.Module, state: State) -> nn.Module:
     scratch = copy.deepcopy(network)
     scratch.load_state_dict(state)
     return scratch

@@ -16,7 +16,7 @@ from oneticket.bench.synthetic import large_experiment, search_experiment, tiny_
 from oneticket.data import DataSpec
 from oneticket.data.reference import open_data, resolve
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.experiment import load_experiment
 from oneticket.lab.plan import Plan, make_plan
 from oneticket.lab.results import tidy
@@ -46,8 +46,8 @@ def test_a_finished_store_lacks_nothing(tmp_path: Path) -> None:
     plan = planned(large_experiment(tmp_path, 100))
     store = Store.open(tmp_path / "store", create=True)
     finish(plan, store)
-    setting = Setting(store=str(store.root), cache=str(tmp_path / "cache"), folder=str(tmp_path))
-    summary = run_plan(plan, store, Idle(), setting, workers=2)
+    workplace = Workplace(store=str(store.root), cache=str(tmp_path / "cache"), folder=str(tmp_path))
+    summary = run_plan(plan, store, Idle(), workplace, workers=2)
     assert (summary.cached, summary.trained, summary.complete) == (100, 0, True)
     rows = tidy(store)
     assert len(rows) == 81

@@ -19,7 +19,7 @@ from oneticket.data import ImageBatches, Normalisation
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
-from oneticket.training import train
+from oneticket.training import Runtime, train
 
 Batch = tuple[Tensor, Tensor]
 
@@ -51,7 +51,9 @@ def test_it_computes_the_same_training_as_ours(tiny: Workload, model: str, densi
     workload = replace(tiny, model=model, density=density, shape=(3, 16, 16))
     masks, batches = workload.masks(), batches_of(workload, 5)
     theirs = reference.train(workload.network(), batches, 1, lr=LR, masks=dict(masks or {}))
-    run = train(workload.network(), Given(batches), workload.recipe(5), masks=masks, channels_last=True)
+    run = train(
+        workload.network(), Given(batches), workload.recipe(5), masks=masks, runtime=Runtime(layout="channels-last")
+    )
     ours = [record.train_loss for record in run.history]
     assert len(ours) == len(theirs) == 5
     assert [float(loss) for loss in theirs] == pytest.approx(ours, abs=1e-4)

@@ -21,7 +21,7 @@ import oneticket.lab.capacity
 import oneticket.lab.scheduler
 from oneticket.kernels.sweep import Wrong
 from oneticket.lab.capacity import Workers
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.engines import Engine
 from oneticket.lab.plan import Plan
 from oneticket.lab.results import COLUMNS
@@ -205,15 +205,15 @@ def test_what_is_added_is_all_that_is_missing(
 def test_the_layout_is_handed_to_those_who_compute(
     call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str
 ) -> None:
-    asked: list[Setting] = []
+    asked: list[Workplace] = []
 
-    def nothing(plan: Plan, store: Store, engine: Engine, setting: Setting, **_: Any) -> Summary:
-        asked.append(setting)
+    def nothing(plan: Plan, store: Store, engine: Engine, workplace: Workplace, **_: Any) -> Summary:
+        asked.append(workplace)
         return Summary(cells=len(plan.cells))
 
     monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
-    assert [setting.layout for setting in asked] == [layout]
+    assert [workplace.runtime.layout for workplace in asked] == [layout]
 
 
 @pytest.mark.parametrize(

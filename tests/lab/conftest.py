@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting, run_cell
+from oneticket.lab.cell import Workplace, run_cell
 from oneticket.lab.engines import Done, Progress, Task
 from oneticket.lab.experiment import read_experiment
 from oneticket.lab.plan import Plan, make_plan
@@ -66,10 +66,10 @@ class Here:
 
     def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:
         future: Future[Done] = Future()
-        store, identity = Store(Path(task.setting.store)), task.cell.identity
+        store, identity = Store(Path(task.workplace.store)), task.cell.identity
         try:
             with store.claimed(identity) as working:
-                store.commit(identity, working, run_cell(task.cell, task.setting, working))
+                store.commit(identity, working, run_cell(task.cell, task.workplace, working))
             self.computed.append(identity)
             future.set_result(Done())
         except OneticketError as error:
@@ -102,15 +102,15 @@ class Lab:
         """A store in the folder."""
         return Store.open(self.folder / name, create=True)
 
-    def setting(self, store: Store, **options: Any) -> Setting:
+    def workplace(self, store: Store, **options: Any) -> Workplace:
         """What a worker needs besides a description."""
-        return Setting(store=str(store.root), cache=str(self.cache), folder=str(self.folder), **options)
+        return Workplace(store=str(store.root), cache=str(self.cache), folder=str(self.folder), **options)
 
     def run(self, plan: Plan, store: Store, engine: Any = None, workers: int = 1, **options: Any) -> Summary:
         """Compute what is missing; in this process unless an engine is given."""
         watcher: Watcher | None = options.pop("watcher", None)
-        setting = self.setting(store, **options)
-        return run_plan(plan, store, engine or Here(), setting, workers=workers, watcher=watcher)
+        workplace = self.workplace(store, **options)
+        return run_plan(plan, store, engine or Here(), workplace, workers=workers, watcher=watcher)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from oneticket.lab.arms import ARM_SOURCES, ARMS, Arm
 from oneticket.lab.description import ArmStart, Description, Pretraining, Round
 from oneticket.lab.plan import Plan
 from oneticket.lab.results import remember, tidy
-from oneticket.lab.starting import Start, start_of
+from oneticket.lab.starting import Assembled, assemble
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
@@ -38,9 +38,9 @@ class Whole(NamedTuple):
         row = next(r for r in self.plan.rows if (r.arm, r.rescale, r.seed) == (arm, rescale, seed))
         return self.plan.cells[row.cell]
 
-    def start(self, arm: str, rescale: str = "none", seed: int = 0) -> Start:
+    def start(self, arm: str, rescale: str = "none", seed: int = 0) -> Assembled:
         """What its training begins with."""
-        return start_of(self.cell(arm, rescale, seed), self.archive)
+        return assemble(self.cell(arm, rescale, seed), self.archive)
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +187,8 @@ def test_a_binary_network_is_stored_binary_and_its_bytes_are_counted_so(whole: W
 
 
 def test_the_optimiser_of_a_fine_tuning_keeps_the_last_rate(whole: Whole) -> None:
-    assert whole.start("dense-finetune").options["lr_schedule"] == "last"
-    assert whole.start("pruned-lr-rewind").options["start"] == "1ep"
+    assert whole.start("dense-finetune").start.lr_schedule == "last"
+    assert whole.start("pruned-lr-rewind").start.step == "1ep"
 
 
 # -- rescaling ----------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_every_rescaling_leaves_masks_as_they_are_and_changes_the_scale(
     starts = {}
     for row in plan.rows:
         if row.arm == name and row.seed == 0:
-            starts[row.rescale] = start_of(plan.cells[row.cell], whole.archive)
+            starts[row.rescale] = assemble(plan.cells[row.cell], whole.archive)
     assert set(starts) == set(RESCALINGS)
     for rescale, start in starts.items():
         assert start.masks == starts["none"].masks, rescale
@@ -214,9 +214,9 @@ def test_smup_raises_the_rates_of_sparse_layers_and_wants_adam(shared_lab: Any, 
     grid = {"sources": ["low@sgd"], "targets": ["digits@adam"], "arms": ["random"], "rescale": ["smup"],
             "densities": [DENSITY]}  # fmt: skip
     plan = shared_lab.plan(shared_lab.raw(transfer=[grid]))
-    start = start_of(plan.cells[next(r.cell for r in plan.rows if r.arm == "random")], whole.archive)
+    start = assemble(plan.cells[next(r.cell for r in plan.rows if r.arm == "random")], whole.archive)
     assert start.masks is not None
-    assert start.options["lr_factors"] == {n: pytest.approx(1 / d) for n, d in start.masks.densities().items()}
+    assert start.start.lr_factors == {n: pytest.approx(1 / d) for n, d in start.masks.densities().items()}
     grid["targets"] = ["digits@sgd"]
     with pytest.raises(InputError, match=r"smup.*adam"):
         shared_lab.plan(shared_lab.raw(transfer=[grid]))
@@ -267,7 +267,7 @@ def test_a_search_rescaled_after_every_round_begins_its_rounds_so(shared_lab: An
         plan = shared_lab.plan(shared_lab.raw(seeds=1, search__rescale=rescale, transfer=[grid]))
         assert shared_lab.run(plan, store).complete
         first = next(c for c in plan.cells.values() if isinstance(c.start, Round))
-        starts[rescale] = start_of(first, Archive(store, shared_lab.cache, shared_lab.folder))
+        starts[rescale] = assemble(first, Archive(store, shared_lab.cache, shared_lab.folder))
     assert starts["none"].masks == starts["layer"].masks
     for name, density in (starts["none"].masks or Masks({})).densities().items():
         assert torch.allclose(starts["layer"].state[name], starts["none"].state[name] / density**0.5)

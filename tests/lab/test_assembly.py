@@ -9,6 +9,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from oneticket.lab.archive import Archive
 from oneticket.lab.arms import ARMS
 from oneticket.lab.description import Description, Initial, Pretraining, Round
 from oneticket.lab.plan import Plan
-from oneticket.lab.starting import Start, start_of
+from oneticket.lab.starting import Assembled, assemble
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
@@ -31,7 +32,7 @@ from oneticket.pruning import Circumstances, Evidence, control, criterion, prune
 from oneticket.pruning.correspondence import reindexed
 from oneticket.randomness import Streams
 from oneticket.search import find_ticket
-from oneticket.training import Recipe
+from oneticket.training import Recipe, Start
 from oneticket.training.alignment import match_channels
 from oneticket.weights import RescalingContext, rescaling
 
@@ -70,9 +71,9 @@ class Files(NamedTuple):
         rows = (r for r in self.plan.rows if (r.arm, r.rescale, r.target_recipe, r.seed) == key)
         return self.plan.cells[next(rows).cell]
 
-    def start(self, cell: Description) -> Start:
+    def start(self, cell: Description) -> Assembled:
         """What the code begins a cell with."""
-        return start_of(cell, Archive(self.store, self.lab.cache, self.lab.folder))
+        return assemble(cell, Archive(self.store, self.lab.cache, self.lab.folder))
 
     def found(self, kind: type, classes: int, seed: int, network: str, optimizer: str) -> Iterator[str]:
         """The cells of a kind."""
@@ -190,12 +191,12 @@ def random_control(word: str, state: State) -> Masks:
 
 
 # -- the arms, written out --------------------------------------------------------------------------------------------
-class Assembled(NamedTuple):
-    """A state before masks are put on it and the head is drawn, its masks, and options of the loop."""
+class Expected(NamedTuple):
+    """A state before masks are put on it and the head is drawn, its masks, and where the training starts."""
 
     state: State
     masks: Masks
-    options: dict[str, Any] | None = None
+    start: Start = Start()
 
     def masked(self, head: State) -> State:
         """Masked weights at zero, the head fresh."""
@@ -219,16 +220,16 @@ def full(state: State) -> Masks:
     return Masks({name: torch.ones_like(state[name], dtype=torch.bool) for name in prunable(state)})
 
 
-def of_random_mask(word: str) -> Callable[[Parts], Assembled]:
-    return lambda p: Assembled(p.redrawn, random_control(word, p.fresh))
+def of_random_mask(word: str) -> Callable[[Parts], Expected]:
+    return lambda p: Expected(p.redrawn, random_control(word, p.fresh))
 
 
-def layer_permuted(p: Parts) -> Assembled:
+def layer_permuted(p: Parts) -> Expected:
     stream = generator(0, "mask", "layer-permuted", "0.25")
-    return Assembled(p.redrawn, p.source.masks.permuted(stream, within="layer"))
+    return Expected(p.redrawn, p.source.masks.permuted(stream, within="layer"))
 
 
-def natural_corrected(p: Parts, bound: float = 1e-3) -> Assembled:
+def natural_corrected(p: Parts, bound: float = 1e-3) -> Expected:
     """Random places in a queue, behind all others those that the dense training of the source drove to zero."""
     natural = []
     for name in p.source.masks:
@@ -240,10 +241,10 @@ def natural_corrected(p: Parts, bound: float = 1e-3) -> Assembled:
     queue[gone.numpy()] -= len(gone)
     kept = np.zeros(len(gone), dtype=bool)
     kept[np.argsort(-queue)[: p.source.masks.kept]] = True
-    return Assembled(p.redrawn, cut(kept, p.fresh))
+    return Expected(p.redrawn, cut(kept, p.fresh))
 
 
-def aligned(p: Parts) -> Assembled:
+def aligned(p: Parts) -> Expected:
     """The mask of the second seed's ticket, brought to the first seed's network by what both do on the source."""
     here, there = (giver.network_of(giver.densely_trained) for giver in (p.source, p.other))
     order, back = (
@@ -251,33 +252,33 @@ def aligned(p: Parts) -> Assembled:
     )
     found, wrong = (Masks(reindexed(p.other.masks, matching)) for matching in (order, back))
     assert found != wrong, "the two ways are the same"
-    return Assembled(p.source.rewound, found)
+    return Expected(p.source.rewound, found)
 
 
-def reshuffled(p: Parts) -> Assembled:
+def reshuffled(p: Parts) -> Expected:
     state, stream = dict(p.source.rewound), generator(0, "init", "draw", "reshuffled")
     for name, mask in p.source.masks.items():
         kept = state[name][mask]
         state[name] = torch.zeros_like(state[name])
         state[name][mask] = kept[torch.randperm(len(kept), generator=stream)]
-    return Assembled(state, p.source.masks)
+    return Expected(state, p.source.masks)
 
 
-def sign_constant(p: Parts) -> Assembled:
+def sign_constant(p: Parts) -> Expected:
     state = dict(p.source.rewound)
     for name in p.source.masks:
         state[name] = state[name].sign() * p.source.initial[name].double().std(correction=0).item()
-    return Assembled(state, p.source.masks)
+    return Expected(state, p.source.masks)
 
 
-def sign_redrawn(p: Parts) -> Assembled:
+def sign_redrawn(p: Parts) -> Expected:
     signs = {name: p.source.rewound[name].sign() * p.redrawn[name].abs() for name in p.source.masks}
-    return Assembled(p.redrawn | signs, p.source.masks)
+    return Expected(p.redrawn | signs, p.source.masks)
 
 
-def sign_interpolated(p: Parts) -> Assembled:
+def sign_interpolated(p: Parts) -> Expected:
     state, masks, _ = sign_redrawn(p)
-    return Assembled(state | {name: p.source.trained[name] for name in normalising(state)}, masks)
+    return Expected(state | {name: p.source.trained[name] for name in normalising(state)}, masks)
 
 
 def largest(scores: Mapping[str, Tensor], state: State) -> Masks:
@@ -287,11 +288,11 @@ def largest(scores: Mapping[str, Tensor], state: State) -> Masks:
     return cut(np.isin(np.arange(len(flat)), np.argsort(-flat.numpy(), kind="stable")[:count]), state)
 
 
-def magnitude_init(p: Parts) -> Assembled:
-    return Assembled(p.fresh, largest({name: p.fresh[name].abs() for name in prunable(p.fresh)}, p.fresh))
+def magnitude_init(p: Parts) -> Expected:
+    return Expected(p.fresh, largest({name: p.fresh[name].abs() for name in prunable(p.fresh)}, p.fresh))
 
 
-def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Assembled:
+def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
     """|g ∘ W| on the first batch of the target, the network as in training."""
     model = p.target.network_of(p.fresh).train()
     images, classes = p.target.batches()[0]
@@ -299,80 +300,80 @@ def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -
     scores = {
         n: (w.grad * w).detach().abs() for n, w in model.named_parameters() if w.dim() == 4 and w.grad is not None
     }
-    return Assembled(p.fresh, largest(scores, p.fresh))
+    return Expected(p.fresh, largest(scores, p.fresh))
 
 
-def grasp(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Assembled:
+def grasp(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
     """The criterion itself has tests in float64; here it is what it is shown that counts."""
     evidence = Evidence(batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()])
     scores = criterion["grasp"](Prunable(p.target.network_of(p.fresh), head="head"), evidence)
-    return Assembled(p.fresh, largest(scores, p.fresh))
+    return Expected(p.fresh, largest(scores, p.fresh))
 
 
-def synflow(p: Parts) -> Assembled:
+def synflow(p: Parts) -> Expected:
     """It looks at the shape of images only."""
     model, zeros = Prunable(p.target.network_of(p.fresh), head="head"), (torch.zeros(1, 1, 8, 8), torch.zeros(1))
     evidence = Evidence(batches=lambda: [zeros])
-    return Assembled(p.fresh, prune(model, evidence, criterion="synflow", allocation="global", density=DENSITY))
+    return Expected(p.fresh, prune(model, evidence, criterion="synflow", allocation="global", density=DENSITY))
 
 
-def as_drawn_with(name: str) -> Callable[[Parts], Assembled]:
+def as_drawn_with(name: str) -> Callable[[Parts], Expected]:
     weights, _, norms = name.partition("-with-")
 
-    def assembled(p: Parts) -> Assembled:
+    def assembled(p: Parts) -> Expected:
         states = {"rewound": p.source.rewound, "re-drawn": p.redrawn, "trained": p.source.trained, "fresh": p.redrawn}
         state = dict(states[weights])
         if norms != "as-drawn":
             state |= {key: states[norms][key] for key in normalising(state)}
-        return Assembled(state, p.source.masks)
+        return Expected(state, p.source.masks)
 
     return assembled
 
 
-def carried(weights: str) -> Callable[[Parts], Assembled]:
+def carried(weights: str) -> Callable[[Parts], Expected]:
     """Five blocks a stage become three: the last ones are dropped."""
 
-    def assembled(p: Parts) -> Assembled:
+    def assembled(p: Parts) -> Expected:
         state: State = getattr(p.deeper, weights)
         body = [name for name in p.fresh if not name.startswith("head.")]
-        return Assembled({n: state[n] for n in body}, Masks({n: p.deeper.masks[n] for n in prunable(p.fresh)}))
+        return Expected({n: state[n] for n in body}, Masks({n: p.deeper.masks[n] for n in prunable(p.fresh)}))
 
     return assembled
 
 
-def of_dense(p: Parts) -> Assembled:
-    return Assembled(p.fresh, full(p.fresh))
+def of_dense(p: Parts) -> Expected:
+    return Expected(p.fresh, full(p.fresh))
 
 
-def of_pretraining(task: str) -> Callable[[Parts], Assembled]:
-    return lambda p: Assembled(p.files.pretrained(task), full(p.fresh))
+def of_pretraining(task: str) -> Callable[[Parts], Expected]:
+    return lambda p: Expected(p.files.pretrained(task), full(p.fresh))
 
 
-LAST, REWOUND_RATE = {"lr_schedule": "last"}, {"start": "1ep"}
-ASSEMBLED: dict[str, Callable[[Parts], Assembled]] = {
-    "winning": lambda p: Assembled(p.source.rewound, p.source.masks),
-    "own": lambda p: Assembled(p.target.rewound, p.target.masks),
+LAST, REWOUND_RATE = Start(lr_schedule="last"), Start(step="1ep")
+ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
+    "winning": lambda p: Expected(p.source.rewound, p.source.masks),
+    "own": lambda p: Expected(p.target.rewound, p.target.masks),
     "random": of_random_mask("globally-permuted"),
-    "preserved": lambda p: Assembled(p.redrawn, p.source.masks),
+    "preserved": lambda p: Expected(p.redrawn, p.source.masks),
     "layer-permuted": layer_permuted,
     "even": of_random_mask("even"),
     "erk": of_random_mask("erk"),
     "smart": of_random_mask("smart"),
     "natural-corrected": natural_corrected,
-    "other-seed": lambda p: Assembled(p.source.rewound, p.other.masks),
+    "other-seed": lambda p: Expected(p.source.rewound, p.other.masks),
     "aligned": aligned,
-    "source-mask": lambda p: Assembled(p.target.rewound, p.source.masks),
-    "source-weights": lambda p: Assembled(p.source.rewound, p.target.masks),
-    "ticket-initial": lambda p: Assembled(p.source.initial, p.source.masks),
+    "source-mask": lambda p: Expected(p.target.rewound, p.source.masks),
+    "source-weights": lambda p: Expected(p.source.rewound, p.target.masks),
+    "ticket-initial": lambda p: Expected(p.source.initial, p.source.masks),
     "reshuffled": reshuffled,
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
     "sign-interpolated": sign_interpolated,
-    "pruned-finetune": lambda p: Assembled(p.source.trained, p.source.masks, LAST),
-    "pruned-lr-rewind": lambda p: Assembled(p.source.trained, p.source.masks, REWOUND_RATE),
-    "pruned-probe": lambda p: Assembled(p.source.trained, p.source.masks),
-    "dense-finetune": lambda p: Assembled(p.source.densely_trained, full(p.fresh), LAST),
-    "dense-pretrained": lambda p: Assembled(p.source.densely_trained, full(p.fresh)),
+    "pruned-finetune": lambda p: Expected(p.source.trained, p.source.masks, LAST),
+    "pruned-lr-rewind": lambda p: Expected(p.source.trained, p.source.masks, REWOUND_RATE),
+    "pruned-probe": lambda p: Expected(p.source.trained, p.source.masks),
+    "dense-finetune": lambda p: Expected(p.source.densely_trained, full(p.fresh), LAST),
+    "dense-pretrained": lambda p: Expected(p.source.densely_trained, full(p.fresh)),
     "autoencoder": of_pretraining("autoencoder"),
     "rotation": of_pretraining("rotation"),
     "layer-wise": of_pretraining("layer-wise"),
@@ -447,7 +448,7 @@ def test_every_arm_is_written_out_here() -> None:
 def test_the_dense_arm_begins_with_a_fresh_network_and_no_masks(files: Files, parts: Parts) -> None:
     start = files.start(files.cell("dense"))
     assert_same(start.state, parts.fresh)
-    assert (start.masks, start.options) == (None, {})
+    assert (start.masks, start.start) == (None, Start())
 
 
 @pytest.mark.parametrize("name", ASSEMBLED)
@@ -457,7 +458,7 @@ def test_an_arm_begins_with_what_the_files_say(files: Files, parts: Parts, name:
     assert list(start.masks or ()) == prunable(parts.fresh), "never the normalisation, and all convolutions"
     assert_same(start.state, expected.masked(parts.fresh))
     assert_same(dict(start.model.state_dict()), start.state)
-    assert {key: value for key, value in start.options.items() if key != "companion"} == (expected.options or {})
+    assert msgspec.structs.replace(start.start, callbacks=()) == expected.start
 
 
 def test_what_is_naturally_zero_is_measured_by_the_spread_at_initialisation(
@@ -487,15 +488,18 @@ def test_what_is_to_be_told_apart_differs(parts: Parts) -> None:
 
 def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(files: Files, parts: Parts) -> None:
     start = files.start(files.cell("sign-interpolated"))
-    companion, model = start.options["companion"], start.model
+    callback, model = start.start.callbacks[0], start.model
     gains = [name for name, _ in model.named_parameters() if name in normalising(parts.fresh)]
     assert len(gains) == 2 * (1 + 18 + 2)
     others = {name: value.clone() for name, value in model.state_dict().items() if name not in gains}
-    course = SimpleNamespace(model=model, first=0, steps=9, generator=lambda what, step: generator(3, "mask", what))
-    companion.begin(course)
+    state: Any = SimpleNamespace(
+        model=model, step=0, times=SimpleNamespace(first=0, total=9),
+        generator=lambda what, step: generator(3, "mask", what),
+    )  # fmt: skip
+    callback.on_train_start(state)
     assert_same({name: model.get_parameter(name).detach() for name in gains},
                 {name: parts.source.trained[name] for name in gains})  # fmt: skip
-    companion.before_forward(0)
+    callback.before_forward(state)
     share = torch.rand((), generator=generator(3, "mask", "interpolation")).item()
     assert 0.05 < share < 0.95
     for name in gains:
@@ -530,7 +534,7 @@ def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(sha
     body = [name for name in fresh if not name.startswith("head.")]
     masks = Masks({name: parts.source.masks[giver(name)] for name in prunable(fresh)})
     assert start.masks == masks
-    assert_same(start.state, Assembled({n: parts.source.rewound[giver(n)] for n in body}, masks).masked(fresh))
+    assert_same(start.state, Expected({n: parts.source.rewound[giver(n)] for n in body}, masks).masked(fresh))
 
 
 # -- rescaling --------------------------------------------------------------------------------------------------------
@@ -602,7 +606,7 @@ def test_an_arm_is_rescaled_by_what_the_files_say(files: Files, parts: Parts, na
 
 def test_other_images_than_the_targets_first_training_batch_would_be_noticed(parts: Parts) -> None:
     state, _, _ = ASSEMBLED["winning"](parts)
-    state, masks = Assembled(state, parts.source.masks).masked(parts.fresh), parts.source.masks
+    state, masks = Expected(state, parts.source.masks).masked(parts.fresh), parts.source.masks
     images = parts.files.splits(parts.target.dense)
     norm = Normalisation.of(images.train)
     others = {
@@ -627,8 +631,8 @@ def test_smup_comes_with_the_rates_of_the_layers(files: Files, parts: Parts, nam
     for key in state:
         torch.testing.assert_close(start.state[key], expected.get(key, state[key]), rtol=1e-6, atol=1e-9)
     rates = {key: mask.numel() / int(mask.sum()) for key, mask in plain.masks.items()}
-    assert start.options["lr_factors"] == pytest.approx(rates)
-    assert "lr_factors" not in files.start(files.cell(name, "none", "adam")).options
+    assert start.start.lr_factors == pytest.approx(rates)
+    assert files.start(files.cell(name, "none", "adam")).start.lr_factors == {}
 
 
 # -- rounds of a search -----------------------------------------------------------------------------------------------
@@ -673,7 +677,7 @@ def test_a_round_begins_rescaled_as_the_search_says(files: Files, parts: Parts, 
     for key in state:
         torch.testing.assert_close(start.state[key], expected.get(key, state[key]), rtol=1e-6, atol=1e-9)
     rates = {key: mask.numel() / int(mask.sum()) for key, mask in masks.items()} if rescale == "smup" else {}
-    assert start.options.get("lr_factors", {}) == pytest.approx(rates)
+    assert start.start.lr_factors == pytest.approx(rates)
 
 
 class Normalised(nn.Module):
@@ -721,6 +725,6 @@ def test_find_ticket_begins_its_rounds_rescaled_too(rescale: str, monkeypatch: p
     }[rescale]()
     for key in plain:
         torch.testing.assert_close(state[key], expected.get(key, plain[key]), rtol=1e-5, atol=1e-9)
-    assert options.get("lr_factors", {}) == pytest.approx(
+    assert options["start"].lr_factors == pytest.approx(
         {n: 1 / d for n, d in density.items()} if rescale == "smup" else {}
     )

@@ -26,9 +26,9 @@ from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.pruning import kept_count
-from oneticket.training import EpochRecord, evaluate, train
-from oneticket.training.finiteness import finite_sum
+from oneticket.training import EpochRecord, Start, evaluate, train
 from oneticket.training.kernels import Kernels
+from oneticket.training.observers import finite_sum
 
 ARMS = ["winning", "own", "random", "preserved", "layer-permuted", "even", "erk", "pruned-finetune", "kept", "again"]
 GRID = {
@@ -51,7 +51,7 @@ class Begun(NamedTuple):
 
     state: dict[str, Tensor]
     masks: Masks | None
-    options: dict[str, Any]
+    start: Start
 
 
 class Stop(Exception):
@@ -76,13 +76,13 @@ class World(NamedTuple):
 
         def spy(model: torch.nn.Module, _data: Any, _recipe: Any, **options: Any) -> None:
             state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            caught.append(Begun(state, options.pop("masks"), options))
+            caught.append(Begun(state, options["masks"], options["start"]))
             raise Stop
 
         with monkeypatch.context() as patch:
             patch.setattr(oneticket.lab.cell, "train", spy)
             with pytest.raises(Stop):
-                run_cell(cell, self.lab.setting(self.store), where)
+                run_cell(cell, self.lab.workplace(self.store), where)
         return caught[0]
 
     def rewound(self, cell: Description) -> dict[str, Tensor]:
@@ -204,16 +204,15 @@ def test_controls_change_the_masks_as_they_say(begun: Callable[..., Begun]) -> N
 def test_a_ticket_begins_with_the_masked_rewound_weights(
     world: World, begun: Callable[..., Begun], arm: str, density: float
 ) -> None:
-    state, masks, options = begun(arm, density)
+    state, masks, start = begun(arm, density)
     assert_same(body(state), masked(world.rewound(world.cell(arm, density)), masks))
-    assert "start" not in options
-    assert "lr_schedule" not in options
+    assert (start.step, start.lr_schedule) == (0, "recipe")
 
 
 def test_the_rewound_weights_are_those_a_training_of_one_epoch_ends_with(world: World, tmp_path: Path) -> None:
     dense = next(cell for cell in world.plan.cells.values() if isinstance(cell.start, Initial))
     short = replace(dense, recipe=replace(dense.recipe, epochs=1), snapshots=())
-    run_cell(short, world.lab.setting(world.store), tmp_path)
+    run_cell(short, world.lab.workplace(world.store), tmp_path)
     kept = load_state(world.store.folder(dense.identity) / "weights-1ep.safetensors")
     assert_same(load_state(tmp_path / "weights-end.safetensors"), kept)
     assert not torch.equal(load_state(world.store.folder(dense.identity) / "weights-end.safetensors")["linear1.weight"],
@@ -273,10 +272,10 @@ def test_pruned_finetune_begins_with_trained_weights_and_the_last_rate(
     world: World, begun: Callable[..., Begun], tmp_path: Path
 ) -> None:
     cell = world.cell("pruned-finetune", 0.125)
-    state, masks, options = begun("pruned-finetune")
+    state, masks, start = begun("pruned-finetune")
     assert_same(body(state), masked(world.trained(cell), masks))
-    assert options["lr_schedule"] == "last"
-    run_cell(cell, world.lab.setting(world.store), tmp_path)
+    assert start.lr_schedule == "last"
+    run_cell(cell, world.lab.workplace(world.store), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [line["lr"] for line in history] == pytest.approx([0.001] * 3)
 
@@ -285,10 +284,10 @@ def test_learning_rate_rewinding_begins_with_trained_weights_at_the_step_of_rewi
     world: World, begun: Callable[..., Begun], tmp_path: Path
 ) -> None:
     cell = world.cell("again", 0.5)
-    state, masks, options = begun("again", 0.5)
+    state, masks, start = begun("again", 0.5)
     assert_same(body(state), masked(world.trained(cell), masks))
-    assert options["start"] == "1ep"
-    run_cell(cell, world.lab.setting(world.store), tmp_path)
+    assert start.step == "1ep"
+    run_cell(cell, world.lab.workplace(world.store), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["lr"]) for line in history] == [(2, pytest.approx(0.01)), (3, pytest.approx(0.001))]
 
@@ -395,15 +394,15 @@ def test_elastic_tickets_are_matched_layer_by_layer(lab: Any, monkeypatch: pytes
 
 # -- rounds of other searches -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("change", "options", "weights"),
+    ("change", "start", "weights"),
     [
-        ({}, {"start": "1ep"}, "rewound"),
-        ({"method": "fine-tune"}, {"lr_schedule": "last"}, "trained"),
-        ({"method": "lr-rewind"}, {"start": "1ep"}, "trained"),
+        ({}, Start(step="1ep"), "rewound"),
+        ({"method": "fine-tune"}, Start(lr_schedule="last"), "trained"),
+        ({"method": "lr-rewind"}, Start(step="1ep"), "trained"),
     ],
 )
 def test_a_round_begins_as_its_search_says(
-    lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, str], options: Any, weights: str
+    lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, str], start: Start, weights: str
 ) -> None:
     plan = lab.plan(lab.raw(seeds=1, search={"rounds": 2, "prune": 0.5, **change}, transfer__0__densities=[0.25]))
     store = lab.store()
@@ -415,8 +414,7 @@ def test_a_round_begins_as_its_search_says(
         begun = here.begun(cell, monkeypatch, tmp_path)
         origin = here.rewound(cell) if weights == "rewound" else here.trained(cell)
         assert_same(body(begun.state), masked(origin, begun.masks))
-        assert {key: begun.options[key] for key in ("start", "lr_schedule") if key in begun.options} == options
-        assert "optimizer_state" not in begun.options
+        assert begun.start == start
         assert torch.equal(begun.state["head.weight"], origin["head.weight"]), "inside a search the head goes along"
 
 
@@ -428,7 +426,8 @@ def test_a_search_may_rewind_what_the_optimiser_remembered(
     store = lab.store()
     lab.run(Plan("dense", {i: c for i, c in plan.cells.items() if isinstance(c.start, Initial)}, []), store)
     cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, Round))
-    state = World(lab, plan, store).begun(cell, monkeypatch, tmp_path).options["optimizer_state"]
+    state = World(lab, plan, store).begun(cell, monkeypatch, tmp_path).start.optimizer_state
+    assert state is not None
     assert state["linear1.weight/momentum_buffer"].abs().sum() > 0
 
 
@@ -499,7 +498,7 @@ def test_masked_weights_are_zero_after_training(
     cell = world.cell(arm, 0.125)
     begun = world.begun(cell, monkeypatch, tmp_path)
     monkeypatch.setattr(oneticket.lab.cell, "evaluate", spy)
-    record = run_cell(cell, world.lab.setting(world.store), tmp_path)
+    record = run_cell(cell, world.lab.workplace(world.store), tmp_path)
     (end,) = ends
     assert begun.masks is not None
     for name, mask in begun.masks.items():
@@ -514,7 +513,7 @@ def test_masked_weights_are_zero_after_training(
 
 def test_a_record_tells_what_was_done_and_what_it_cost(world: World, tmp_path: Path) -> None:
     cell = world.cell("winning", 0.125)
-    record = run_cell(cell, world.lab.setting(world.store), tmp_path)
+    record = run_cell(cell, world.lab.workplace(world.store), tmp_path)
     cost, outcome = record["cost"], record["outcome"]
     samples = 10 * 36  # 40 images a class, a tenth of them held out
     assert (cost["samples"], cost["steps"]) == (3 * samples, 3 * math.ceil(samples / 32))
@@ -558,11 +557,11 @@ def test_a_record_tells_by_which_kernels_it_was_trained_and_judged(
         judged.append((channels_last, type(model.get_submodule("features.conv1")).__name__))
         return evaluate(model, *arguments, channels_last=channels_last, **options)
 
-    monkeypatch.setattr("oneticket.training.loop.choose_kernels", lambda *_, **__: kernels)
+    monkeypatch.setattr("oneticket.training.state.choose_kernels", lambda *_, **__: kernels)
     monkeypatch.setattr(oneticket.lab.cell, "evaluate", seen)
     plan: Plan = lab.plan(seeds=1, model=CONVOLUTIONS, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
     (cell,) = plan.cells.values()
-    environment = run_cell(cell, lab.setting(lab.store()), lab.folder)["environment"]
+    environment = run_cell(cell, lab.workplace(lab.store()), lab.folder)["environment"]
     assert environment["layout"] == kernels.layout
     assert {key: environment[key] for key in ("plain_layers", "kernels_unchecked") if key in environment} == told
     kind = "PlainConv2d" if "features.conv1" in kernels.plain else "Conv2d"
@@ -571,11 +570,11 @@ def test_a_record_tells_by_which_kernels_it_was_trained_and_judged(
 
 def test_a_layer_wise_pre_training_tells_of_the_layers_of_its_parts(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = Kernels("channels-last", {"layer": "it is wrong"})
-    monkeypatch.setattr("oneticket.training.loop.choose_kernels", lambda *_, **__: kernels)
+    monkeypatch.setattr("oneticket.training.state.choose_kernels", lambda *_, **__: kernels)
     grid = {"sources": ["digits@sgd"], "targets": ["digits@sgd"], "arms": ["layer-wise"]}
     plan = lab.plan(seeds=1, transfer=[grid])
     cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, Pretraining))
-    environment = run_cell(cell, lab.setting(lab.store()), lab.folder)["environment"]
+    environment = run_cell(cell, lab.workplace(lab.store()), lab.folder)["environment"]
     assert environment["layout"] == "channels-last"
     assert environment["plain_layers"] == {"linear1/layer": "it is wrong", "linear2/layer": "it is wrong"}
 
@@ -630,7 +629,7 @@ def test_the_description_in_a_cell_gives_its_name_again(world: World) -> None:
 def test_a_training_that_diverges_counts_as_guessing_and_tells_step_and_rate(lab: Any) -> None:
     plan = lab.plan(seeds=1, recipe__sgd__lr=1e20)
     dense = next(cell for cell in plan.cells.values() if cell.test and not cell.parents)
-    record = run_cell(dense, lab.setting(lab.store()), lab.folder)
+    record = run_cell(dense, lab.workplace(lab.store()), lab.folder)
     outcome, cost = record["outcome"], record["cost"]
     assert re.fullmatch(r"the loss is (nan|inf) at step \d+ \(learning rate 1e\+20\)", outcome["diverged"])
     assert (outcome["test_accuracy"], outcome["val_accuracy"]) == (0.1, 0.1)
@@ -648,10 +647,10 @@ def test_it_tells_how_many_steps_were_taken_and_the_epochs_before(lab: Any, monk
         return finite_sum([(loss * (math.nan if len(told) == 2 else 1), n, lr) for loss, n, lr in recent], step)
 
     told: list[list[tuple[Tensor, int, float]]] = []
-    monkeypatch.setattr("oneticket.training.loop.finite_sum", lost)  # in the second of three epochs
+    monkeypatch.setattr("oneticket.training.observers.finite_sum", lost)  # in the second of three epochs
     plan = lab.plan(seeds=1)
     dense = next(cell for cell in plan.cells.values() if cell.test and not cell.parents)
-    record = run_cell(dense, lab.setting(lab.store()), lab.folder)
+    record = run_cell(dense, lab.workplace(lab.store()), lab.folder)
     history = [msgspec.json.decode(line) for line in (lab.folder / "history.jsonl").read_bytes().splitlines()]
     assert [line["epoch"] for line in history] == [1]
     per_epoch = history[0]["step"]
@@ -695,7 +694,7 @@ def test_a_layer_that_diverges_pays_for_the_layers_before(lab: Any, monkeypatch:
         return done
 
     monkeypatch.setattr("oneticket.methods.lessons.train", second_diverges)
-    record = run_cell(cell, lab.setting(lab.store()), lab.folder)
+    record = run_cell(cell, lab.workplace(lab.store()), lab.folder)
     history = [msgspec.json.decode(line) for line in (lab.folder / "history.jsonl").read_bytes().splitlines()]
     assert record["outcome"]["diverged"] == "the loss is nan"
     assert [line["epoch"] for line in history] == [1, 2, 3], "two epochs of the first layer, one of the second"
@@ -705,7 +704,7 @@ def test_a_layer_that_diverges_pays_for_the_layers_before(lab: Any, monkeypatch:
 
 def test_a_test_loss_that_is_not_finite_is_a_divergence(world: World, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("oneticket.lab.cell.evaluate", lambda *_, **__: (0.9, float("nan")))
-    record = run_cell(world.cell("random", 0.5), world.lab.setting(world.store), tmp_path)
+    record = run_cell(world.cell("random", 0.5), world.lab.workplace(world.store), tmp_path)
     assert record["outcome"]["diverged"].startswith("the test loss is nan after ")
     assert record["outcome"]["test_accuracy"] == 0.1
     assert record["outcome"]["kept"] == kept_count(0.5, record["outcome"]["prunable"])
@@ -731,11 +730,11 @@ def test_a_killed_cell_goes_on_to_the_same_bytes(world: World, normalised: World
         "winning": lambda: here.cell("winning", 0.125, "fan-in"),
         "batch-norm": lambda: here.cell("random", 0.125),
     }[kind]()
-    setting = here.lab.setting(here.store, checkpoint_every=0)
+    workplace = here.lab.workplace(here.store, checkpoint_every=0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    expected = run_cell(cell, setting, whole)
+    expected = run_cell(cell, workplace, whole)
     epochs: list[int] = []
 
     def kill(record: EpochRecord) -> None:
@@ -745,8 +744,8 @@ def test_a_killed_cell_goes_on_to_the_same_bytes(world: World, normalised: World
     first = 2 if kind == "round" else 1
     for _ in range(first, cell.recipe.epochs):
         with pytest.raises(Killed):
-            run_cell(cell, setting, parts, kill)
-    resumed = run_cell(cell, setting, parts, lambda record: epochs.append(record.epoch))
+            run_cell(cell, workplace, parts, kill)
+    resumed = run_cell(cell, workplace, parts, lambda record: epochs.append(record.epoch))
     assert epochs == list(range(first, cell.recipe.epochs + 1)), "every epoch trained once"
     assert resumed["outcome"] == expected["outcome"]
     for key in ("steps", "samples", "train_flops", "masked_flops"):

@@ -20,6 +20,7 @@ from torch import nn
 import oneticket.lab.cell
 import oneticket.methods.lessons
 import oneticket.training.loop
+import oneticket.training.state
 from oneticket.errors import InputError
 from oneticket.lab.ledger import COLUMNS, MEASURES, Ledger, _targets, ledger
 from oneticket.lab.ledger_formats import as_csv, as_json, as_table
@@ -61,7 +62,7 @@ class Meter:
                 super().__init__(*arguments, **options)
                 keepers.append(self)
 
-        patch.setattr(oneticket.training.loop, "MaskKeeper", Noted)
+        patch.setattr(oneticket.training.state, "MaskKeeper", Noted)
         patch.setattr(oneticket.lab.cell, "train", self.train)
         patch.setattr(oneticket.methods.lessons, "train", self.train)
 

@@ -28,7 +28,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     train = oneticket.lab.cell.train
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        seen.append((str(options.get("start", 0)), tuple(options["snapshots"]), options["masks"] is not None))
+        seen.append((str(options["start"].step), tuple(options["snapshots"]), options["masks"] is not None))
         return train(*arguments, **options)
 
     monkeypatch.setattr(oneticket.lab.cell, "train", counted)

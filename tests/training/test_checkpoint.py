@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oneticket.data import Augmentation, ImageSet
 from oneticket.masks import Masks
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, EpochRecord, Recipe, StepDecay, Training, train
+from oneticket.training import Checkpoint, EpochRecord, OnEpoch, Recipe, Runtime, Start, StepDecay, Training, train
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 Data = tuple[Tensor, Tensor]
@@ -88,10 +88,18 @@ def test_resumed_is_uninterrupted_to_the_bit(name: str, epoch: int, images: Imag
     expected = run(whole, images, RECIPES[name])
     path = tmp_path / "checkpoint" / "training.pt"
     with pytest.raises(Killed):
-        run(dying, images, RECIPES[name], checkpoint=Checkpoint(path, every=0), on_epoch=killer(epoch))
+        run(
+            dying,
+            images,
+            RECIPES[name],
+            runtime=Runtime(checkpoint=Checkpoint(path, every=0)),
+            callbacks=[OnEpoch(killer(epoch))],
+        )
     heard: list[EpochRecord] = []
     torch.manual_seed(epoch)
-    found = run(resumed, images, RECIPES[name], checkpoint=Checkpoint(path), on_epoch=heard.append)
+    found = run(
+        resumed, images, RECIPES[name], runtime=Runtime(checkpoint=Checkpoint(path)), callbacks=[OnEpoch(heard.append)]
+    )
 
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
@@ -116,10 +124,16 @@ def test_killed_again_and_again(images: ImageSet, tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         dying = Counted(epoch if epoch > 1 else 0)
         with pytest.raises(Killed):
-            run(dying, images, RECIPES["adam"], checkpoint=Checkpoint(path, every=0), on_epoch=killer(epoch))
+            run(
+                dying,
+                images,
+                RECIPES["adam"],
+                runtime=Runtime(checkpoint=Checkpoint(path, every=0)),
+                callbacks=[OnEpoch(killer(epoch))],
+            )
         batches += dying.batches
     last = Counted(7)
-    run(last, images, RECIPES["adam"], checkpoint=Checkpoint(path, every=0))
+    run(last, images, RECIPES["adam"], runtime=Runtime(checkpoint=Checkpoint(path, every=0)))
     assert batches + last.batches == EPOCHS * PER_EPOCH
     for key, value in whole.state_dict().items():
         assert torch.equal(last.state_dict()[key], value), key
@@ -142,9 +156,9 @@ def test_a_training_killed_in_an_epoch_goes_on_at_its_beginning(
 
     handle = dying.register_forward_hook(forward)
     with pytest.raises(Killed):
-        train(dying, data, recipe, checkpoint=checkpoint)
+        train(dying, data, recipe, runtime=Runtime(checkpoint=checkpoint))
     handle.remove()
-    assert train(resumed, data, recipe, checkpoint=checkpoint).resumed_at == 5
+    assert train(resumed, data, recipe, runtime=Runtime(checkpoint=checkpoint)).resumed_at == 5
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
 
@@ -157,7 +171,11 @@ def test_checkpoints_are_written_no_more_often_than_asked_and_never_at_the_end(
     for checkpoint in (rarely, often):
         recipe = Recipe.sgd(epochs=3, batch_size=5)
         train(
-            network(), data, recipe, checkpoint=checkpoint, on_epoch=lambda _: saved.append(len(os.listdir(tmp_path)))
+            network(),
+            data,
+            recipe,
+            runtime=Runtime(checkpoint=checkpoint),
+            callbacks=[OnEpoch(lambda _: saved.append(len(os.listdir(tmp_path))))],
         )
     assert saved == [0, 0, 0, 1, 1, 1]
     found = often.load()
@@ -185,7 +203,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_aloud(network: MakeNetwork, dat
             Checkpoint(path).save({"step": 1, "model": {"w": torch.ones(100)}})
             path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises((pickle.UnpicklingError, RuntimeError)):
-            train(network(), data, Recipe.sgd(epochs=1), checkpoint=Checkpoint(path))
+            train(network(), data, Recipe.sgd(epochs=1), runtime=Runtime(checkpoint=Checkpoint(path)))
     assert not (tmp_path / "executed").exists()
 
 
@@ -199,9 +217,9 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(network: MakeNetwork, data: Data, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "training.pt", every=0)
-    train(network(), data, Recipe.sgd(epochs=2, batch_size=5), checkpoint=checkpoint)
+    train(network(), data, Recipe.sgd(epochs=2, batch_size=5), runtime=Runtime(checkpoint=checkpoint))
     with pytest.raises(RuntimeError, match="Missing key"):
-        train(nn.Linear(6, 3), data, Recipe.sgd(epochs=2, batch_size=5), checkpoint=checkpoint)
+        train(nn.Linear(6, 3), data, Recipe.sgd(epochs=2, batch_size=5), runtime=Runtime(checkpoint=checkpoint))
 
 
 # -- the optimiser's memory ----------------------------------------------------------------------------------------
@@ -235,8 +253,8 @@ def test_memory_from_a_file_lies_in_memory_as_the_weights_do(name: str, images: 
     snapshot = run(whole, images, RECIPES[name]).snapshots["1ep"]
     rest.load_state_dict(snapshot.state)
     from_file = {key: value.contiguous() for key, value in snapshot.optimizer.items()}
-    options = {"start": "1ep", "seed": 2, "masks": MASKS}
-    train(rest, images, RECIPES[name], optimizer_state=from_file, **options)
+    start = Start(step="1ep", optimizer_state=from_file)
+    train(rest, images, RECIPES[name], start=start, seed=2, masks=MASKS)
     for key, value in whole.state_dict().items():
         assert torch.equal(rest.state_dict()[key], value), key
     model = Counted(0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -22,7 +22,7 @@ from oneticket.models import ModelSpec, build
 from oneticket.models import model as models
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams
-from oneticket.training import Recipe, train
+from oneticket.training import Recipe, Runtime, train
 
 STEPS, BATCH, SAMPLES, CLASSES, SHAPE, SEED = 50, 16, 80, 4, (3, 16, 16), 3
 WIDTHS = {"lenet-300-100": 0.2, "resnet18": 0.0625, "resnet50": 0.125} | dict.fromkeys(
@@ -137,7 +137,7 @@ def both(name: str, optimizer: str, dtype: torch.dtype) -> tuple[float, float]:
     masks = masks_of(start)
     recipe, make = OPTIMIZERS[optimizer]
     data = images if dtype == torch.float32 else (inputs, images.labels)
-    train(fast, data, recipe, masks=masks, seed=SEED, channels_last=True)
+    train(fast, data, recipe, masks=masks, seed=SEED, runtime=Runtime(layout="channels-last"))
     plain(slow, inputs, images.labels, masks, make)
     for parameter, mask in ((dict(start.named_parameters())[n], m) for n, m in masks.items()):
         parameter.data *= mask

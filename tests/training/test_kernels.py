@@ -18,9 +18,9 @@ from oneticket.data import as_batches
 from oneticket.errors import InputError
 from oneticket.kernels.plain import on_plain_path
 from oneticket.kernels.pointwise import is_pointwise
-from oneticket.kernels.trial import Trial
+from oneticket.kernels.trial import Layout, Trial
 from oneticket.models import ModelSpec, build
-from oneticket.training import Training
+from oneticket.training import Runtime, Training
 
 IMAGES, LABELS = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
 Faults = Callable[[Trial], str | None]
@@ -34,9 +34,9 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def trained(model: nn.Module, precision: Any = "float32", **options: Any) -> Training:
+def trained(model: nn.Module, precision: Any = "float32", layout: Layout = "channels-last", **options: Any) -> Training:
     recipe = ot.Recipe.sgd(epochs=1, lr=0.05, batch_size=8, precision=precision)
-    return ot.train(model, (IMAGES, LABELS), recipe, channels_last=options.pop("channels_last", True), **options)
+    return ot.train(model, (IMAGES, LABELS), recipe, runtime=Runtime(layout=layout), **options)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_network_without_faults_is_trained_as_asked(found: Any) -> None:
 
 def test_nothing_is_asked_of_the_plain_path(found: Any) -> None:
     asked = found(lambda _: "wrong")
-    assert trained(network(), channels_last=False).kernels == module.Kernels("contiguous")
+    assert trained(network(), layout="contiguous").kernels == module.Kernels("contiguous")
     assert asked == []
 
 
@@ -83,7 +83,7 @@ def test_a_layer_with_a_fault_takes_the_plain_path(op: str, found: Any, caplog: 
     types = [type(layer) for layer in model]
     with caplog.at_level(logging.WARNING, "oneticket.kernels"):
         result = trained(model)
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     assert result.kernels.layout == "channels-last"
     assert list(result.kernels.plain) == layers
     assert all("it crashes" in fault and op in fault for fault in result.kernels.plain.values())
@@ -132,7 +132,7 @@ def test_where_no_layer_can_be_blamed_the_network_is_plain(found: Any) -> None:
     assert list(kernels.plain) == [""]
     assert "issue 6035" in kernels.plain[""]
     assert not any(trial.has_known_fault for trial in asked), "the known fault is never tried"
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     same(model, plain, 0.0)
 
 
@@ -146,7 +146,7 @@ def test_a_subclass_that_would_meet_the_fault_is_plain(found: Any) -> None:
     model = nn.Sequential(Own(3, 4, 1, 2), nn.Flatten(), nn.Linear(64, 4))
     plain = copy.deepcopy(model)
     assert list(trained(model).kernels.plain) == ["0"]
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     same(model, plain)
 
 
@@ -157,7 +157,7 @@ def test_the_layer_of_torch_that_would_meet_it_is_computed_by_another_kernel(fou
     assert trained(model).kernels == module.Kernels("channels-last")
     strides = [trial.arguments[3] for trial in asked if trial.op == "aten.convolution"]
     assert [stride.items for stride in strides] == [(1, 1), (1, 1)], "as it is computed"  # type: ignore[union-attr]
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     same(model, plain)
 
 
@@ -177,7 +177,7 @@ def test_bfloat16_that_is_wrong_outside_of_layers_is_refused(found: Any) -> None
 
 def test_bfloat16_that_is_wrong_in_a_layer_is_float32_there(found: Any) -> None:
     asked = found(lambda trial: "the value 1 is off" if trial.op == "aten.addmm" else None)
-    result = trained(network(), "bf16", channels_last=False)
+    result = trained(network(), "bf16", layout="contiguous")
     assert list(result.kernels.plain) == ["6"]
     assert {trial.layout for trial in asked} == {"contiguous"}
     assert {blank.dtype for trial in asked for blank in trial.arguments[:1]} == {"bfloat16"}  # type: ignore[union-attr]
@@ -205,7 +205,7 @@ def test_what_can_not_be_looked_at_is_plain(why: str, found: Any, caplog: pytest
     assert kernels.layout == "contiguous"
     assert kernels.unchecked is not None
     assert kernels.unchecked in caplog.text
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     same(model.body, plain, 0.0)
 
 
@@ -238,5 +238,5 @@ def test_a_narrow_network_is_trained_rightly_in_every_layout() -> None:
     fast, plain = (build(spec, input_shape=(3, 8, 8), classes=4, seed=0) for _ in range(2))
     assert sum(map(is_pointwise, fast.modules())) == 2
     trained(fast)
-    trained(plain, channels_last=False)
+    trained(plain, layout="contiguous")
     same(fast, plain, 1e-3)

@@ -19,7 +19,7 @@ from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams
-from oneticket.training import Cosine, Recipe, Schedule, StepDecay, Training, train
+from oneticket.training import Cosine, OnEpoch, Recipe, Runtime, Schedule, Start, StepDecay, Training, train
 
 Data = tuple[Tensor, Tensor]
 State = dict[str, Tensor]
@@ -162,7 +162,7 @@ def test_a_network_handed_over_in_evaluation_mode_is_trained_all_the_same(data: 
 def test_the_history_has_a_line_for_each_epoch(data: Data, network: MakeNetwork) -> None:
     heard: list[Any] = []
     recipe = Recipe.sgd(epochs=3, batch_size=5, schedule=StepDecay(at=("2ep",)))
-    result = train(network(), data, recipe, validation=data, on_epoch=heard.append)
+    result = train(network(), data, recipe, validation=data, callbacks=[OnEpoch(heard.append)])
     assert heard == result.history
     assert [(r.epoch, r.step) for r in result.history] == [(1, 5), (2, 10), (3, 15)]
     assert [r.lr for r in result.history] == pytest.approx([0.1, 0.1, 0.01])
@@ -190,7 +190,7 @@ def test_steps_and_samples_are_counted_from_the_start(
 ) -> None:
     """A source of batches brings its own batch size, whatever the recipe says."""
     recipe = Recipe.sgd(epochs=3, batch_size=64 if batched else 5)
-    result = train(network(), TensorBatches(*data, 5) if batched else data, recipe, start=start)
+    result = train(network(), TensorBatches(*data, 5) if batched else data, recipe, start=Start(step=start))
     assert (result.steps, result.samples) == (steps, samples)
 
 
@@ -324,7 +324,9 @@ def test_a_training_goes_on_exactly_from_a_snapshot(
     rest = network(seed=9)
     rest.load_state_dict(run.snapshots[moment].state)
     memory = run.snapshots[moment].optimizer
-    after = train(rest, data, RECIPES[name], masks=masks, start=moment, optimizer_state=memory, validation=data)
+    after = train(
+        rest, data, RECIPES[name], masks=masks, start=Start(step=moment, optimizer_state=memory), validation=data
+    )
     assert_equal(state_of(rest), state_of(whole))
     finished = 3 - MOMENTS.get(moment, 14) // 5
     assert [r.step for r in after.history] == [r.step for r in run.history[-finished:]]
@@ -337,7 +339,7 @@ def test_with_dropout_a_training_goes_on_exactly_from_an_epoch(network: MakeNetw
     whole, rest = network(dropout=0.4), network(seed=9, dropout=0.4)
     snapshot = train(whole, data, RECIPES["adam"], snapshots=["1ep"]).snapshots["1ep"]
     rest.load_state_dict(snapshot.state)
-    train(rest, data, RECIPES["adam"], start="1ep", optimizer_state=snapshot.optimizer)
+    train(rest, data, RECIPES["adam"], start=Start(step="1ep", optimizer_state=snapshot.optimizer))
     assert_equal(state_of(rest), state_of(whole))
 
 
@@ -345,7 +347,7 @@ def test_without_the_optimisers_memory_it_is_another_training(network: MakeNetwo
     whole, rest = network(), network()
     snapshot = train(whole, data, RECIPES["sgd"], snapshots=["1ep"]).snapshots["1ep"]
     rest.load_state_dict(snapshot.state)
-    train(rest, data, RECIPES["sgd"], start="1ep")
+    train(rest, data, RECIPES["sgd"], start=Start(step="1ep"))
     assert not torch.equal(rest[0].weight, whole[0].weight)
 
 
@@ -356,7 +358,7 @@ def test_memory_of_masked_weights_is_not_restored(
     snapshot = train(network(), data, RECIPES["sgd"], snapshots=["1ep"]).snapshots["1ep"]
     assert torch.count_nonzero(snapshot.optimizer["0.weight/momentum_buffer"]) == 48
     model = recorder.watch(network())
-    train(model, data, RECIPES["sgd"], masks=masks, start="1ep", optimizer_state=snapshot.optimizer)
+    train(model, data, RECIPES["sgd"], masks=masks, start=Start(step="1ep", optimizer_state=snapshot.optimizer))
     assert len(recorder.states) == 10
     for state in recorder.states:
         for name, mask in masks.items():
@@ -365,7 +367,12 @@ def test_memory_of_masked_weights_is_not_restored(
 
 def test_memory_of_another_network_is_refused(network: MakeNetwork, data: Data) -> None:
     with pytest.raises(InputError, match=r"speaks of 'conv\.weight'"):
-        train(network(), data, RECIPES["sgd"], optimizer_state={"conv.weight/momentum_buffer": torch.zeros(1)})
+        train(
+            network(),
+            data,
+            RECIPES["sgd"],
+            start=Start(optimizer_state={"conv.weight/momentum_buffer": torch.zeros(1)}),
+        )
 
 
 def test_what_is_outside_the_training_is_refused_before_it(network: MakeNetwork, data: Data) -> None:
@@ -374,10 +381,10 @@ def test_what_is_outside_the_training_is_refused_before_it(network: MakeNetwork,
     refused: list[dict[str, Any]] = [
         {"snapshots": ["4ep"]},
         {"snapshots": [16]},
-        {"snapshots": ["2it"], "start": "1ep"},
-        {"start": "3ep1it"},
-        {"start": "later"},
-        {"lr_schedule": "lst"},
+        {"snapshots": ["2it"], "start": Start(step="1ep")},
+        {"start": Start(step="3ep1it")},
+        {"start": Start(step="later")},
+        {"start": Start(lr_schedule="lst")},
         {"masks": Masks({"0.bias2": torch.ones(8, dtype=torch.bool)})},
         {"masks": Masks({"0.weight": torch.ones(6, 8, dtype=torch.bool)})},
     ]
@@ -400,7 +407,7 @@ def test_a_training_that_starts_later_has_the_rates_of_its_moment(
     network: MakeNetwork, data: Data, recorder: Any
 ) -> None:
     recipe = Recipe.sgd(epochs=3, batch_size=5, schedule=StepDecay(at=("1ep", "2ep1it")))
-    train(network(), data, recipe, start="1ep3it")
+    train(network(), data, recipe, start=Start(step="1ep3it"))
     assert recorder.rates == pytest.approx([0.01] * 3 + [0.001] * 4)
 
 
@@ -412,7 +419,10 @@ def test_fine_tuning_is_at_the_last_rate_throughout(
     schedule: Schedule, last: float, network: MakeNetwork, data: Data, recorder: Any
 ) -> None:
     result = train(
-        network(), data, Recipe.sgd(epochs=3, batch_size=5, schedule=schedule, warmup="1ep"), lr_schedule="last"
+        network(),
+        data,
+        Recipe.sgd(epochs=3, batch_size=5, schedule=schedule, warmup="1ep"),
+        start=Start(lr_schedule="last"),
     )
     assert recorder.rates == pytest.approx([last] * 15)
     assert [record.lr for record in result.history] == pytest.approx([last] * 3)
@@ -529,7 +539,7 @@ def test_channels_last_changes_rounding_only() -> None:
     masks = Masks({n: torch.rand(w.shape, generator=chance) < 0.5 for n, w in Prunable(plain).weights()})
     recipe = Recipe.sgd(epochs=2, lr=0.01, batch_size=8)
     train(plain, (pictures, labels), recipe, masks=masks)
-    train(fast, (pictures, labels), recipe, masks=masks, channels_last=True)
+    train(fast, (pictures, labels), recipe, masks=masks, runtime=Runtime(layout="channels-last"))
     for name, tensor in plain.state_dict().items():
         assert torch.allclose(tensor, fast.state_dict()[name], rtol=1e-9, atol=1e-9), name
         assert fast.state_dict()[name].is_contiguous(), name

@@ -1,4 +1,4 @@
-"""The loop keeps masks: for hundreds of steps of every recipe, and whatever a companion writes."""
+"""The loop keeps masks: for hundreds of steps of every recipe, and whatever a callback writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
-from oneticket.training import Checkpoint, Companion, Course, Recipe, train
+from oneticket.training import Callback, Checkpoint, OnEpoch, Recipe, Runtime, Start, TrainState, train
 
 Data = tuple[Tensor, Tensor]
 MakeNetwork = Callable[..., nn.Sequential]
@@ -37,7 +37,7 @@ def test_masked_weights_are_exactly_zero_after_each_of_200_steps(
     start = train(network(), data, RECIPES[recipe], snapshots=["1ep"]).snapshots["1ep"]
     model = recorder.watch(network())
     model.load_state_dict(start.state)
-    train(model, data, RECIPES[recipe], masks=masks, optimizer_state=start.optimizer)
+    train(model, data, RECIPES[recipe], masks=masks, start=Start(optimizer_state=start.optimizer))
     assert len(recorder.states) == 200
     for name, mask in masks.items():
         assert torch.count_nonzero(start.state[name][~mask]) == int((~mask).sum())
@@ -46,15 +46,12 @@ def test_masked_weights_are_exactly_zero_after_each_of_200_steps(
         assert (seen[1:][:, mask] != seen[:-1][:, mask]).any(0).all(), "the others move"
 
 
-class Careless(Companion):
+class Careless(Callback):
     """Writes into every weight before the optimiser steps, masked ones too."""
 
-    def begin(self, course: Course) -> None:
-        self.course = course
-
     @torch.no_grad()
-    def after_backward(self, step: int) -> None:
-        for weight in self.course.weights().values():
+    def after_backward(self, state: TrainState) -> None:
+        for weight in state.weights().values():
             weight.add_(1.0)
 
 
@@ -63,7 +60,7 @@ def test_what_a_companion_writes_is_masked(
     recipe: str, network: MakeNetwork, data: Data, masks: Masks, recorder: Any
 ) -> None:
     model = recorder.watch(network())
-    train(model, data, of_epochs(1, RECIPES[recipe]), masks=masks, companion=Careless())
+    train(model, data, of_epochs(1, RECIPES[recipe]), masks=masks, callbacks=[Careless()])
     assert len(recorder.states) == 5
     for state in recorder.states:
         assert all(torch.count_nonzero(state[name][~mask]) == 0 for name, mask in masks.items())
@@ -87,8 +84,17 @@ def test_masked_zeros_survive_a_kill_with_their_signs(
     train(whole, data, short, masks=masks)
     file = tmp_path / "training.pt"
     with pytest.raises(Killed):
-        train(network(), data, short, masks=masks, checkpoint=Checkpoint(file, every=0), on_epoch=kill)
-    assert train(resumed, data, short, masks=masks, checkpoint=Checkpoint(file, every=0)).resumed_at == 15
+        train(
+            network(),
+            data,
+            short,
+            masks=masks,
+            runtime=Runtime(checkpoint=Checkpoint(file, every=0)),
+            callbacks=[OnEpoch(kill)],
+        )
+    assert (
+        train(resumed, data, short, masks=masks, runtime=Runtime(checkpoint=Checkpoint(file, every=0))).resumed_at == 15
+    )
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one.detach().view(torch.int32), two.detach().view(torch.int32))
     assert any(torch.signbit(whole.get_parameter(name).detach()[~mask]).any() for name, mask in masks.items())

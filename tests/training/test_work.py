@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
-from oneticket.training import Checkpoint, Companion, Course, EpochRecord, Recipe, forward_flops, train, training_flops
+from oneticket.training import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    OnEpoch,
+    Recipe,
+    Runtime,
+    Start,
+    TrainState,
+    forward_flops,
+    train,
+    training_flops,
+)
 
 SAMPLES = (torch.arange(22.0).view(22, 1).expand(22, 6) / 22, torch.arange(22) % 3)
 RECIPE = Recipe.sgd(epochs=3, batch_size=5)  # five steps an epoch, the last with two samples
@@ -32,22 +44,19 @@ def first(count: int) -> Masks:
     return Masks({name: (torch.arange(mask.numel()) < count).view(mask.shape) for name, mask in full().items()})
 
 
-class Thinning(Companion):
+class Thinning(Callback):
     """Other masks at given moments: before the optimiser's step, as RigL has it, or after, as pruning has it."""
 
     def __init__(self, early: dict[int, int], late: dict[int, int]) -> None:
         self._early, self._late = early, late
 
-    def begin(self, course: Course) -> None:
-        self._course = course
+    def after_backward(self, state: TrainState) -> None:
+        if state.step in self._early:
+            state.replace_masks(first(self._early[state.step]))
 
-    def after_backward(self, step: int) -> None:
-        if step in self._early:
-            self._course.replace(first(self._early[step]))
-
-    def after_step(self, step: int) -> None:
-        if step in self._late:
-            self._course.replace(first(self._late[step]))
+    def after_step(self, state: TrainState) -> None:
+        if state.step in self._late:
+            state.replace_masks(first(self._late[state.step]))
 
 
 class Watched(nn.Sequential):
@@ -68,7 +77,7 @@ def test_operations_are_those_of_the_weights_that_each_forward_pass_had(
     early: dict[int, int], late: dict[int, int]
 ) -> None:
     model = Watched(*network())
-    result = train(model, SAMPLES, RECIPE, masks=full(), companion=Thinning(early, late))
+    result = train(model, SAMPLES, RECIPE, masks=full(), callbacks=[Thinning(early, late)])
     dense, masked = training_flops(model, torch.zeros(1, 6), result.samples, result.masks, result.work)
     notes: list[tuple[int, int]] = model.__dict__["notes"]
     assert result.samples == sum(count for count, _ in notes) == 66
@@ -78,20 +87,20 @@ def test_operations_are_those_of_the_weights_that_each_forward_pass_had(
 
 
 def test_a_change_counts_from_the_next_forward_pass_on() -> None:
-    early = train(network(), SAMPLES, RECIPE, masks=full(), companion=Thinning({2: 20}, {}))
-    late = train(network(), SAMPLES, RECIPE, masks=full(), companion=Thinning({}, {2: 20}))
+    early = train(network(), SAMPLES, RECIPE, masks=full(), callbacks=[Thinning({2: 20}, {})])
+    late = train(network(), SAMPLES, RECIPE, masks=full(), callbacks=[Thinning({}, {2: 20})])
     assert early.work == late.work == {(48, 32): 15, (20, 20): 51}
 
 
 def test_without_masks_there_is_only_one_kind_of_work() -> None:
     result = train(network(), SAMPLES, RECIPE)
     assert result.work == {(): 66}
-    assert train(network(), SAMPLES, RECIPE, masks=full(), start="3ep").work == {}
+    assert train(network(), SAMPLES, RECIPE, masks=full(), start=Start(step="3ep")).work == {}
 
 
 def test_a_killed_training_forgets_no_work(tmp_path: Path) -> None:
     changes = {0: 20, 6: 9, 9: 3}
-    whole = train(network(), SAMPLES, RECIPE, masks=full(), companion=Thinning({}, changes))
+    whole = train(network(), SAMPLES, RECIPE, masks=full(), callbacks=[Thinning({}, changes)])
     assert len(whole.work) == 4
 
     class Killed(Exception):
@@ -104,8 +113,8 @@ def test_a_killed_training_forgets_no_work(tmp_path: Path) -> None:
     for on_epoch in (kill, kill, None):
         try:
             resumed = train(
-                network(), SAMPLES, RECIPE, masks=full(), companion=Thinning({}, changes),
-                checkpoint=checkpoint, on_epoch=on_epoch,
+                network(), SAMPLES, RECIPE, masks=full(), runtime=Runtime(checkpoint=checkpoint),
+                callbacks=[Thinning({}, changes), *([OnEpoch(on_epoch)] if on_epoch else [])],
             )  # fmt: skip
         except Killed:
             continue

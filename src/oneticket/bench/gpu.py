@@ -19,12 +19,13 @@ from oneticket.bench.steps import time_ours, time_reference
 from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.engines import Progress, engine
 from oneticket.lab.experiment import load_experiment
 from oneticket.lab.plan import make_plan
 from oneticket.lab.scheduler import Watcher, run_plan
 from oneticket.lab.store import Store
+from oneticket.training import Runtime
 
 REPLICATES = 6
 TOGETHER = Workload(model="resnet20", shape=(3, 32, 32), steps=200, epochs=30, precision="bf16")
@@ -67,8 +68,11 @@ def time_together(folder: Path, file: Path, workload: Workload, device: str) -> 
     clock = Clock()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         store = Store.open(Path(place) / "store", create=True)
-        setting = Setting(store=str(store.root), cache=str(folder / "cache"), folder=str(folder), device=device)
-        summary = run_plan(plan, store, engine["local"](), setting, workers=REPLICATES, watcher=clock)
+        workplace = Workplace(
+            store=str(store.root), cache=str(folder / "cache"), folder=str(folder),
+            runtime=Runtime(device=device, layout="channels-last", threads=1),
+        )  # fmt: skip
+        summary = run_plan(plan, store, engine["local"](), workplace, workers=REPLICATES, watcher=clock)
     if not summary.complete:
         raise OneticketError(f"a replicate failed: {next(iter(summary.failed.values()))}")
     return 1 / (epochs_per_second(clock.ends) * workload.steps)

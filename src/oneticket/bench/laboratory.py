@@ -21,7 +21,7 @@ from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns
 from oneticket.bench.rows import Row
 from oneticket.bench.synthetic import CELLS_A_SEED, command, large_experiment, timed_process, tiny_cells
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.description import Description
 from oneticket.lab.engines import Done, Progress, Task
 from oneticket.lab.experiment import load_experiment
@@ -60,8 +60,8 @@ def schedule(file: Path) -> dict[str, float]:
     planned = time.perf_counter()
     store = Store.open(folder / "store", create=True)
     remember(plan, store)
-    setting = Setting(store=str(store.root), cache=str(folder / "cache"), folder=str(folder))
-    run_plan(plan, store, Idle(), setting, workers=2)
+    workplace = Workplace(store=str(store.root), cache=str(folder / "cache"), folder=str(folder))
+    run_plan(plan, store, Idle(), workplace, workers=2)
     return {
         "planning": planned - began,
         "scheduling": time.perf_counter() - planned,

@@ -9,7 +9,7 @@ from torch import nn
 from oneticket.bench.workload import Workload
 from oneticket.data import BatchSource, ImageBatches
 from oneticket.masks import Masks
-from oneticket.training import Recipe, train
+from oneticket.training import OnEpoch, Recipe, Runtime, train
 
 
 def our_batches(workload: Workload, device: str = "cpu") -> ImageBatches:
@@ -33,12 +33,6 @@ def train_ours(
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train ``model`` in place by ``recipe`` on batches of images, with whatever the loop does about masks."""
-    train(
-        model,
-        batches,
-        recipe,
-        masks=masks,
-        channels_last=True,
-        device=device,
-        on_epoch=(lambda record: after_epoch(record.epoch)) if after_epoch else None,
-    )
+    callbacks = [OnEpoch(lambda record: after_epoch(record.epoch))] if after_epoch else []
+    runtime = Runtime(device=device, layout="channels-last")
+    train(model, batches, recipe, masks=masks, callbacks=callbacks, runtime=runtime)

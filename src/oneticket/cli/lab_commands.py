@@ -143,11 +143,12 @@ def _run(
     from oneticket.cli.progress import make_watcher
     from oneticket.data import default_cache
     from oneticket.lab.capacity import default_workers
-    from oneticket.lab.cell import Setting
+    from oneticket.lab.cell import Workplace
     from oneticket.lab.engines import engine
     from oneticket.lab.results import remember
     from oneticket.lab.scheduler import run_plan
     from oneticket.lab.store import Store
+    from oneticket.training import Runtime
 
     make_engine = engine[engine_name]
     check_device(device)
@@ -156,17 +157,15 @@ def _run(
     root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
     remember(graph, opened, origin)
-    setting = Setting(
+    workplace = Workplace(
         store=str(root.resolve()),
         cache=str(place.resolve()),
         folder=str(file.parent.resolve()),
-        threads=threads,
-        device=device,
-        layout=layout,
+        runtime=Runtime(device=device, layout=layout, threads=threads),
     )
     # More threads than cores wait for each other at every operator: a training becomes ten times slower.
     beside = workers or max(default_workers().count // threads, 1)
-    summary = run_plan(graph, opened, make_engine(), setting, workers=beside, watcher=make_watcher(quiet=as_json))
+    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, watcher=make_watcher(quiet=as_json))
     return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
 
 

@@ -21,7 +21,7 @@ from oneticket.kernels.trial import Layout
 from oneticket.lab.archive import Archive, view_of
 from oneticket.lab.description import ArmStart, Description, Pretraining
 from oneticket.lab.divergence import diverged_outcome, inherited_divergence
-from oneticket.lab.starting import start_of
+from oneticket.lab.starting import assemble
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import save_masks, save_state
 from oneticket.masks import Masks
@@ -30,22 +30,37 @@ from oneticket.methods.footprint import binary_weights, stored_bytes
 from oneticket.metrics.paths import find_paths
 from oneticket.metrics.reachability import UnknownPaths
 from oneticket.ticket import versions
-from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, train, training_flops
+from oneticket.training import (
+    Checkpoint,
+    Cost,
+    EpochRecord,
+    OnEpoch,
+    Runtime,
+    Training,
+    evaluate,
+    train,
+    training_flops,
+)
 from oneticket.training.kernels import Kernels
 
 CONVERGED_WITHIN = 0.005
 """A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker needs besides the description, none of which changes a result beyond rounding."""
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs besides the description, none of which changes a result beyond rounding.
+
+    Parameters
+    ----------
+    store, cache, folder : places of the store, of the data cache, and of the experiment's file.
+    runtime : how its trainings are computed; the checkpoint is the cell's own.
+    checkpoint_every : seconds between two checkpoints.
+    """
 
     store: str
     cache: str
     folder: str
-    threads: int = 1
-    device: str = "cpu"
-    layout: Layout = "channels-last"
+    runtime: Runtime = Runtime(layout="channels-last", threads=1)
     checkpoint_every: float = 20.0
 
 
@@ -61,19 +76,19 @@ class _Made(msgspec.Struct, frozen=True):
 
 
 def run_cell(
-    cell: Description, setting: Setting, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
+    cell: Description, workplace: Workplace, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
 ) -> dict[str, Any]:
     """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
 
     Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
     """
     began = time.perf_counter()
-    archive = Archive(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
+    archive = Archive(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
     inherited = inherited_divergence(cell, archive.store)
     made = (
-        _compute(cell, archive, setting, working, on_epoch)
+        _compute(cell, archive, workplace, working, on_epoch)
         if inherited is None
-        else _nothing(cell, archive, setting, inherited)
+        else _nothing(cell, archive, workplace, inherited)
     )
     with (working / "history.jsonl").open("wb") as file:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in made.history)
@@ -87,7 +102,7 @@ def run_cell(
     )
     return {
         "description": msgspec.to_builtins(cell),
-        "environment": _environment(setting, made.kernels),
+        "environment": _environment(workplace.runtime, made.kernels),
         "cost": msgspec.to_builtins(cost),
         "outcome": made.outcome,
     }
@@ -96,7 +111,7 @@ def run_cell(
 def _compute(
     cell: Description,
     archive: Archive,
-    setting: Setting,
+    workplace: Workplace,
     working: Path,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> _Made:
@@ -105,23 +120,23 @@ def _compute(
     normalisation = Normalisation.of(splits.train)
 
     def batches(images: Any, size: int, **options: Any) -> ImageBatches:
-        return ImageBatches(images, size, normalisation=normalisation, device=setting.device, **options)
+        return ImageBatches(images, size, normalisation=normalisation, device=workplace.runtime.device, **options)
 
     def checkpoint(part: str) -> Checkpoint:
-        return Checkpoint(working / "checkpoint" / f"{part}.pt", every=setting.checkpoint_every)
+        return Checkpoint(working / "checkpoint" / f"{part}.pt", every=workplace.checkpoint_every)
 
-    start = start_of(cell, archive)
-    model = start.model
-    example = torch.zeros(1, *cell.network.input, device=setting.device)
+    begun = assemble(cell, archive)
+    model = begun.model
+    example = torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
-    asked = Kernels(_layout_for(cell, setting))
-    channels_last = asked.layout == "channels-last"
+    asked = Kernels(_layout_for(cell, workplace))
+    runtime = msgspec.structs.replace(workplace.runtime, layout=asked.layout)
     try:
         if isinstance(cell.start, Pretraining):
             training = pretraining[cell.start.task](
                 Lesson(
-                    model, cell.network.head, train_set, cell.recipe, cell.seed, device=setting.device,
-                    channels_last=channels_last, checkpoint=checkpoint, on_epoch=on_epoch,
+                    model, cell.network.head, train_set, cell.recipe, cell.seed, runtime=runtime,
+                    checkpoint=checkpoint, on_epoch=on_epoch,
                 )
             )  # fmt: skip
         else:
@@ -129,32 +144,30 @@ def _compute(
                 model,
                 train_set,
                 cell.recipe,
-                masks=start.masks,
+                masks=begun.masks,
+                start=begun.start,
                 validation=batches(splits.validation, 512) if len(splits.validation) else None,
-                seed=cell.seed,
                 snapshots=cell.snapshots,
-                channels_last=channels_last,
-                device=setting.device,
-                checkpoint=checkpoint("training"),
-                on_epoch=on_epoch,
-                **start.options,
+                callbacks=[OnEpoch(on_epoch)] if on_epoch else (),
+                seed=cell.seed,
+                runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )
         tested = {}
         if cell.test:
             test_set = batches(splits.test, 512)
             as_trained = training.kernels.layout == "channels-last"
             with training.kernels.at_work(model):
-                accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=as_trained)
+                accuracy, loss = evaluate(model, test_set, device=workplace.runtime.device, channels_last=as_trained)
             if not math.isfinite(loss):
                 text = f"the test loss is {loss} after {training.steps} steps"
                 raise NonFiniteLoss(text, training.steps, training.samples, training.history)
             tested = {"test_accuracy": accuracy, "test_loss": loss}
     except NonFiniteLoss as error:
-        flops = training_flops(model.to(setting.device), example, error.samples, start.masks)
+        flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
 
-    masks = training.masks or start.masks
+    masks = training.masks or begun.masks
     # What a binary network does to its inputs while it runs is no matter of paths.
     traced = archive.build(cell.network, cell.seed) if _is_binary(cell) else model
     outcome = _outcome(model, training, masks, cell) | _paths(traced, masks, cell) | tested
@@ -168,18 +181,18 @@ def _compute(
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
-def _layout_for(cell: Description, setting: Setting) -> Layout:
+def _layout_for(cell: Description, workplace: Workplace) -> Layout:
     """The layout to train ``cell`` in, if its operations are right there."""
     # What is built in is known not to rely on the layout; of a user's own network nothing is known.
     built_in = cell.network.code is None
-    return setting.layout if built_in and len(cell.network.input) == 3 else "contiguous"
+    return workplace.runtime.layout if built_in and len(cell.network.input) == 3 else "contiguous"
 
 
-def _nothing(cell: Description, archive: Archive, setting: Setting, reason: str) -> _Made:
+def _nothing(cell: Description, archive: Archive, workplace: Workplace, reason: str) -> _Made:
     """What comes of a cell that can't be trained, since one that it builds on diverged."""
     model, validation = archive.build(cell.network, cell.seed), archive.splits(cell).validation
     outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
-    return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, setting)))
+    return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, workplace)))
 
 
 def _prunable(model: nn.Module, cell: Description) -> int:
@@ -224,8 +237,9 @@ def _is_binary(cell: Description) -> bool:
     return isinstance(cell.start, ArmStart) and method.entry(cell.start.method).facts.get("weights") == "binary"
 
 
-def _environment(setting: Setting, kernels: Kernels) -> dict[str, Any]:
-    device = torch.cuda.get_device_name(setting.device) if setting.device.startswith("cuda") else platform.machine()
+def _environment(runtime: Runtime, kernels: Kernels) -> dict[str, Any]:
+    where = runtime.device
+    device = torch.cuda.get_device_name(where) if where.startswith("cuda") else platform.machine()
     machine = this_machine()
     seldom = {
         "restricted": machine.restricted,
@@ -234,10 +248,10 @@ def _environment(setting: Setting, kernels: Kernels) -> dict[str, Any]:
     }
     return {
         **versions(),
-        "device": f"{setting.device} ({device})",
+        "device": f"{where} ({device})",
         "processor": machine.processor,
         "instructions": machine.instructions,
-        "threads": setting.threads,
+        "threads": runtime.threads,
         "layout": kernels.layout,
         **{key: value for key, value in seldom.items() if value},
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -10,7 +10,7 @@ from concurrent.futures import wait as wait_for
 
 from oneticket.errors import OneticketError
 from oneticket.lab.capacity import Memory
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.description import Description, Network
 from oneticket.lab.engines import Crashed, DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
@@ -27,8 +27,8 @@ ASK_AGAIN = 0.5  # seconds until a cell that another process computes is looked 
 class _Run:
     """The mutable state of one run over a plan."""
 
-    def __init__(self, plan: Plan, store: Store, engine: Engine, setting: Setting, workers: int, watcher: Watcher):
-        self.plan, self.store, self.engine, self.setting = plan, store, engine, setting
+    def __init__(self, plan: Plan, store: Store, engine: Engine, workplace: Workplace, workers: int, watcher: Watcher):
+        self.plan, self.store, self.engine, self.workplace = plan, store, engine, workplace
         self.workers, self.watcher = workers, watcher
         self.names = list(plan.cells)  # a cell's place in it says when it is its turn
         self.place = {identity: number for number, identity in enumerate(self.names)}
@@ -105,7 +105,7 @@ class _Run:
     def _start(self, identity: str) -> None:
         self.attempts[identity] = self.attempts.get(identity, 0) + 1
         self.watcher.started(identity)
-        future = self.engine.submit(Task(self.plan.cells[identity], self.setting), self.heard.put)
+        future = self.engine.submit(Task(self.plan.cells[identity], self.workplace), self.heard.put)
         self.running[future] = identity
 
     def _settle(self, identity: str, future: Future[Done]) -> None:
@@ -164,7 +164,7 @@ def run_plan(
     plan: Plan,
     store: Store,
     engine: Engine,
-    setting: Setting,
+    workplace: Workplace,
     *,
     workers: int,
     watcher: Watcher | None = None,
@@ -177,7 +177,7 @@ def run_plan(
     """
     listener = watcher or Watcher()
     try:
-        return _Run(plan, store, engine, setting, workers, listener).run()
+        return _Run(plan, store, engine, workplace, workers, listener).run()
     finally:
         listener.end()
         engine.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import msgspec
 import torch
@@ -14,51 +13,51 @@ from oneticket.lab.archive import Archive, first_entries, state_of, view_of, wit
 from oneticket.lab.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.lab.description import ArmStart, Description, Round, TicketRef
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of, method
+from oneticket.methods import Situation, callback_of, method
 from oneticket.methods.interpolation import Interpolated
-from oneticket.methods.together import Together
 from oneticket.pruning import Circumstances, Evidence, control, kept_count, prune
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
-from oneticket.search import State, masked_state, rescaled, round_start
-from oneticket.training import Companion
+from oneticket.search import State, begin_round, masked_state
+from oneticket.training import Callback, Start
 from oneticket.training.alignment import match_channels
 from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms, rate_factors, rescaling
 
 
-class Start(msgspec.Struct, frozen=True):
-    """What a training begins with: the network and its state, its masks (None: dense), and options of the loop."""
+class Assembled(msgspec.Struct, frozen=True):
+    """What a training begins with: the network, its state and masks (None: dense), and where its recipe starts."""
 
     model: nn.Module
     state: State
     masks: Masks | None
-    options: dict[str, Any]
+    start: Start
 
 
-def start_of(cell: Description, archive: Archive) -> Start:
+def assemble(cell: Description, archive: Archive) -> Assembled:
     """What the training of ``cell`` begins with."""
     if isinstance(cell.start, Round):
         return _round_start(cell, cell.start.ticket, archive)
     if isinstance(cell.start, ArmStart):
-        return _ArmStart(cell, cell.start, archive).start()
+        return _ArmStart(cell, cell.start, archive).assembled()
     model = archive.build(cell.network, cell.seed)
-    return Start(model, state_of(model), None, {})
+    return Assembled(model, state_of(model), None, Start())
 
 
-def _round_start(cell: Description, ticket: TicketRef, archive: Archive) -> Start:
+def _round_start(cell: Description, ticket: TicketRef, archive: Archive) -> Assembled:
     search, masks = ticket.search, archive.masks(ticket)
     model = archive.build(cell.network, cell.seed)
-    state, options = round_start(search, archive.rewound(ticket), archive.trained(ticket), state_of(model))
-    if search.optimizer_state == "rewound" and search.method != "fine-tune":
-        options["optimizer_state"] = archive.memory(ticket)
-    state = masked_state(state, masks)
-    context = RescalingContext(
-        "rewound" if search.method == "rewind" else "trained",
-        network=lambda: _holding(archive.build(cell.network, cell.seed), state),
+    state, start = begin_round(
+        search,
+        masks,
+        rewound=lambda: archive.rewound(ticket),
+        memory=lambda: archive.memory(ticket),
+        trained=lambda: archive.trained(ticket),
+        fresh=state_of(model),
+        optimizer=cell.recipe.optimizer,
+        network=lambda state: _holding(archive.build(cell.network, cell.seed), state),
         batch=lambda: next(iter(archive.evidence(cell)))[0],
     )
-    state, rates = rescaled(search, state, masks, cell.recipe.optimizer, context)
-    return Start(_holding(model, state), state, masks, options | rates)
+    return Assembled(_holding(model, state), state, masks, start)
 
 
 def _holding(model: nn.Module, state: State) -> nn.Module:
@@ -76,11 +75,11 @@ class _ArmStart:
         self.fresh = state_of(self.network)
         self.view = view_of(self.network, cell.network)
 
-    def start(self) -> Start:
+    def assembled(self) -> Assembled:
         masks, state = self.masks, self.unscaled
         weights = {name: state[name] for name in masks}
         state = state | rescaling[self.arm.rescale](weights, masks, self._rescaling_context(state))
-        return Start(_holding(self.network, state), state, masks, self._options(masks))
+        return Assembled(_holding(self.network, state), state, masks, self._start(masks))
 
     # -- masks ---------------------------------------------------------------------------------------------------
     @cached_property
@@ -204,25 +203,20 @@ class _ArmStart:
             random=random,
         )
 
-    def _options(self, masks: Masks) -> dict[str, Any]:
+    def _start(self, masks: Masks) -> Start:
         recipe, facts = self.cell.recipe, method.entry(self.arm.method).facts
-        options: dict[str, Any] = {}
-        if facts.get("lr") == "last":
-            options["lr_schedule"] = "last"
-        if facts.get("start") == "rewind":
-            options["start"] = self.arm.rewind
-        factors = rate_factors(self.arm.rescale, masks, recipe.optimizer)
-        if factors:
-            options["lr_factors"] = factors
-        companion: Companion = companion_of(
-            self.arm.method, Situation(self.arm.density, self.cell.network.head, recipe), self.arm.options
-        )
+        situation = Situation(self.arm.density, self.cell.network.head, recipe)
+        callbacks: list[Callback] = [callback_of(self.arm.method, situation, self.arm.options)]
         if self.arm.norms == INTERPOLATED:
             names = norm_names(self.network)
             trained, fresh = self._origins.trained(), self._origins.redrawn()
-            interpolated = Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names})
-            companion = Together([interpolated, companion])
-        return options | {"companion": companion}
+            callbacks.insert(0, Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names}))
+        return Start(
+            step=self.arm.rewind if facts.get("start") == "rewind" else 0,
+            lr_schedule="last" if facts.get("lr") == "last" else "recipe",
+            lr_factors=rate_factors(self.arm.rescale, masks, recipe.optimizer),
+            callbacks=tuple(callbacks),
+        )
 
 
 def _by_density(word: str) -> bool:

@@ -114,7 +114,7 @@ def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -
 
     from oneticket.kernels.pointwise import NARROW
     from oneticket.lab.tensors import load_masks
-    from oneticket.training.shrinking import shrink
+    from oneticket.training.compact.channels import shrink
 
     masks = load_masks(file)
     read = [int(masks[name].any(0).sum()) if name in masks else width for name, width in strided.items()]

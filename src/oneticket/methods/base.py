@@ -13,7 +13,7 @@ from torch import nn
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
 from oneticket.registry import Registry
-from oneticket.training import Checkpoint, Companion, EpochRecord, Recipe, Training
+from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtime, Training
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Situation:
     recipe: Recipe
 
 
-Method = Callable[..., Companion]
+Method = Callable[..., Callback]
 
 method: Registry[Method] = Registry("method")
-"""``factory(situation, *, option=default, …)`` gives the companion of one training.
+"""``factory(situation, *, option=default, …)`` gives the callback of one training.
 
 Facts: ``lr="last"`` trains at the recipe's last learning rate, ``start="rewind"`` with the schedule of the rewind
 point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own;
@@ -44,8 +44,8 @@ class Lesson:
     """What a pre-training learns from.
 
     model : the network at W_0, which it trains in place. head : its classifier, which no pre-training without labels
-    touches. train_set : the source's training data, augmented as the recipe says. recipe, seed, device, channels_last,
-    on_epoch : as for :func:`oneticket.training.train`. checkpoint : makes the checkpoint of a part of the training.
+    touches. train_set : the source's training data, augmented as the recipe says. recipe, seed, runtime :
+    as for :func:`oneticket.training.train`. checkpoint : makes the checkpoint of a part of the training.
     """
 
     model: nn.Module
@@ -53,8 +53,7 @@ class Lesson:
     train_set: BatchSource
     recipe: Recipe
     seed: int
-    device: str = "cpu"
-    channels_last: bool = False
+    runtime: Runtime = Runtime()
     checkpoint: Callable[[str], Checkpoint] | None = None
     on_epoch: Callable[[EpochRecord], None] | None = None
 
@@ -86,6 +85,6 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def companion_of(name: str, situation: Situation, options: Mapping[str, Any]) -> Companion:
-    """The companion of one training by the method ``name``."""
+def callback_of(name: str, situation: Situation, options: Mapping[str, Any]) -> Callback:
+    """The callback of one training by the method ``name``."""
     return method[name](situation, **method_options(name, options))

@@ -22,11 +22,11 @@ from oneticket.errors import InputError
 from oneticket.methods.base import Situation, method
 from oneticket.methods.binary_inputs import binarisable, binarise_inputs
 from oneticket.prunable import Prunable
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
 @method("binary-connect", source="Courbariaux, Bengio & David 2015, Algorithm 1, deterministic", weights="binary")
-def binary_connect(situation: Situation) -> Companion:
+def binary_connect(situation: Situation) -> Callback:
     """Weights sign(W); the gradient passes as it is, and W is clipped to [−1, 1].
 
     As published, for networks that normalise behind each layer: nothing else undoes the size of ±1.
@@ -35,13 +35,13 @@ def binary_connect(situation: Situation) -> Companion:
 
 
 @method("bwn", source="Rastegari et al. 2016, §3.1", weights="binary")
-def bwn(situation: Situation) -> Companion:
+def bwn(situation: Situation) -> Callback:
     """Binary-Weight-Networks: weights α·sign(W) with α = mean|W| of each filter."""
     return _Binary(situation.head, scaled=True)
 
 
 @method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary", inputs="binary")
-def xnor(situation: Situation) -> Companion:
+def xnor(situation: Situation) -> Callback:
     """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales."""
     return _Binary(situation.head, scaled=True, inputs=True)
 
@@ -84,7 +84,7 @@ class _Layer:
     fits: bool
 
 
-class _Binary(Companion):
+class _Binary(Callback):
     """Binary weights in every forward and backward pass, real ones (the latents) at every optimiser step.
 
     Which layer runs first is seen in the first forward pass; from then on it is remembered.
@@ -97,12 +97,12 @@ class _Binary(Companion):
         self._latents: list[Tensor] = []
         self._watches: list[Any] = []
 
-    def begin(self, course: Course) -> None:
-        names = course.names or Prunable(course.model, head=self._head).names
-        masks = course.masks if course.names else {}
-        self._model = course.model
-        owners = {f"{name}.weight": module for name, module in course.model.named_modules()}
-        parameters = dict(course.model.named_parameters())
+    def on_train_start(self, state: TrainState) -> None:
+        names = state.names or Prunable(state.model, head=self._head).names
+        masks = state.masks if state.names else {}
+        self._model = state.model
+        owners = {f"{name}.weight": module for name, module in state.model.named_modules()}
+        parameters = dict(state.model.named_parameters())
         self._layers = []
         for name in names:
             weight, layer = parameters[name], owners.get(name)
@@ -112,11 +112,11 @@ class _Binary(Companion):
             if layer is not None:
                 self._watches.append(layer.register_forward_pre_hook(self._runs(name)))
 
-    def before_forward(self, step: int) -> None:
+    def before_forward(self, state: TrainState) -> None:
         if self._first is not None:
             self._binarise()
 
-    def after_backward(self, step: int) -> None:
+    def after_backward(self, state: TrainState) -> None:
         if self._first is None:
             raise InputError(
                 "none of the masked layers ran in the forward pass", expected="a linear or 2-D convolution"
@@ -127,30 +127,30 @@ class _Binary(Companion):
                 if layer.weight.grad is not None:
                     layer.weight.grad = straight_through(layer.weight.grad, layer.weight.detach(), layer.mask)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, state: TrainState) -> None:
         self._clip()
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         self._binarise()
         try:
             yield
         finally:
             self._restore()
 
-    def finish(self) -> None:
+    def on_train_end(self, state: TrainState) -> None:
         """Weights stay binary; hooks of ``xnor`` stay on the layers, whose inputs are binary whenever they run."""
         if self._first is None:  # no step was taken, so nothing ran
             self._choose(self._layers[0].name)
         self._binarise()
         self._latents = []
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"first": self._first}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        if state["first"] is not None:
-            self._choose(state["first"])
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        if saved["first"] is not None:
+            self._choose(saved["first"])
 
     def _runs(self, name: str) -> Callable[[nn.Module, Any], None]:
         def first(module: nn.Module, arguments: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning import allocation, kept_count
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
 def checked(method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
@@ -24,9 +24,9 @@ def checked(method: str, option: str, value: float, *, least: float = 0.0, most:
     return value
 
 
-def moment(course: Course, fraction: float) -> int:
+def moment(state: TrainState, fraction: float) -> int:
     """The number of steps of the recipe that are over at ``fraction`` of this training: rounded, at least one of it."""
-    return course.first + max(1, math.floor(fraction * (course.steps - course.first) + 0.5))
+    return state.times.first + max(1, math.floor(fraction * (state.times.total - state.times.first) + 0.5))
 
 
 def interval(every: int, phase: int) -> int:
@@ -40,9 +40,9 @@ def interval(every: int, phase: int) -> int:
     return max(1, min(every, phase // 10))
 
 
-def budget(course: Course, density: float) -> int:
+def budget(state: TrainState, density: float) -> int:
     """⌊ρN⌉ of the N weights that the training may mask; InputError when it may mask none, or would keep none."""
-    alive = course.masks
+    alive = state.masks
     if not alive:
         raise InputError("the method makes masks, but was not told of which weights", expected="masks, full ones")
     count = kept_count(density, alive.total)
@@ -53,9 +53,9 @@ def budget(course: Course, density: float) -> int:
     return count
 
 
-def refuse_masked(method: str, course: Course) -> None:
+def refuse_masked(method: str, state: TrainState) -> None:
     """InputError where the training begins with weights already masked, and the method wants all of them."""
-    partial = [row for row in course.masks.table() if row.kept < row.total]
+    partial = [row for row in state.masks.table() if row.kept < row.total]
     if partial:
         raise InputError(
             f"the mask of '{partial[0].name}' keeps {partial[0].kept} of {partial[0].total} weights",
@@ -64,7 +64,7 @@ def refuse_masked(method: str, course: Course) -> None:
         )
 
 
-class Cutting(Companion):
+class Cutting(Callback):
     """Begins with the weights it is given and keeps exactly ⌊ρN⌉ of them from a moment on, under fixed masks.
 
     Whenever the network is judged before that, it is judged as cut to ρ there and then: no accuracy in the history is
@@ -78,12 +78,12 @@ class Cutting(Companion):
         self.density, self.fraction = density, cut
         self.is_cut = False
 
-    def begin(self, course: Course) -> None:
-        self.count = budget(course, self.density)
-        self.course, self.weights = course, list[Tensor](course.weights().values())
-        self.cut_at = moment(course, self.fraction)
+    def on_train_start(self, state: TrainState) -> None:
+        self.count = budget(state, self.density)
+        self.training, self.weights = state, list[Tensor](state.weights().values())
+        self.cut_at = moment(state, self.fraction)
 
-    def learn(self, step: int) -> None:
+    def learn(self, state: TrainState) -> None:
         """What is done after each step until the cut."""
 
     def settle(self, density: float) -> Masks:
@@ -91,18 +91,18 @@ class Cutting(Companion):
 
         Of the whole network together, equal ones by index, so that exactly as many are kept even when more are zero.
         """
-        magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.course.weights().items()}
-        return allocation["global"](magnitudes, density, self.course.masks)
+        magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.training.weights().items()}
+        return allocation["global"](magnitudes, density, self.training.masks)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, state: TrainState) -> None:
         if self.is_cut:
             return
-        self.learn(step)
-        if step + 1 == self.cut_at:
+        self.learn(state)
+        if state.step + 1 == self.cut_at:
             self._cut()
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         if self.is_cut:
             yield
             return
@@ -117,16 +117,16 @@ class Cutting(Companion):
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, before)
 
-    def finish(self) -> None:
+    def on_train_end(self, state: TrainState) -> None:
         if not self.is_cut:  # a training without a step
             self._cut()
 
     def _cut(self) -> None:
-        self.course.replace(self.settle(self.density))
+        self.training.replace_masks(self.settle(self.density))
         self.is_cut = True
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"is_cut": self.is_cut}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        self.is_cut = state["is_cut"]
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.is_cut = saved["is_cut"]

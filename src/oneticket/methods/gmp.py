@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from oneticket.methods.base import Situation, method
 from oneticket.methods.cutting import Cutting, checked, interval, refuse_masked
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
 @method("gmp", source="Zhu & Gupta 2017", makes="masks")
-def gmp(situation: Situation, *, every: int = 100, stop: float = 0.75) -> Companion:
+def gmp(situation: Situation, *, every: int = 100, stop: float = 0.75) -> Callback:
     """Gradual magnitude pruning: sparsity grows as s_t = s_f (1 − (1 − t/T)³) while training.
 
     The smallest |W| of the whole network go, and none comes back, every ``every`` steps or a tenth of the phase if that
@@ -33,13 +33,13 @@ class Gradual(Cutting):
         super().__init__(density, stop)
         self._every = every
 
-    def begin(self, course: Course) -> None:
-        refuse_masked("gmp", course)
-        super().begin(course)
-        self._phase = self.cut_at - course.first
+    def on_train_start(self, state: TrainState) -> None:
+        refuse_masked("gmp", state)
+        super().on_train_start(state)
+        self._phase = self.cut_at - state.times.first
         self._interval = interval(self._every, self._phase)
 
-    def learn(self, step: int) -> None:
-        done = step + 1 - self.course.first
+    def learn(self, state: TrainState) -> None:
+        done = state.step + 1 - state.times.first
         if done % self._interval == 0:
-            self.course.replace(self.settle(density_after(done / self._phase, self.density)))
+            state.replace_masks(self.settle(density_after(done / self._phase, self.density)))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.methods.cutting import checked, moment
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
-class Interpolated(Companion):
+class Interpolated(Callback):
     """Each step sees (1 − a)·ψ + a·fresh in place of the normalisation parameters ψ, a uniform on [0, 1).
 
     ψ begins at ``trained`` and is trained; one a is drawn for all of ψ at each step, and the network is judged with ψ
@@ -33,14 +33,14 @@ class Interpolated(Companion):
         self._until = checked("interpolated", "until", until, most=1)
 
     @torch.no_grad()
-    def begin(self, course: Course) -> None:
-        parameters, buffers = dict(course.model.named_parameters()), dict(course.model.named_buffers())
+    def on_train_start(self, state: TrainState) -> None:
+        parameters, buffers = dict(state.model.named_parameters()), dict(state.model.named_buffers())
         for name, value in self._trained.items():
             found = parameters.get(name, buffers.get(name))
             if found is None or not found.shape == value.shape == self._fresh[name].shape:
                 raise InputError(f"'{name}' does not fit the model", expected="its parameters, with their shapes")
         names = [name for name in self._trained if name in parameters]
-        self._course, self._end = course, moment(course, self._until) if names else course.first
+        self._end = moment(state, self._until) if names else state.times.first
         self._current: list[Tensor] = [parameters[name] for name in names]
         self._ends = [self._fresh[name].to(parameters[name]) for name in names]
         self._kept = [torch.empty_like(parameter, requires_grad=False) for parameter in self._current]
@@ -48,16 +48,16 @@ class Interpolated(Companion):
             parameters[name].copy_(self._trained[name])
 
     @torch.no_grad()
-    def before_forward(self, step: int) -> None:
-        if step >= self._end:
+    def before_forward(self, state: TrainState) -> None:
+        if state.step >= self._end:
             return
-        self._share = float(torch.rand((), generator=self._course.generator("interpolation", step)))
+        self._share = float(torch.rand((), generator=state.generator("interpolation", state.step)))
         torch._foreach_copy_(self._kept, self._current)
         torch._foreach_lerp_(self._current, self._ends, self._share)
 
     @torch.no_grad()
-    def after_backward(self, step: int) -> None:
-        if step >= self._end:
+    def after_backward(self, state: TrainState) -> None:
+        if state.step >= self._end:
             return
         torch._foreach_copy_(self._current, self._kept)
         gradients = [parameter.grad for parameter in self._current if parameter.grad is not None]

@@ -13,7 +13,7 @@ from oneticket.methods.base import Situation, method
 from oneticket.methods.cutting import Cutting, checked
 from oneticket.pruning import kept_count
 from oneticket.pruning.selection import largest
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
 _SPREAD = 0.01  # standard deviation of log α at the start
@@ -23,7 +23,7 @@ _EDGE = 1e-6  # noise stays this far from 0 and 1, where its logit is infinite
 @method("l0", source="Louizos et al. 2018", makes="masks")
 def l0(
     situation: Situation, *, strength: float = 0.1, gate_lr: float = 0.01, keep: float = 0.5, cut: float = 0.75
-) -> Companion:
+) -> Callback:
     """L0 penalty by a hard-concrete gate on each prunable weight; then the weights of the most closed gates go.
 
     The penalty λ Σ sigmoid(log α − β log(−γ/ζ)) is added to the mean loss, λ = ``strength`` / number of training
@@ -70,31 +70,31 @@ class HardConcrete(Cutting):
         super().__init__(density, cut)
         self._strength, self._rate, self._start = strength, gate_lr, math.log(keep / (1 - keep))
 
-    def begin(self, course: Course) -> None:
-        super().begin(course)
+    def on_train_start(self, state: TrainState) -> None:
+        super().on_train_start(state)
         self._sizes = [weight.numel() for weight in self.weights]
         self._values = [torch.empty_like(weight, requires_grad=False) for weight in self.weights]
-        start = torch.randn(sum(self._sizes), generator=course.generator("gates", 0)) * _SPREAD + self._start
+        start = torch.randn(sum(self._sizes), generator=state.generator("gates", 0)) * _SPREAD + self._start
         self.log_alpha = nn.Parameter(start.to(self.weights[0]))
         self._optimizer = torch.optim.Adam([self.log_alpha], lr=self._rate, fused=True)
 
-    def before_forward(self, step: int) -> None:
+    def before_forward(self, state: TrainState) -> None:
         if self.is_cut:
             return
-        noise = torch.rand(sum(self._sizes), generator=self.course.generator("gate-noise", step))
+        noise = torch.rand(sum(self._sizes), generator=state.generator("gate-noise", state.step))
         self.log_alpha.grad = None
         self._gates = sampled_gates(self.log_alpha, noise.to(self.log_alpha))
         with torch.no_grad():
             torch._foreach_copy_(self._values, self.weights)
             torch._foreach_mul_(self.weights, self._pieces(self._gates.detach()))
 
-    def penalty(self) -> Tensor | None:
+    def penalty(self, state: TrainState) -> Tensor | None:
         if self.is_cut:
             return None
-        return open_probability(self.log_alpha).sum() * (self._strength / self.course.samples)
+        return open_probability(self.log_alpha).sum() * (self._strength / state.samples)
 
     @torch.no_grad()
-    def after_backward(self, step: int) -> None:
+    def after_backward(self, state: TrainState) -> None:
         if self.is_cut:
             return
         # The loss saw W·z: its gradient g gives g·W to the gates, on top of the penalty's, and leaves g·z to W.
@@ -104,12 +104,12 @@ class HardConcrete(Cutting):
         torch._foreach_mul_(gradients, self._pieces(self._gates.detach()))
         torch._foreach_copy_(self.weights, self._values)
 
-    def learn(self, step: int) -> None:
+    def learn(self, state: TrainState) -> None:
         self._optimizer.step()
 
     @torch.no_grad()
     def settle(self, density: float) -> Masks:
-        alive = self.course.masks
+        alive = self.training.masks
         living = torch.cat([mask.flatten() for mask in alive.values()])
         openness = self.log_alpha.detach().cpu().masked_fill(~living, -math.inf)
         magnitude = torch.cat([weight.flatten() for weight in self.weights]).abs().cpu()
@@ -118,16 +118,16 @@ class HardConcrete(Cutting):
         pieces = kept.split_with_sizes(self._sizes)
         return Masks({n: piece.view(mask.shape) for (n, mask), piece in zip(alive.items(), pieces, strict=True)})
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         gates = {} if self.is_cut else {"log_alpha": self.log_alpha.detach(), "adam": self._optimizer.state_dict()}
-        return {**super().state(), **gates}
+        return {**super().state_dict(), **gates}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        super().resume(state)
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        super().load_state_dict(saved)
         if not self.is_cut:
             with torch.no_grad():
-                self.log_alpha.copy_(state["log_alpha"])
-            self._optimizer.load_state_dict(state["adam"])
+                self.log_alpha.copy_(saved["log_alpha"])
+            self._optimizer.load_state_dict(saved["adam"])
 
     def _pieces(self, flat: Tensor) -> list[Tensor]:
         parts = zip(flat.split_with_sizes(self._sizes), self.weights, strict=True)

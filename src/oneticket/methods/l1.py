@@ -9,11 +9,11 @@ from torch import Tensor
 
 from oneticket.methods.base import Situation, method
 from oneticket.methods.cutting import Cutting, checked
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
 @method("l1", source="Tibshirani 1996; proximal step: Daubechies et al. 2004", makes="masks")
-def l1(situation: Situation, *, strength: float = 1e-4, cut: float = 0.75) -> Companion:
+def l1(situation: Situation, *, strength: float = 1e-4, cut: float = 0.75) -> Callback:
     """L1 penalty on the prunable weights by proximal steps; then the smallest go.
 
     After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), λ = ``strength`` and η the learning rate of that
@@ -39,11 +39,11 @@ class Proximal(Cutting):
         super().__init__(density, cut)
         self._strength = strength
 
-    def begin(self, course: Course) -> None:
-        super().begin(course)
-        groups = {weight: group for group in course.optimizer.param_groups for weight in group["params"]}
+    def on_train_start(self, state: TrainState) -> None:
+        super().on_train_start(state)
+        groups = {weight: group for group in state.optimizer.param_groups for weight in group["params"]}
         self._trained = [weight for weight in self.weights if weight in groups]
         self._groups = [groups[weight] for weight in self._trained]
 
-    def learn(self, step: int) -> None:
+    def learn(self, state: TrainState) -> None:
         soften(self._trained, [float(group["lr"]) * self._strength for group in self._groups])

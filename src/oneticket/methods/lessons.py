@@ -16,7 +16,7 @@ from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.methods.base import Lesson, pretraining
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
-from oneticket.training import EpochRecord, Objective, Recipe, Training, train
+from oneticket.training import EpochRecord, Loss, OnEpoch, Recipe, Training, train
 from oneticket.training.evaluation import evaluating
 from oneticket.training.kernels import Kernels
 
@@ -74,7 +74,7 @@ def _kernels_of_all(parts: Mapping[str, Training]) -> Kernels:
 
 
 # -- with another head --------------------------------------------------------------------------------------------
-def _with_other_head(lesson: Lesson, outputs: int, batches: BatchSource, objective: Objective | None) -> Training:
+def _with_other_head(lesson: Lesson, outputs: int, batches: BatchSource, loss: Loss | None) -> Training:
     """Train with a head for the task in place of the classifier, which is put back untouched."""
     parent_name, _, own = lesson.head.rpartition(".")
     parent, head = lesson.model.get_submodule(parent_name), lesson.model.get_submodule(lesson.head)
@@ -84,13 +84,13 @@ def _with_other_head(lesson: Lesson, outputs: int, batches: BatchSource, objecti
         )
     with seeded(Streams(lesson.seed).seed("head", "pre-training")), torch.device("cpu"):
         task: nn.Module = nn.Linear(head.in_features, outputs)
-        if objective is not None:
+        if loss is not None:
             task = nn.Sequential(nn.Linear(head.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
-    setattr(parent, own, task.to(lesson.device))
+    setattr(parent, own, task.to(lesson.runtime.device))
     try:
-        return _train(lesson, lesson.model, batches, objective, part="pre-training")
+        return _train(lesson, lesson.model, batches, loss, part="pre-training")
     finally:
-        setattr(parent, own, head.to(lesson.device))
+        setattr(parent, own, head.to(lesson.runtime.device))
 
 
 def _reconstruction(model: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def _example(lesson: Lesson) -> Tensor:
 
 
 def _train(
-    lesson: Lesson, model: nn.Module, batches: BatchSource, objective: Objective | None, *, part: str,
+    lesson: Lesson, model: nn.Module, batches: BatchSource, loss: Loss | None, *, part: str,
     epochs: int | None = None, before: list[Training] | None = None,
 ) -> Training:  # fmt: skip
     recipe: Recipe = lesson.recipe if epochs is None else msgspec.structs.replace(lesson.recipe, epochs=epochs)
@@ -240,9 +240,10 @@ def _train(
 
     try:
         training = train(
-            model, batches, recipe, seed=lesson.seed, objective=objective, device=lesson.device,
-            channels_last=lesson.channels_last, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None,
-            on_epoch=on_epoch,
+            model, batches, recipe, seed=lesson.seed, loss=loss, callbacks=[OnEpoch(on_epoch)],
+            runtime=msgspec.structs.replace(
+                lesson.runtime, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None
+            ),
         )  # fmt: skip
     except NonFiniteLoss as error:
         steps, samples = (sum(getattr(t, what) for t in before or []) for what in ("steps", "samples"))

@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 from oneticket.methods.base import Situation, method
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 
 @method("train")
-def train(_: Situation) -> Companion:
+def train(_: Situation) -> Callback:
     """The whole recipe."""
-    return Companion()
+    return Callback()
 
 
 @method("fine-tune", source="Han et al. 2015; Renda et al. 2020", lr="last")
-def fine_tune(_: Situation) -> Companion:
+def fine_tune(_: Situation) -> Callback:
     """The recipe at its last learning rate throughout."""
-    return Companion()
+    return Callback()
 
 
 @method("lr-rewind", source="Renda et al. 2020", start="rewind")
-def lr_rewind(_: Situation) -> Companion:
+def lr_rewind(_: Situation) -> Callback:
     """The recipe from the rewind point on, with the schedule it has there."""
-    return Companion()
+    return Callback()
 
 
 @method("linear-probe", source="Alain & Bengio 2017")
-def linear_probe(situation: Situation) -> Companion:
+def linear_probe(situation: Situation) -> Callback:
     """The head alone; the rest of the network stays as it is, normalisation statistics too."""
     return _Probe(situation.head)
 
 
-class _Probe(Companion):
+class _Probe(Callback):
     def __init__(self, head: str) -> None:
         self._head = head
 
-    def begin(self, course: Course) -> None:
-        self._course = course
-        self._trained = {p: p.requires_grad for p in course.model.parameters()}
-        head = set(course.model.get_submodule(self._head).parameters())
-        for parameter in course.model.parameters():
+    def on_train_start(self, state: TrainState) -> None:
+        self._trained = {p: p.requires_grad for p in state.model.parameters()}
+        head = set(state.model.get_submodule(self._head).parameters())
+        for parameter in state.model.parameters():
             parameter.requires_grad_(parameter in head)
 
-    def before_forward(self, step: int) -> None:
-        self._course.model.eval()
+    def before_forward(self, state: TrainState) -> None:
+        state.model.eval()
 
-    def finish(self) -> None:
+    def on_train_end(self, state: TrainState) -> None:
         for parameter, trained in self._trained.items():
             parameter.requires_grad_(trained)

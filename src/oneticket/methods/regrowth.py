@@ -12,14 +12,14 @@ from oneticket.methods.base import Situation, method
 from oneticket.methods.cutting import budget, checked, interval, moment, refuse_masked
 from oneticket.pruning import allocation
 from oneticket.pruning.selection import largest, largest_alive
-from oneticket.training import Companion, Course
+from oneticket.training import Callback, TrainState
 
 Interest = Callable[[Tensor, torch.Generator], Tensor]
 """A weight with its gradient, and a generator on the CPU → scores of that shape, of which the largest are grown."""
 
 
 @method("set", source="Mocanu et al. 2018; drop fraction: Evci et al. 2020", makes="masks")
-def sparse_evolutionary(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Companion:
+def sparse_evolutionary(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
     """Sparse from the start (ERK); now and then the smallest weights of a layer go and random ones grow.
 
     Everything else is as in ``rigl``.
@@ -28,7 +28,7 @@ def sparse_evolutionary(situation: Situation, *, every: int = 100, stop: float =
 
 
 @method("rigl", source="Evci et al. 2020", makes="masks")
-def rigl(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Companion:
+def rigl(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
     """Sparse from the start (ERK); now and then the smallest weights go and those of the largest gradients grow.
 
     Begins with a random mask at ρ with ERK layer densities. Every ``every`` steps, or a tenth of the phase if that is
@@ -70,7 +70,7 @@ def _steepness(weight: Tensor, _: torch.Generator) -> Tensor:
     return torch.zeros(weight.shape) if weight.grad is None else weight.grad.detach().abs().cpu()
 
 
-class Regrowing(Companion):
+class Regrowing(Callback):
     """Moves connections every so many steps; each layer always has equally many."""
 
     def __init__(self, name: str, density: float, every: int, stop: float, drop: float, interest: Interest) -> None:
@@ -78,26 +78,25 @@ class Regrowing(Companion):
         self._every = int(checked(name, "every", every))
         self._stop, self._drop = checked(name, "stop", stop, most=1), checked(name, "drop", drop, most=1)
 
-    def begin(self, course: Course) -> None:
-        refuse_masked(self._name, course)
-        budget(course, self._density)
-        self._course = course
-        self._phase = moment(course, self._stop) - course.first
+    def on_train_start(self, state: TrainState) -> None:
+        refuse_masked(self._name, state)
+        budget(state, self._density)
+        self._phase = moment(state, self._stop) - state.times.first
         self._interval = interval(self._every, self._phase)
         # Masks begin where those of the other method begin, so that they differ in nothing but what grows.
-        generator = course.generator("erk-start", 0)
-        chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in course.weights().items()}
-        course.replace(allocation["erk"](chances, self._density, course.masks))
+        generator = state.generator("erk-start", 0)
+        chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in state.weights().items()}
+        state.replace_masks(allocation["erk"](chances, self._density, state.masks))
 
-    def after_backward(self, step: int) -> None:
-        done = step - self._course.first
+    def after_backward(self, state: TrainState) -> None:
+        done = state.step - state.times.first
         if not 0 < done < self._phase or done % self._interval:
             return
         part = drop_fraction(done, self._phase, self._drop)
-        generator = self._course.generator(self._name, step)
-        weights, masks = self._course.weights(), {}
-        for name, mask in self._course.masks.items():
+        generator = state.generator(self._name, state.step)
+        weights, masks = state.weights(), {}
+        for name, mask in state.masks.items():
             weight = weights[name]
             count = math.floor(part * int(mask.sum()))
             masks[name] = regrown(mask, weight.detach().cpu(), self._interest(weight, generator), count)
-        self._course.replace(masks)
+        state.replace_masks(masks)

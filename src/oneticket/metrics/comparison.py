@@ -23,7 +23,7 @@ from oneticket.statistics import (
     mean,
     paired_difference,
 )
-from oneticket.training.loop import EpochRecord
+from oneticket.training.results import EpochRecord
 
 MATCHING_WITHIN = 0.002
 """An arm matches the dense network where it is within 0.2 points of it."""

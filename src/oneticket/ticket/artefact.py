@@ -16,7 +16,7 @@ from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
 from oneticket.ticket.placement import Placement, carried, place
 from oneticket.ticket.provenance import Provenance
-from oneticket.training.keeping import MaskKeeper
+from oneticket.training.masking import MaskKeeper
 
 
 class Ticket:

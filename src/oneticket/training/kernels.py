@@ -20,8 +20,9 @@ from oneticket.kernels.pointwise import is_pointwise
 from oneticket.kernels.recording import record
 from oneticket.kernels.trial import Layout, Trial
 from oneticket.kernels.verdicts import faults
+from oneticket.training.compact.model import tensors
+from oneticket.training.compact.verification import unnoticed
 from oneticket.training.recipe import Precision
-from oneticket.training.standin import tensors, unnoticed
 
 LOG = logging.getLogger("oneticket.kernels")
 

@@ -78,7 +78,7 @@ def planned(lab: Any, kind: str, seeds: int = 1) -> Plan:
 def tried(lab: Any, plan: Plan, store: Store) -> Done:
     """One attempt at the only cell of a plan."""
     (cell,) = plan.cells.values()
-    return LocalEngine().submit(Task(cell, lab.setting(store)), lambda _: None).result(timeout=60)
+    return LocalEngine().submit(Task(cell, lab.workplace(store)), lambda _: None).result(timeout=60)
 
 
 def stacks(store: Store, plan: Plan) -> Path:

@@ -109,7 +109,7 @@ def test_progress_is_told_for_every_epoch(lab: Any) -> None:
     plan = lab.plan(seeds=1, transfer=[DENSE])
     ((identity, cell),) = plan.cells.items()
     local, told = LocalEngine(), list[Progress]()
-    done = local.submit(Task(cell, lab.setting(lab.store())), told.append).result(timeout=120)
+    done = local.submit(Task(cell, lab.workplace(lab.store())), told.append).result(timeout=120)
     local.close()
     assert [(p.cell, p.epoch, p.epochs) for p in told] == [(identity, 1, 3), (identity, 2, 3), (identity, 3, 3)]
     assert not done.cached
@@ -122,7 +122,7 @@ def test_a_cell_that_is_there_already_is_not_computed_again(lab: Any) -> None:
     lab.run(plan, store)
     local = LocalEngine()
     (cell,) = plan.cells.values()
-    assert local.submit(Task(cell, lab.setting(store)), lambda _: None).result(timeout=120) == Done(cached=True)
+    assert local.submit(Task(cell, lab.workplace(store)), lambda _: None).result(timeout=120) == Done(cached=True)
     local.close()
     assert not list((store.root / "working").iterdir())
 
@@ -210,7 +210,7 @@ def test_a_process_that_cannot_be_started_is_a_worker_that_died(lab: Any, monkey
     local = LocalEngine()
     monkeypatch.setattr(ForkServerProcess, "start", nothing)
     (cell,) = lab.plan(seeds=1, transfer=[DENSE]).cells.values()
-    future = local.submit(Task(cell, lab.setting(lab.store())), lambda _: None)
+    future = local.submit(Task(cell, lab.workplace(lab.store())), lambda _: None)
     with pytest.raises(WorkerDied, match="Resource temporarily unavailable"):
         future.result(timeout=10)
 
@@ -219,7 +219,7 @@ def test_closing_ends_the_running_cells(lab: Any) -> None:
     plan, store = lab.plan(seeds=1, transfer=[DENSE], recipe__sgd__epochs=10**6), lab.store()
     (cell,) = plan.cells.values()
     local, told = LocalEngine(), list[Progress]()
-    local.submit(Task(cell, lab.setting(store)), told.append)
+    local.submit(Task(cell, lab.workplace(store)), told.append)
     while not told:
         time.sleep(0.05)
     (process,) = local._running

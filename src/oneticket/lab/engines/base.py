@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting
+from oneticket.lab.cell import Workplace
 from oneticket.lab.description import Description
 from oneticket.registry import Registry
 
@@ -19,7 +19,7 @@ class Task(msgspec.Struct, frozen=True):
     """One cell to compute, complete: it can be sent to another process or machine as JSON."""
 
     cell: Description
-    setting: Setting
+    workplace: Workplace
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ class LocalEngine:
         if ended is None:
             ended = _death(task, process.exitcode or 0, words, bytes_seen)
         if not isinstance(ended, (Busy, Crashed)):
-            Store(Path(task.setting.store)).forget_stacks(task.cell.identity)  # those of an attempt before
+            Store(Path(task.workplace.store)).forget_stacks(task.cell.identity)  # those of an attempt before
         if not isinstance(ended, Done):
             future.set_exception(ended)
 
@@ -128,7 +128,7 @@ def _death(task: Task, code: int, words: LastWords, bytes_seen: int) -> WorkerDi
     if number is None:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return WorkerDied(f"its process ended with {how}, having used {bytes_seen / 2**20:.0f} MiB when last seen")
-    file = Store(Path(task.setting.store)).note_stacks(task.cell.identity, words.stacks())
+    file = Store(Path(task.workplace.store)).note_stacks(task.cell.identity, words.stacks())
     return Crashed(task.cell.network.name, number, str(file) if file else None)
 
 

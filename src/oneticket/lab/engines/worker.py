@@ -37,7 +37,7 @@ def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connecti
     _end_with_parent()
     LOG.setLevel(logging.CRITICAL)  # standard error is the terminal of the run, which tells it once for many cells
     task = _TASK.decode(encoded)
-    torch.set_num_threads(task.setting.threads)
+    torch.set_num_threads(task.workplace.runtime.threads or 1)
 
     def say(kind: str, content: Any) -> None:
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connecti
 def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
     cell = task.cell
     identity = cell.identity
-    store = Store(Path(task.setting.store))
+    store = Store(Path(task.workplace.store))
     # A worker whose claim was taken over, having been stopped for long, must not write beside its successor.
     with store.claimed(identity, on_lost=lambda: os._exit(1)) as working:
         if store.has(identity):
@@ -82,7 +82,7 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
             progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy, _own_bytes())
             say("progress", msgspec.to_builtins(progress))
 
-        record = run_cell(cell, task.setting, working, on_epoch)
+        record = run_cell(cell, task.workplace, working, on_epoch)
         store.commit(identity, working, record)
     outcome, environment = record["outcome"], record["environment"]
     unchecked = environment.get("kernels_unchecked")

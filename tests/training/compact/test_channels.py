@@ -19,8 +19,8 @@ from oneticket.prunable import Prunable
 from oneticket.randomness import seeded
 from oneticket.training import MaskKeeper, Recipe, forward_flops
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
-from oneticket.training.shrinking import shrink
-from oneticket.training.standin import StandIn
+from oneticket.training.compact.channels import shrink
+from oneticket.training.compact.model import CompactModel
 
 SHAPE = (3, 8, 8)
 RECIPES = {
@@ -109,7 +109,7 @@ def masked_training(network: nn.Module, masks: Masks, recipe: Recipe, count: ran
     return optimizer
 
 
-def shrunk_training(network: nn.Module, masks: Masks, recipe: Recipe, count: range) -> tuple[StandIn, Any]:
+def shrunk_training(network: nn.Module, masks: Masks, recipe: Recipe, count: range) -> tuple[CompactModel, Any]:
     shrunk = shrink(network, masks, torch.zeros(1, *SHAPE, dtype=next(network.parameters()).dtype), worth=0.0)
     optimizer = recipe.make_optimizer(shrunk.model)
     shrunk.attach(optimizer)
@@ -174,13 +174,13 @@ def test_a_training_goes_on_with_what_the_optimiser_remembers() -> None:
     steps(dense, masks, optimizer, range(3, 13))
     shrunk = shrink(small, masks, torch.zeros(1, *SHAPE, dtype=torch.float64), worth=0.0)
     narrow = RECIPES["adam"].make_optimizer(shrunk.model)
-    load_optimizer_tensors(shrunk.model, narrow, shrunk.narrow(memory))
+    load_optimizer_tensors(shrunk.model, narrow, shrunk.to_compact(memory))
     shrunk.attach(narrow)
     steps(shrunk.model, shrunk.masks, narrow, range(3, 13))
     shrunk.expand_into(small)
     assert shrunk.removed > 0
     compare(parameters(small), parameters(dense), 1e-8)
-    compare(shrunk.widen(optimizer_tensors(shrunk.model, narrow)), optimizer_tensors(dense, optimizer), 1e-9)
+    compare(shrunk.to_full(optimizer_tensors(shrunk.model, narrow)), optimizer_tensors(dense, optimizer), 1e-9)
 
 
 def test_a_training_that_was_killed_goes_on_with_equal_bits() -> None:
@@ -188,14 +188,14 @@ def test_a_training_that_was_killed_goes_on_with_equal_bits() -> None:
     begin, masks, example = copy.deepcopy(parts), magnitude(parts, 0.02), torch.zeros(1, *SHAPE, dtype=torch.float64)
     shrunk_training(whole, masks, RECIPES["sgd"], range(6))
     first, optimizer = shrunk_training(parts, masks, RECIPES["sgd"], range(3))
-    state = first.widen(first.model.state_dict())
-    memory = first.widen(optimizer_tensors(first.model, optimizer))
+    state = first.to_full(first.model.state_dict())
+    memory = first.to_full(optimizer_tensors(first.model, optimizer))
     assert state.keys() == begin.state_dict().keys()
     assert all(tensor.shape == state[name].shape for name, tensor in begin.state_dict().items())
     second = shrink(begin, masks, example, worth=0.0)
-    second.model.load_state_dict(second.narrow(state))
+    second.model.load_state_dict(second.to_compact(state))
     again = RECIPES["sgd"].make_optimizer(second.model)
-    load_optimizer_tensors(second.model, again, second.narrow(memory))
+    load_optimizer_tensors(second.model, again, second.to_compact(memory))
     second.attach(again)
     steps(second.model, second.masks, again, range(3, 6))
     second.expand_into(begin)
@@ -211,9 +211,9 @@ def test_widening_undoes_narrowing(name: str) -> None:
     memory = {f"{n}/m": torch.randn_like(t) * masks.get(n, torch.tensor(1)) for n, t in network.named_parameters()}
     memory |= {f"{n}/step": torch.tensor(float(i)) for i, (n, _) in enumerate(network.named_parameters())}
     for tensors in (state, memory):
-        narrow = shrunk.narrow(tensors)
+        narrow = shrunk.to_compact(tensors)
         assert sum(t.numel() for t in narrow.values()) < sum(t.numel() for t in tensors.values())
-        back = shrunk.widen(narrow)
+        back = shrunk.to_full(narrow)
         assert back.keys() == tensors.keys()
         assert all(torch.equal(back[key], value) for key, value in tensors.items())
 
@@ -239,7 +239,7 @@ def test_removed_weights_learn_at_the_rate_of_their_tensor() -> None:
     factors = {name: 1.0 + i % 3 for i, name in enumerate(parameters(dense))}
     steps(dense, masks, recipe.make_optimizer(dense, factors), range(5))
     shrunk = shrink(small, masks, torch.zeros(1, *SHAPE, dtype=torch.float64), worth=0.0)
-    optimizer = recipe.make_optimizer(shrunk.model, shrunk.narrow(factors))
+    optimizer = recipe.make_optimizer(shrunk.model, shrunk.to_compact(factors))
     shrunk.attach(optimizer)
     steps(shrunk.model, shrunk.masks, optimizer, range(5))
     shrunk.expand_into(small)
@@ -321,10 +321,10 @@ def test_little_is_left_alone() -> None:
     assert shrink(network, masks, example, worth=saved * 0.99).saved == saved
     left = shrink(network, masks, example, worth=saved * 1.01)
     assert (left.model, left.masks, left.saved, left.removed) == (network, masks, 0.0, 0)
-    assert left.narrow(network.state_dict()).keys() == network.state_dict().keys()
+    assert left.to_compact(network.state_dict()).keys() == network.state_dict().keys()
     before = copy.deepcopy(network.state_dict())
     left.expand_into(network)
-    assert all(torch.equal(left.widen(before)[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(torch.equal(left.to_full(before)[name], tensor) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize("width", ["asserted", "divided by", "viewed"])

@@ -14,10 +14,21 @@ from torch import Tensor, nn
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, Companion, EpochRecord, Recipe, Training, loop, sparsifying, train
-from oneticket.training.sparse_layers import SparseConv2d, SparseLinear
-from oneticket.training.sparsifying import sparsify
-from oneticket.training.standin import StandIn
+from oneticket.training import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    OnEpoch,
+    Recipe,
+    Runtime,
+    Start,
+    Training,
+    compact,
+    train,
+)
+from oneticket.training.compact import CompactModel, sparse
+from oneticket.training.compact.layers import SparseConv2d, SparseLinear
+from oneticket.training.compact.sparse import sparsify
 
 SHAPE, CLASSES = (3, 8, 8), 4
 NETWORKS = {
@@ -38,7 +49,7 @@ RECIPES = {
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever could be sparse is: these networks are too small for it to pay."""
-    monkeypatch.setattr(sparsifying, "WORTH", float("inf"))
+    monkeypatch.setattr(sparse, "WORTH", float("inf"))
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -77,10 +88,13 @@ def test_training_is_that_of_the_masked_network(name: str, recipe: str) -> None:
     networks, trainings = [make(name), make(name)], []
     masks = masks_of(networks[0], 0.05 if name == "vgg11" else 0.3)  # at 5 % channels die as well
     factors = {n: 1.0 + i % 2 for i, (n, _) in enumerate(networks[0].named_parameters())}
-    for network, compact in zip(networks, (True, False), strict=True):
+    for network, asked in zip(networks, (True, False), strict=True):
         trainings.append(
-            train(network, data(), RECIPES[recipe], masks=masks, seed=2, compact=compact, lr_factors=factors,
-                  snapshots=("3it", "1ep", "2ep"), channels_last=name == "vgg11", validation=data(count=16)),
+            train(
+                network, data(), RECIPES[recipe], masks=masks, seed=2, start=Start(lr_factors=factors),
+                runtime=Runtime(compact=asked, layout="channels-last" if name == "vgg11" else "contiguous"),
+                snapshots=("3it", "1ep", "2ep"), validation=data(count=16),
+            )
         )  # fmt: skip
     dead = "running" if name == "vgg11" else "nothing"  # statistics of channels that nobody reads
     states = [{n: t for n, t in network.state_dict().items() if dead not in n} for network in networks]
@@ -104,11 +118,11 @@ def test_it_goes_on_with_what_an_optimiser_remembers() -> None:
     whole = make("conv-2")
     before = train(whole, data(), RECIPES["adam"], seed=2, snapshots=("1ep",)).snapshots["1ep"]
     masks, states = masks_of(whole), []
-    for compact in (True, False):
+    for asked in (True, False):
         network = make("conv-2")
         network.load_state_dict(before.state)
-        train(network, data(), RECIPES["adam"], masks=masks, seed=2, start="1ep", optimizer_state=before.optimizer,
-              compact=compact)  # fmt: skip
+        start, runtime = Start(step="1ep", optimizer_state=before.optimizer), Runtime(compact=asked)
+        train(network, data(), RECIPES["adam"], masks=masks, seed=2, start=start, runtime=runtime)
         states.append(network.state_dict())
     compare(*states)
 
@@ -128,12 +142,12 @@ def test_a_killed_training_goes_on_with_equal_bits(name: str, tmp_path: Path) ->
     place = tmp_path / "checkpoint.pt"
     with pytest.raises(Killed):
         train(copy.deepcopy(parts), data(torch.float32), recipe, masks=masks, seed=2, snapshots=("1ep",),
-              checkpoint=Checkpoint(place, every=0), on_epoch=kill)  # fmt: skip
+              runtime=Runtime(checkpoint=Checkpoint(place, every=0)), callbacks=[OnEpoch(kill)])  # fmt: skip
     saved = torch.load(place, weights_only=True)
     shapes = {n: t.shape for n, t in parts.state_dict().items()}
     assert {n: t.shape for n, t in saved["model"].items()} == shapes, "kept in the shapes of the whole network"
     resumed = train(parts, data(torch.float32), recipe, masks=masks, seed=2, snapshots=("1ep",),
-                    checkpoint=Checkpoint(place))  # fmt: skip
+                    runtime=Runtime(checkpoint=Checkpoint(place)))  # fmt: skip
     assert resumed.resumed_at == 4
     assert resumed.work == uninterrupted.work
     assert all(torch.equal(t, whole.state_dict()[n]) for n, t in parts.state_dict().items())
@@ -144,22 +158,22 @@ def test_a_killed_training_goes_on_with_equal_bits(name: str, tmp_path: Path) ->
 def test_the_loop_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def watched(stand_in: StandIn, example: Tensor, precision: str) -> StandIn:
+    def watched(compact_model: CompactModel, example: Tensor, precision: str) -> CompactModel:
         asked.append((tuple(example.shape), precision))
-        return sparsify(stand_in, example, precision)  # type: ignore[arg-type]
+        return sparsify(compact_model, example, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop, "sparsify", watched)
+    monkeypatch.setattr(compact, "sparsify", watched)
 
     def trained(**options: Any) -> Training:
         network = make("conv-2", torch.float32)
         return train(network, data(torch.float32), RECIPES["sgd"], **{"masks": masks_of(network)} | options)
 
     trained()
-    trained(companion=Companion())  # as the laboratory says that a method does nothing while it trains
+    trained(callbacks=[Callback()])  # as the laboratory says that a method does nothing while it trains
     assert asked == [((8, *SHAPE), "float32")] * 2
-    trained(compact=False)
+    trained(runtime=Runtime(compact=False))
     trained(masks=None)
-    trained(objective=lambda model, inputs, targets: nn.functional.cross_entropy(model(inputs), targets))
+    trained(loss=lambda model, inputs, targets: nn.functional.cross_entropy(model(inputs), targets))
     assert len(asked) == 2
 
 
@@ -183,13 +197,13 @@ def test_a_network_that_can_be_trained_but_not_looked_at_is_trained_all_the_same
 # -- which layers ----------------------------------------------------------------------------------------------------
 def chosen(network: nn.Module, density: float = 0.3, example: Tensor | None = None, **options: Any) -> tuple[str, ...]:
     example = torch.zeros(8, *SHAPE) if example is None else example
-    return sparsify(StandIn(network, masks_of(network, density)), example, **options).sparse
+    return sparsify(CompactModel(network, masks_of(network, density)), example, **options).sparse
 
 
 @pytest.mark.usefixtures("eager")
 def test_layers_of_stride_1_become_sparse_and_others_stay() -> None:
     network = make("resnet20", torch.float32)
-    found = sparsify(StandIn(network, masks_of(network)), torch.zeros(8, *SHAPE))
+    found = sparsify(CompactModel(network, masks_of(network)), torch.zeros(8, *SHAPE))
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             other = found.model.get_submodule(name)
@@ -222,7 +236,7 @@ def test_what_is_more_than_a_plain_layer_stays(change: str) -> None:
     network = linear(CHANGES[change][0])
     weights = {n: p for n, p in network.named_parameters() if n.endswith(".weight")}
     masks = Masks({name: torch.rand(weight.shape) < 0.3 for name, weight in weights.items()})
-    assert len(sparsify(StandIn(network, masks), torch.zeros(8, *SHAPE)).sparse) == CHANGES[change][1]
+    assert len(sparsify(CompactModel(network, masks), torch.zeros(8, *SHAPE)).sparse) == CHANGES[change][1]
 
 
 @pytest.mark.usefixtures("eager")
@@ -278,11 +292,11 @@ def test_without_sparse_kernels_nothing_changes(monkeypatch: pytest.MonkeyPatch)
 def test_widening_undoes_narrowing() -> None:
     network = make("vgg11")
     masks = masks_of(network, 0.2)
-    found = sparsify(StandIn(network, masks), torch.zeros(8, *SHAPE, dtype=torch.float64))
+    found = sparsify(CompactModel(network, masks), torch.zeros(8, *SHAPE, dtype=torch.float64))
     assert any(isinstance(module, (SparseConv2d, SparseLinear)) for module in found.model.modules())
     state = {n: t * masks[n] if n in masks else t for n, t in network.state_dict().items()}
-    narrow = found.narrow(state)
+    narrow = found.to_compact(state)
     assert {n: t.shape for n, t in narrow.items()} == {n: t.shape for n, t in found.model.state_dict().items()}
-    back = found.widen(narrow)
+    back = found.to_full(narrow)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())

@@ -1,4 +1,4 @@
-"""Dead channels leave a masked network for the rest of its training; what they were comes back at the end, exactly."""
+"""Dead channels are removed from a masked network while it trains, and restored exactly at the end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oneticket.coupling import ChannelGroup, channel_groups
 from oneticket.masks import Masks
-from oneticket.training.standin import Cut, StandIn, masked_outputs, probe_like, same_outputs, tensors
+from oneticket.training.compact.model import CompactModel, Slice, tensors
+from oneticket.training.compact.verification import masked_outputs, probe_like, same_outputs
 
 WORTH = 0.05
 """The least part of the forward operations whose saving pays for a second network and another shape of kernels."""
 
 
-def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: float = WORTH) -> StandIn:
+def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: float = WORTH) -> CompactModel:
     """``model`` without the channels that are dead under ``masks``, as a network of its own; ``model`` is left alone.
 
-    A channel is dead when all weights that read it are masked, or when it is zero for ever: all weights into it masked,
+    A channel is dead when all weights that read it are masked, or when it is always zero: all weights into it masked,
     no bias and no normalisation on its way (with one it says relu(β), and β learns). Removing a channel may make others
     dead, and those go too. In a residual stream a channel is dead only for all that add to it together. One channel of
     each group stays. Training goes on exactly as it would have, but for the order of sums, under any optimiser that
@@ -33,20 +34,22 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
     does not give the same outputs, as one in whose code the numbers of channels are written.
     ``example`` is a batch of inputs; its first sample tells shape and type.
     """
-    whole = StandIn(model, masks)
+    whole = CompactModel(model, masks)
     parameters = dict(model.named_parameters())
     if masks is None or not any(_has_empty_lines(mask) for mask in masks.values()):
         return whole
     if any(name not in parameters or mask.shape != parameters[name].shape for name, mask in masks.items()):
-        return whole  # whoever keeps the masks refuses them
+        return whole  # MaskKeeper refuses them
     groups = [group for group in channel_groups(model, example) if group.removable]
     living = _living(groups, parameters, masks)
     removed = sum(int((~alive).sum()) for alive in living)
     if not removed:
         return whole
-    cuts = _cuts(model, masks, groups, living)
-    small = _smaller(model, cuts)
-    small_masks = Masks({name: cuts[name].narrow(mask)[0] if name in cuts else mask for name, mask in masks.items()})
+    slices = _slices(model, masks, groups, living)
+    small = _smaller(model, slices)
+    small_masks = Masks(
+        {name: slices[name].to_compact(mask)[0] if name in slices else mask for name, mask in masks.items()}
+    )
     inputs = probe_like(example).to(next(model.parameters()).device)
     before, operations = _measured(model, masks, inputs)
     try:
@@ -56,7 +59,7 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
     saved = 1 - fewer / max(operations, 1)
     if saved < worth or not same_outputs(before, after):
         return whole
-    return StandIn(small, small_masks, cuts, saved=saved, removed=removed)
+    return CompactModel(small, small_masks, slices, saved=saved, removed=removed)
 
 
 def _links(weight: Tensor) -> Tensor:
@@ -94,11 +97,13 @@ def _living(groups: Sequence[ChannelGroup], tensors: Mapping[str, Tensor], masks
                     links[name].index_fill_(dim, entries[dead].flatten(), False)
                 changed = True
     for alive in living:
-        alive[0] |= not alive.any()  # a layer of no channels is none: a dead one stays
+        alive[0] |= not alive.any()  # a layer needs at least one channel, even a dead one
     return living
 
 
-def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]) -> dict[str, Cut]:
+def _slices(
+    model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]
+) -> dict[str, Slice]:
     named = tensors(model)
     own_names = {id(tensor): name for name, tensor in reversed(named.items())}  # the first of a shared tensor's
     lines: dict[str, dict[int, Tensor]] = {}
@@ -107,7 +112,7 @@ def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living
             whole = torch.ones(named[member.name].shape[member.dim], dtype=torch.bool)
             line = lines.setdefault(member.name, {}).setdefault(member.dim, whole)
             line[member.entries[~alive].flatten()] = False
-    cuts = {}
+    slices = {}
     for name, by_dim in lines.items():
         tensor = named[name]
         inside = torch.arange(tensor.numel()).view(tensor.shape)
@@ -122,26 +127,26 @@ def _cuts(model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living
             outside = torch.zeros(0)
             rest = tensor.detach() * kept.to(tensor.device)
         owner, _, leaf = own.rpartition(".")
-        aside_name = f"{owner}.removed_{leaf}".removeprefix(".")
-        cuts[name] = Cut(tensor.shape, inside, outside.nonzero().flatten(), aside_name, rest)
-    return cuts
+        detached_name = f"{owner}.removed_{leaf}".removeprefix(".")
+        slices[name] = Slice(tensor.shape, inside, outside.nonzero().flatten(), detached_name, rest)
+    return slices
 
 
-def _smaller(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
+def _smaller(model: nn.Module, slices: Mapping[str, Slice]) -> nn.Module:
     named = tensors(model)
     cut_tensors: dict[int, Any] = {}
-    aside: dict[str, nn.Parameter] = {}
-    for name, cut in cuts.items():
+    detached: dict[str, nn.Parameter] = {}
+    for name, part in slices.items():
         tensor = named[name]
-        within, without = cut.narrow(tensor.detach())
+        within, without = part.to_compact(tensor.detach())
         trained = isinstance(tensor, nn.Parameter)
         cut_tensors[id(tensor)] = nn.Parameter(within, tensor.requires_grad) if trained else within
-        if len(cut.aside):
-            aside[cut.aside_name] = nn.Parameter(without)
+        if len(part.detached):
+            detached[part.detached_name] = nn.Parameter(without)
     small = copy.deepcopy(model, cut_tensors)  # which takes what it finds there for copied, wherever it is shared
-    for name in cuts:
+    for name in slices:
         _resize(small.get_submodule(name.rpartition(".")[0]))
-    for name, parameter in aside.items():
+    for name, parameter in detached.items():
         owner, _, leaf = name.rpartition(".")
         small.get_submodule(owner).register_parameter(leaf, parameter)
     return small

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from oneticket.training import Recipe, train
-from oneticket.training.heap import kept_heap
+from oneticket.training import OnEpoch, Recipe, train
+from oneticket.training.runtime import kept_heap
 
 MIB = 2**20
 only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
@@ -70,7 +70,7 @@ def test_a_step_of_a_training_takes_the_memory_of_the_one_before() -> None:
         model,
         (images, targets),
         Recipe(optimizer="sgd", lr=0.01, epochs=4, batch_size=16),
-        on_epoch=lambda _: seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt),
+        callbacks=[OnEpoch(lambda _: seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt))],
     )
     last = seen[-1] - seen[-2]
     assert last < 10_000

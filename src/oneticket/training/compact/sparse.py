@@ -1,4 +1,4 @@
-"""Layers with few weights left are replaced, for the rest of the training, by ones that compute with nothing else."""
+"""Layers with few weights left are replaced, while the network trains, by ones that compute with those only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
+from oneticket.training.compact.layers import Room, SparseConv2d, SparseLinear
+from oneticket.training.compact.model import CompactModel, Slice
+from oneticket.training.compact.verification import masked_outputs, probe_like, same_outputs
 from oneticket.training.recipe import Precision
-from oneticket.training.sparse_layers import Room, SparseConv2d, SparseLinear
-from oneticket.training.standin import Cut, StandIn, masked_outputs, probe_like, same_outputs
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -38,8 +39,8 @@ WORTH = 0.7
 """The part of a dense layer's time below which a sparse one is worth its while."""
 
 
-def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32") -> StandIn:
-    """``stand_in`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
+def sparsify(compact: CompactModel, example: Tensor, precision: Precision = "float32") -> CompactModel:
+    """``compact`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
 
     Candidates are linear layers, and convolutions of stride 1 that keep the size of an image, on the CPU, of exactly
     these types, which share their weight with no other and carry neither hooks nor buffers. Training goes on as with
@@ -47,10 +48,10 @@ def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32
     replaced where PyTorch has no sparse kernels, and in a network that then gives other outputs.
     ``example`` is a batch of inputs, as large as those to be trained on.
     """
-    model, masks = stand_in.model, stand_in.masks
+    model, masks = compact.model, compact.masks
     able = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     if masks is None or not able or example.device.type != "cpu":
-        return stand_in
+        return compact
     probe = probe_like(example)
     with _watched(model, masks) as sights:
         before = masked_outputs(model, masks, probe)
@@ -60,13 +61,13 @@ def sparsify(stand_in: StandIn, example: Tensor, precision: Precision = "float32
         if _pays(model.get_submodule(name), masks[f"{name}.weight"], len(example), sight.area, precision)
     }
     if not chosen:
-        return stand_in
-    result = _replaced(stand_in, chosen)
+        return compact
+    result = _replaced(compact, chosen)
     try:
         after = masked_outputs(result.model, result.masks, probe)
     except Exception:  # whatever the code of somebody's network raises at a weight of another shape
-        return stand_in
-    return result if same_outputs(before, after) else stand_in
+        return compact
+    return result if same_outputs(before, after) else compact
 
 
 def _candidates(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Layer]]:
@@ -127,23 +128,23 @@ def _pays(layer: nn.Module, mask: Tensor, batch: int, area: tuple[int, ...], pre
     return sparse < WORTH * dense
 
 
-def _replaced(stand_in: StandIn, layouts: Mapping[str, torch.memory_format]) -> StandIn:
-    model, room, cuts = copy.deepcopy(stand_in.model), Room(), dict(stand_in.cuts)
-    masks = dict(stand_in.masks or {})
+def _replaced(compact: CompactModel, layouts: Mapping[str, torch.memory_format]) -> CompactModel:
+    model, room, slices = copy.deepcopy(compact.model), Room(), dict(compact.slices)
+    masks = dict(compact.masks or {})
     for name, layout in layouts.items():
         layer, key = model.get_submodule(name), f"{name}.weight"
         mask = masks.pop(key).cpu()
         conv = isinstance(layer, nn.Conv2d)
         sparse = SparseConv2d(layer, mask, room, layout) if conv else SparseLinear(layer, mask)  # type: ignore[arg-type]
         for other, parameter in layer.named_parameters(recurse=False):
-            if other not in ("weight", "bias"):  # what was set aside as it shrank
+            if other not in ("weight", "bias"):  # weights detached as its channels were removed
                 sparse.register_parameter(other, parameter)
         model.set_submodule(name, sparse)
-        cut, inside = cuts.get(key), sparse.positions
-        if cut is None:
+        part, inside = slices.get(key), sparse.positions
+        if part is None:
             nothing = torch.zeros(0, dtype=torch.int64)
-            cuts[key] = Cut(mask.shape, inside, nothing, f"{name}.removed_weight", None)
+            slices[key] = Slice(mask.shape, inside, nothing, f"{name}.removed_weight", None)
         else:
-            cuts[key] = Cut(cut.shape, cut.inside.flatten()[inside], cut.aside, cut.aside_name, None)
+            slices[key] = Slice(part.shape, part.inside.flatten()[inside], part.detached, part.detached_name, None)
     left = Masks(masks) if masks else None
-    return StandIn(model, left, cuts, saved=stand_in.saved, removed=stand_in.removed, sparse=tuple(layouts))
+    return CompactModel(model, left, slices, saved=compact.saved, removed=compact.removed, sparse=tuple(layouts))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneticket.training.sparse_layers import Room, SparseConv2d, SparseLinear
+from oneticket.training.compact.layers import Room, SparseConv2d, SparseLinear
 
 KERNELS = [(1, 1), (3, 3), (5, 5), (3, 1), (1, 5)]
 few = st.integers(1, 6)

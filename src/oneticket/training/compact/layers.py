@@ -2,7 +2,7 @@
 
 A dense kernel multiplies with every masked weight. These multiply compressed sparse rows (CSR) with dense matrices, by
 the kernels that come with PyTorch; in training the gradient is computed at kept weights only. They pay where few
-weights are left: :mod:`oneticket.training.sparsifying` decides.
+weights are left: :mod:`oneticket.training.compact.sparse` decides.
 """
 
 from __future__ import annotations

@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.trial import Layout
 from oneticket.masks import Masks
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, EpochRecord, Recipe, Training, loop, sparsifying, train
-from oneticket.training.shrinking import shrink
+from oneticket.training import Checkpoint, EpochRecord, OnEpoch, Recipe, Runtime, Training, state, train
+from oneticket.training import compact as compact_package
+from oneticket.training.compact import sparse
+from oneticket.training.compact.channels import shrink
 
 RECIPE = Recipe.sgd(epochs=2, batch_size=8, lr=0.05, weight_decay=0.01)
 NUMBERS, IMAGES = (12,), (3, 8, 8)
@@ -27,18 +30,18 @@ NUMBERS, IMAGES = (12,), (3, 8, 8)
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whatever could be removed or made sparse is, however little that pays; the stand-ins of all trainings."""
-    stand_ins: list[Any] = []
-    make = loop._standin
+    """The compact networks of all trainings, in which all that can be removed is, however little that pays."""
+    compact_models: list[Any] = []
+    make = state.compacted
 
     def noted(*arguments: Any) -> Any:
-        stand_ins.append(make(*arguments))
-        return stand_ins[-1]
+        compact_models.append(make(*arguments))
+        return compact_models[-1]
 
-    monkeypatch.setattr(sparsifying, "WORTH", float("inf"))
-    monkeypatch.setattr(loop, "shrink", partial(shrink, worth=0.0))
-    monkeypatch.setattr(loop, "_standin", noted)
-    return stand_ins
+    monkeypatch.setattr(sparse, "WORTH", float("inf"))
+    monkeypatch.setattr(compact_package, "shrink", partial(shrink, worth=0.0))
+    monkeypatch.setattr(state, "compacted", noted)
+    return compact_models
 
 
 def data(shape: tuple[int, ...], count: int = 30) -> tuple[Tensor, Tensor]:
@@ -70,14 +73,16 @@ def compare(actual: nn.Module, expected: nn.Module) -> None:
     assert [m.training for m in actual.modules()] == [m.training for m in expected.modules()]
 
 
-def both(make: Callable[[], nn.Module], shape: tuple[int, ...] = NUMBERS, **options: Any) -> list[nn.Module]:
+def both(
+    make: Callable[[], nn.Module], shape: tuple[int, ...] = NUMBERS, *, layout: Layout = "contiguous", **options: Any
+) -> list[nn.Module]:
     """The same training, compactly and not, must come to the same."""
     networks = []
     for compact in (True, False):
         with seeded(1):
             network = make().double()
         options = {"masks": masks_of(network)} | options
-        train(network, data(shape), RECIPE, seed=2, compact=compact, **options)
+        train(network, data(shape), RECIPE, seed=2, runtime=Runtime(compact=compact, layout=layout), **options)
         networks.append(network)
     compare(*networks)
     return networks
@@ -96,7 +101,12 @@ def test_dropout_drops_the_same_of_images(channels: int, channels_last: bool, fo
     but = ("3.weight", "10.weight")  # these read what was dropped of: the number of those channels matters
     with seeded(1):
         masks = masks_of(convolutions(channels), *but)
-    both(partial(convolutions, channels), (channels, 8, 8), masks=masks, channels_last=channels_last)
+    both(
+        partial(convolutions, channels),
+        (channels, 8, 8),
+        masks=masks,
+        layout="channels-last" if channels_last else "contiguous",
+    )
     assert len(found[0].sparse) == 4
     assert found[0].removed == 1
 
@@ -121,7 +131,7 @@ def test_the_random_numbers_of_others_go_on() -> None:
         np.random.seed(5)
         with seeded(5):
             network = Random().double()
-            train(network, data(NUMBERS), RECIPE, masks=masks_of(network), compact=compact)
+            train(network, data(NUMBERS), RECIPE, masks=masks_of(network), runtime=Runtime(compact=compact))
             after.append((numbers(), network))
     assert after[0][0] == after[1][0]
     compare(after[0][1], after[1][1])
@@ -340,9 +350,24 @@ def test_data_that_only_trains_is_enough() -> None:
 
 
 # -- what is seen from outside while it trains ---------------------------------------------------------------------
-def trained(compact: bool, network: nn.Module | None = None, recipe: Recipe = RECIPE, **options: Any) -> Training:
+def trained(
+    compact: bool,
+    network: nn.Module | None = None,
+    recipe: Recipe = RECIPE,
+    *,
+    checkpoint: Checkpoint | None = None,
+    **options: Any,
+) -> Training:
     network = network or fresh()
-    return train(network, data(NUMBERS), recipe, masks=masks_of(network), seed=2, compact=compact, **options)
+    return train(
+        network,
+        data(NUMBERS),
+        recipe,
+        masks=masks_of(network),
+        seed=2,
+        runtime=Runtime(compact=compact, checkpoint=checkpoint),
+        **options,
+    )
 
 
 def fresh() -> nn.Module:
@@ -354,7 +379,7 @@ def test_whoever_is_told_of_an_epoch_sees_the_network_of_that_epoch() -> None:
     seen: dict[bool, list[nn.Module]] = {True: [], False: []}
     for compact, copies in seen.items():
         network = fresh()
-        trained(compact, network, on_epoch=lambda _, n=network, c=copies: c.append(copy.deepcopy(n)))
+        trained(compact, network, callbacks=[OnEpoch(lambda _, n=network, c=copies: c.append(copy.deepcopy(n)))])
     for mine, other in zip(*seen.values(), strict=True):
         compare(mine, other)
 
@@ -369,7 +394,7 @@ def test_a_training_that_ends_early_leaves_the_network_as_far_as_it_got(error: t
         recipe = Recipe.sgd(epochs=2, batch_size=8, lr=1e200)
     for network, compact in zip(networks, (True, False), strict=True):
         with pytest.raises(error):
-            trained(compact, network, recipe, on_epoch=stop)
+            trained(compact, network, recipe, callbacks=[OnEpoch(stop)])
     if error is NonFiniteLoss:
         assert not any(bool(network.get_parameter("a.weight").isfinite().all()) for network in networks)
     else:
@@ -388,6 +413,6 @@ def test_what_was_begun_one_way_goes_on_the_other_way(first: bool, tmp_path: Pat
     whole, parts, place = fresh(), fresh(), tmp_path / "checkpoint.pt"
     trained(first, whole)
     with pytest.raises(Killed):
-        trained(first, checkpoint=Checkpoint(place, every=0), on_epoch=kill)
+        trained(first, checkpoint=Checkpoint(place, every=0), callbacks=[OnEpoch(kill)])
     assert trained(not first, parts, checkpoint=Checkpoint(place)).resumed_at == 4
     compare(parts, whole)

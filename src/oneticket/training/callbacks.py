@@ -1,0 +1,188 @@
+"""`Callback`: what acts or looks while a network trains, and at which moments; `CallbackList` calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from oneticket.errors import InputError
+from oneticket.training.former import in_present_form
+
+if TYPE_CHECKING:
+    from oneticket.training.state import TrainState
+
+
+class Callback:
+    """Acts, or only looks, while a network trains; this one does nothing.
+
+    The loop calls, in this order: :meth:`on_train_start` once; for each step :meth:`before_forward`, :meth:`penalty`
+    (its value is added to the loss), :meth:`after_backward` (before gradients are masked and clipped),
+    :meth:`after_step` (weights are masked again by then) and :meth:`on_step_end`; at the end of each epoch
+    :meth:`on_validation`, inside :meth:`evaluation_weights`, and :meth:`on_epoch_end`; and :meth:`on_train_end` once.
+    From ``before_forward`` to ``after_step``, ``state.step`` is the step at work, counted from 0; in ``on_step_end`` it
+    is the number of steps taken. The record of an epoch is in ``state.history`` when callbacks that only look hear of
+    its end, and not yet when those that modify do.
+
+    ``modifies`` says whether it changes weights, gradients, masks or the loss. One that only looks, such as a logger,
+    sets it to False: it is called after those that modify, and leaves the fast paths on.
+
+    What a callback remembers between steps it returns from :meth:`state_dict`, tensors and plain values only, and takes
+    back in :meth:`load_state_dict`, after ``on_train_start``: a killed training goes on bit for bit. Weights, masks and
+    the optimiser's memory are kept by the loop, which puts them back before ``load_state_dict``.
+    """
+
+    modifies: ClassVar[bool] = True
+
+    def on_train_start(self, state: TrainState) -> None:
+        """The training starts; weights are masked."""
+
+    def before_forward(self, state: TrainState) -> None:
+        """The weights may be changed for the forward and backward pass of this step."""
+
+    def penalty(self, state: TrainState) -> Tensor | None:
+        """A scalar to add to the loss of this step, or None."""
+        return None
+
+    def after_backward(self, state: TrainState) -> None:
+        """Gradients are there, of masked weights too."""
+
+    def after_step(self, state: TrainState) -> None:
+        """The optimiser has stepped."""
+
+    def on_step_end(self, state: TrainState) -> None:
+        """The step is counted: ``state.loss``, ``state.lr`` and ``state.step`` can be logged."""
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """A context in which the network is as it would be evaluated if training ended now."""
+        return nullcontext()
+
+    def on_validation(self, state: TrainState) -> None:
+        """The epoch is over, and the network has its evaluation weights."""
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """The epoch is over, and the network has its training weights again."""
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Training is over: make the evaluation weights, and the masks of the result, permanent."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered between steps: tensors, numbers, strings, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+
+
+_MOMENTS = [name for name, value in vars(Callback).items() if callable(value) and not name.startswith("_")]
+
+
+class CallbackList:
+    """Calls, at each moment, only those callbacks that do something then.
+
+    Those that modify come first, in their order (``after_backward`` in reverse: what was put in place last is put back
+    first), then ``built_in`` ones, then those that only look.
+
+    Raises InputError for a callback that says it only looks, but adds to the loss or swaps weights.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = ()) -> None:
+        self._own = [in_present_form(callback) for callback in callbacks]
+        self._acting = [callback for callback in self._own if callback.modifies]
+        self._remembering = [callback for callback in self._own if _does(callback, "state_dict")]
+        self._looking = [*built_in, *(callback for callback in self._own if not callback.modifies)]
+        for callback in self._looking:
+            for word in ("penalty", "evaluation_weights"):
+                if _does(callback, word):
+                    name = type(callback).__name__
+                    raise InputError(f"the callback {name} has modifies = False, but a {word}", expected="True")
+        self._before_forward, self._after_step = self._that("before_forward"), self._that("after_step")
+        self._penalty, self._after_backward = self._that("penalty"), self._that("after_backward")[::-1]
+        self._on_step_end, self._evaluation_weights = self._that("on_step_end"), self._that("evaluation_weights")
+
+    def _that(self, word: str) -> list[Any]:
+        """The methods ``word`` of all callbacks that have one of their own."""
+        return [getattr(callback, word) for callback in (*self._acting, *self._looking) if _does(callback, word)]
+
+    @property
+    def modifies(self) -> bool:
+        """Whether anything but the optimiser may change weights, gradients or masks."""
+        return any(_does(callback, moment) for callback in self._acting for moment in _MOMENTS)
+
+    def on_train_start(self, state: TrainState) -> None:
+        """Start all; a checkpoint that ``state`` finds is put back once those that modify have started."""
+        for callback in self._acting:
+            callback.on_train_start(state)
+        saved = state.resume()
+        for callback in self._looking:
+            callback.on_train_start(state)
+        if saved is not None:
+            self.load_state_dict(saved)
+
+    def before_forward(self, state: TrainState) -> None:
+        for call in self._before_forward:
+            call(state)
+
+    def penalty(self, state: TrainState) -> Tensor | None:
+        """The sum of all penalties; None where there are none."""
+        parts = [part for call in self._penalty if (part := call(state)) is not None]
+        return sum(parts[1:], parts[0]) if parts else None
+
+    def after_backward(self, state: TrainState) -> None:
+        for call in self._after_backward:
+            call(state)
+
+    def after_step(self, state: TrainState) -> None:
+        for call in self._after_step:
+            call(state)
+
+    def on_step_end(self, state: TrainState) -> None:
+        for call in self._on_step_end:
+            call(state)
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """All of theirs, the last one's innermost."""
+        with ExitStack() as stack:
+            for context in self._evaluation_weights:
+                stack.enter_context(context())
+            yield
+
+    def on_validation(self, state: TrainState) -> None:
+        for call in self._that("on_validation"):
+            call(state)
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        for call in self._that("on_epoch_end"):
+            call(state)
+
+    def on_train_end(self, state: TrainState) -> None:
+        for call in self._that("on_train_end"):
+            call(state)
+
+    def state_dict(self) -> list[Any]:
+        """Name and memory of each callback that remembers anything, in their order."""
+        return [[type(callback).__name__, callback.state_dict()] for callback in self._remembering]
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Give the callbacks back what the checkpoint ``saved`` holds of them.
+
+        Raises InputError where it was written with other callbacks.
+        """
+        if "companion" in saved:  # of 0.1, which knew one, or several as one
+            states = saved["companion"].get("companions", [saved["companion"]])
+            callbacks = self._acting
+        else:
+            states, callbacks = [state for _, state in saved["callbacks"]], self._remembering
+            names = [[name for name, _ in saved["callbacks"]], [type(callback).__name__ for callback in callbacks]]
+            if names[0] != names[1]:
+                found, expected = (", ".join(each) or "without any" for each in names)
+                raise InputError(f"the checkpoint was written with other callbacks: {found}", expected=expected)
+        for callback, state in zip(callbacks, states, strict=bool(callbacks)):
+            callback.load_state_dict(state)
+
+
+def _does(callback: Callback, word: str) -> bool:
+    return getattr(getattr(callback, word), "__func__", None) is not getattr(Callback, word)

@@ -1,0 +1,140 @@
+"""The callbacks that only look, and that every training has: validation, snapshots, history, checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import BatchSource, as_batches
+from oneticket.errors import NonFiniteLoss
+from oneticket.training.callbacks import Callback
+from oneticket.training.checkpoint import Checkpoint
+from oneticket.training.evaluation import evaluate
+from oneticket.training.recipe import Recipe
+from oneticket.training.results import EpochRecord
+from oneticket.training.runtime import Runtime
+from oneticket.training.state import TrainState
+
+_CHECK_EVERY = 100  # steps between looks at the losses: each look waits for the device
+
+
+class Observer(Callback):
+    """A callback that only looks."""
+
+    modifies = False
+
+
+class OnEpoch(Observer):
+    """Calls ``function`` with the record of each epoch."""
+
+    def __init__(self, function: Callable[[EpochRecord], None]) -> None:
+        self._function = function
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        state.write_back()  # the function may look at the network that it gave
+        self._function(state.history[-1])
+
+
+class Validation(Observer):
+    """Evaluates the network on ``batches`` at the end of each epoch."""
+
+    def __init__(self, batches: BatchSource) -> None:
+        self._batches = batches
+
+    def on_validation(self, state: TrainState) -> None:
+        channels_last = state.kernels.layout == "channels-last"
+        state.validated = evaluate(state.network, self._batches, channels_last=channels_last)
+
+
+class Snapshots(Observer):
+    """Keeps copies of the network, and of the optimiser's memory, at the moments of the timetable."""
+
+    def on_train_start(self, state: TrainState) -> None:
+        self._steps = set(state.times.moments.values())
+        self.on_step_end(state)
+
+    def on_step_end(self, state: TrainState) -> None:
+        if state.step in self._steps:
+            for name, step in state.times.moments.items():
+                if step == state.step and name not in state.snapshots:
+                    state.snapshots[name] = state.snapshot()
+
+
+class History(Observer):
+    """Sums the losses, records each epoch, and ends a training that is no longer one of finite numbers."""
+
+    def __init__(self) -> None:
+        self._recent: list[tuple[Tensor, int, float]] = []
+        self._loss_sum, self._seen = 0.0, 0
+
+    def on_step_end(self, state: TrainState) -> None:
+        self._recent.append((state.loss, state.batch, state.lr))
+        if len(self._recent) == _CHECK_EVERY or state.step % state.times.per_epoch == 0:
+            self._loss_sum += finite_sum(self._recent, state.step)
+            self._seen += sum(count for _, count, _ in self._recent)
+            self._recent = []
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        accuracy, loss = state.validated
+        check_finite(state.network, loss, state.step, state.lr)
+        epoch, mean = (state.step - 1) // state.times.per_epoch + 1, self._loss_sum / max(self._seen, 1)
+        state.history.append(EpochRecord(epoch, state.step, state.lr, mean, accuracy, loss))
+        self._loss_sum, self._seen = 0.0, 0
+
+
+class Checkpointer(Observer):
+    """Writes the running state at the end of an epoch, when the checkpoint is due."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        if state.step < state.times.total and self._checkpoint.due():
+            self._checkpoint.save(state.state_dict())
+
+
+def observing(data: BatchSource, validation: Any, recipe: Recipe, runtime: Runtime) -> list[Callback]:
+    """The observers of one training on ``data``, in the order in which they look."""
+    found: list[Callback] = [Snapshots(), History()]
+    if validation is not None:
+        # Images are evaluated as they are trained on: with the statistics of the training split.
+        normalisation = getattr(data, "normalisation", None)
+        size = max(recipe.batch_size, 512)
+        found.append(Validation(as_batches(validation, size, normalisation=normalisation, device=runtime.device)))
+    if runtime.checkpoint is not None:
+        found.append(Checkpointer(runtime.checkpoint))
+    return found
+
+
+def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:
+    """Raise NonFiniteLoss, with step and learning rate, when a weight or the validation loss is not finite."""
+    # The last step of an epoch can diverge without any training loss that shows it.
+    weights = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
+    if not bool(weights.all()) or (loss is not None and not math.isfinite(loss)):
+        what = f"the validation loss is {loss}" if bool(weights.all()) else "weights are no longer finite"
+        raise NonFiniteLoss(f"{what} after step {step - 1} (learning rate {lr:g})", step)
+
+
+def finite_sum(recent: list[tuple[Tensor, int, float]], step: int) -> float:
+    """The sum over samples of the losses up to ``step``.
+
+    Parameters
+    ----------
+    recent : mean loss of a batch (a scalar), its number of samples, the learning rate of its step.
+
+    Raises
+    ------
+    NonFiniteLoss : with step and learning rate, for the first loss that is not finite.
+    """
+    losses, counts, rates = zip(*recent, strict=True)
+    found = torch.stack(losses).cpu()  # the one moment at which the device is waited for
+    values = (found * torch.tensor(counts, dtype=found.dtype)).tolist()
+    for behind, (value, lr) in enumerate(zip(values, rates, strict=True)):
+        if not math.isfinite(value):
+            at = step - len(values) + behind
+            raise NonFiniteLoss(f"the loss is {value} at step {at} (learning rate {lr:g})", step)
+    return math.fsum(values)

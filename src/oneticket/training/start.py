@@ -1,0 +1,81 @@
+"""`Start`: where a training begins; `Timetable`: the steps from there to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import msgspec
+from torch import Tensor
+
+from oneticket.errors import InputError, unknown
+from oneticket.training.recipe import Recipe
+from oneticket.training.schedule import learning_rates
+from oneticket.training.step import Step
+
+if TYPE_CHECKING:
+    from oneticket.training.callbacks import Callback
+
+LrSchedule = Literal["recipe", "last"]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a training begins, if not at step 0 of its recipe with a fresh optimiser.
+
+    Parameters
+    ----------
+    step : the moment of the recipe, ``"1ep"``, ``"500it"`` or a number of optimiser steps: rewinding to step k
+        continues with the schedule of step k.
+    optimizer_state : the optimiser's memory, as ``Snapshot.optimizer`` holds it; fresh when None.
+    lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
+    lr_factors : parameter name → factor on its learning rate; 1 for those not named.
+    callbacks : what belongs to the method of training, called before the callbacks of the user.
+    """
+
+    step: str | int | Step = 0
+    optimizer_state: Mapping[str, Tensor] | None = None
+    lr_schedule: LrSchedule = "recipe"
+    lr_factors: Mapping[str, float] = {}
+    callbacks: tuple[Callback, ...] = ()
+
+
+class Timetable(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps of one training, counted from 0 over the whole recipe.
+
+    Parameters
+    ----------
+    first, total : the step at which it begins, and the number of steps at which it ends.
+    per_epoch : steps in an epoch.
+    lr : step → learning rate.
+    moments : name of a snapshot → number of steps after which it is taken.
+    """
+
+    first: int
+    total: int
+    per_epoch: int
+    lr: Callable[[int], float]
+    moments: Mapping[str, int] = {}
+
+    @classmethod
+    def of(cls, recipe: Recipe, per_epoch: int, start: Start, snapshots: Sequence[str | int | Step]) -> Timetable:
+        """The timetable of ``recipe`` from ``start`` on.
+
+        Raises
+        ------
+        InputError : no step in an epoch, a start or a snapshot outside the training, an unknown schedule.
+        """
+        if not per_epoch:
+            raise InputError("there is nothing to train on: the training set is empty")
+        if start.lr_schedule not in get_args(LrSchedule):
+            raise unknown("lr_schedule", start.lr_schedule, get_args(LrSchedule))
+        total, first = recipe.epochs * per_epoch, Step.parse(start.step).iterations(per_epoch)
+        if first > total:
+            raise InputError(f"the training would start at step {first}, but it has only {total}", where="start")
+        moments = {str(Step.parse(moment)): Step.parse(moment).iterations(per_epoch) for moment in snapshots}
+        for name, moment in moments.items():
+            if not first <= moment <= total:
+                raise InputError(f"the moment {name} is outside the training", expected=f"steps {first} to {total}")
+        rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
+        last = rate(total - 1)
+        lr = rate if start.lr_schedule == "recipe" else lambda _: last
+        return cls(first=first, total=total, per_epoch=per_epoch, lr=lr, moments=moments)
