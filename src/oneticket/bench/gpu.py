@@ -20,7 +20,7 @@ from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
 from oneticket.lab.cell import Setting
-from oneticket.lab.engines import Progress, engine
+from oneticket.lab.engines import ENGINES, Progress
 from oneticket.lab.experiment import load_experiment
 from oneticket.lab.plan import make_plan
 from oneticket.lab.scheduler import Watcher, run_plan
@@ -68,7 +68,7 @@ def time_together(folder: Path, file: Path, workload: Workload, device: str) -> 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         store = Store.open(Path(place) / "store", create=True)
         setting = Setting(store=str(store.root), cache=str(folder / "cache"), folder=str(folder), device=device)
-        summary = run_plan(plan, store, engine["local"](), setting, workers=REPLICATES, watcher=clock)
+        summary = run_plan(plan, store, ENGINES["local"](), setting, workers=REPLICATES, watcher=clock)
     if not summary.complete:
         raise OneticketError(f"a replicate failed: {next(iter(summary.failed.values()))}")
     return 1 / (epochs_per_second(clock.ends) * workload.steps)

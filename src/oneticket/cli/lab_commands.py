@@ -144,12 +144,12 @@ def _run(
     from oneticket.data import default_cache
     from oneticket.lab.capacity import default_workers
     from oneticket.lab.cell import Setting
-    from oneticket.lab.engines import engine
+    from oneticket.lab.engines import ENGINES
     from oneticket.lab.results import remember
     from oneticket.lab.scheduler import run_plan
     from oneticket.lab.store import Store
 
-    make_engine = engine[engine_name]
+    make_engine = ENGINES[engine_name]
     check_device(device)
     place = cache or default_cache()
     graph, origin = _planned(file, place)

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from oneticket.methods.base import Lesson, Situation, companion_of, method, method_options, pretraining
+from oneticket.methods.base import (
+    METHODS,
+    PRETRAININGS,
+    MethodContext,
+    PretrainingTask,
+    companion_of,
+    method,
+    method_options,
+    pretraining,
+)
+from oneticket.renamed import old_names
 
-__all__ = ["Lesson", "Situation", "companion_of", "method", "method_options", "pretraining"]
+__all__ = [
+    "METHODS",
+    "PRETRAININGS",
+    "MethodContext",
+    "PretrainingTask",
+    "companion_of",
+    "method",
+    "method_options",
+    "pretraining",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Lesson": "PretrainingTask", "Situation": "MethodContext"})
 
 # A new method is one file in this folder: importing it registers what it holds.
 for _module in pkgutil.iter_modules(__path__):

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from oneticket.methods.base import Situation, method
+from oneticket.methods.base import MethodContext, method
 from oneticket.training import Companion, Course
 
 
 @method("train")
-def train(_: Situation) -> Companion:
+def train(_: MethodContext) -> Companion:
     """The whole recipe."""
     return Companion()
 
 
 @method("fine-tune", source="Han et al. 2015; Renda et al. 2020", lr="last")
-def fine_tune(_: Situation) -> Companion:
+def fine_tune(_: MethodContext) -> Companion:
     """The recipe at its last learning rate throughout."""
     return Companion()
 
 
 @method("lr-rewind", source="Renda et al. 2020", start="rewind")
-def lr_rewind(_: Situation) -> Companion:
+def lr_rewind(_: MethodContext) -> Companion:
     """The recipe from the rewind point on, with the schedule it has there."""
     return Companion()
 
 
 @method("linear-probe", source="Alain & Bengio 2017")
-def linear_probe(situation: Situation) -> Companion:
+def linear_probe(context: MethodContext) -> Companion:
     """The head alone; the rest of the network stays as it is, normalisation statistics too."""
-    return _Probe(situation.head)
+    return _Probe(context.head)
 
 
 class _Probe(Companion):
