@@ -31,5 +31,6 @@ if not TYPE_CHECKING:
     __getattr__ = old_names(__name__, {"Origins": "DrawContext"})
 
 # A new draw, choice of norms or rescaling is one file in this folder: importing it registers what it holds.
-for _module in pkgutil.iter_modules(__path__):
+# `oneticket list` shows things in this order: by file, lsuv last.
+for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name == "lsuv"):
     importlib.import_module(f"{__name__}.{_module.name}")
