@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from oneticket.coupling import ChannelGroup, channel_groups, orders, permuted
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build, model
+from oneticket.models import MODELS, ModelSpec, build
 from oneticket.randomness import seeded
 
 SHAPE = (3, 12, 12)
@@ -24,7 +24,7 @@ SHAPE = (3, 12, 12)
 def variants() -> list[ModelSpec]:
     """Every registered network in each of its norms, and with shortcuts that are padded with zeros."""
     found = []
-    for name in model:
+    for name in MODELS:
         default: dict[str, object] = {"width": 0.1}
         chosen = [{}] if name == "lenet-300-100" else [{"norm": norm} for norm in ("batch", "group", "none")]
         if name.startswith("resnet"):
@@ -80,7 +80,7 @@ def test_permuted_channels_leave_the_function_of_every_registered_network(spec: 
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in model if name != "lenet-300-100"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet-300-100"])
 def test_of_a_network_with_batch_normalisation_all_but_inputs_and_outputs_is_free(name: str) -> None:
     network = build(ModelSpec(name=name, options={"width": 0.1}), input_shape=SHAPE, classes=4, seed=0)
     names = dict(network.named_parameters())

@@ -23,21 +23,21 @@ import pytest
 
 import oneticket
 from oneticket.cli import group
-from oneticket.data import Augmentation, DataSpec, source
+from oneticket.data import SOURCES, Augmentation, DataSpec
 from oneticket.lab.arms import ARMS, Arm
-from oneticket.lab.engines import engine
+from oneticket.lab.engines import ENGINES
 from oneticket.lab.experiment import Experiment, Transfer, load_experiment, read_experiment
 from oneticket.lab.plan import make_plan
 from oneticket.lab.results import COLUMNS
-from oneticket.methods import method, method_options, pretraining
-from oneticket.models import ModelSpec, model
-from oneticket.pruning import allocation, control, criterion
+from oneticket.methods import METHODS, PRETRAININGS, method_options
+from oneticket.models import MODELS, ModelSpec
+from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
 from oneticket.randomness import STREAMS
 from oneticket.report import summary, summary_table
 from oneticket.search import Search
 from oneticket.training import Recipe
 from oneticket.training.schedule import Cosine, StepDecay
-from oneticket.weights import draw, norms, rescaling
+from oneticket.weights import DRAWS, NORMS, RESCALINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -45,7 +45,19 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
 ]
-REGISTRIES = (criterion, allocation, control, draw, norms, rescaling, method, pretraining, model, source, engine)
+REGISTRIES = (
+    CRITERIA,
+    ALLOCATIONS,
+    CONTROLS,
+    DRAWS,
+    NORMS,
+    RESCALINGS,
+    METHODS,
+    PRETRAININGS,
+    MODELS,
+    SOURCES,
+    ENGINES,
+)
 NEEDS_A_STORE = {"quickstart.md", "results-table.md", "store.md"}
 
 
@@ -362,7 +374,7 @@ def test_everything_that_has_a_name_is_described(registry: Any) -> None:
     assert [name for name in registry if f"`{name}`" not in text] == []
 
 
-SOURCED = [registry for registry in REGISTRIES if registry not in (model, source, engine)]
+SOURCED = [registry for registry in REGISTRIES if registry not in (MODELS, SOURCES, ENGINES)]
 
 
 @pytest.mark.parametrize("registry", SOURCED, ids=lambda registry: registry.kind)
@@ -378,7 +390,7 @@ def test_everything_that_was_published_is_told_with_its_source(registry: Any) ->
 def test_the_options_of_the_methods_are_those_of_the_code() -> None:
     rows = [(cells[0], cells[1], cells[2]) for cells in table(DOCS / "methods.md", "method") if len(cells) == 4]
     shown = [tuple(cell.strip("`") for cell in row) for row in rows if re.fullmatch(r"`[\w.-]+`", row[2])]
-    code = {(name, key, toml(value)) for name in method for key, value in method_options(name, {}).items()}
+    code = {(name, key, toml(value)) for name in METHODS for key, value in method_options(name, {}).items()}
     assert len(shown) == len(code)
     assert set(shown) == code
 

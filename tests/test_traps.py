@@ -30,7 +30,7 @@ from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Evidence, prune
+from oneticket.pruning import ScoreContext, prune
 from oneticket.randomness import Streams, seeded
 from oneticket.training import Checkpoint, MaskKeeper, evaluate
 
@@ -64,7 +64,7 @@ def data() -> Data:
 
 
 def by_magnitude(model: nn.Module, density: float) -> Masks:
-    return prune(Prunable(model), Evidence(), criterion="magnitude", allocation="global", density=density)
+    return prune(Prunable(model), ScoreContext(), criterion="magnitude", allocation="global", density=density)
 
 
 def a_ticket(model: nn.Module, density: float = 0.3) -> ot.Ticket:
@@ -124,7 +124,7 @@ def test_trap_densities_of_erk_are_wrong_where_layers_saturate() -> None:
         dense |= over
     expected = {name: 1.0 if name in dense else float(scale * sum(shapes[name]) / sizes[name]) for name in shapes}
     assert dense == {"0.weight"}, "one layer saturates, so that the others are scaled anew"
-    masks = prune(Prunable(model), Evidence(), criterion="magnitude", allocation="erk", density=0.4)
+    masks = prune(Prunable(model), ScoreContext(), criterion="magnitude", allocation="erk", density=0.4)
     for name, density in masks.densities().items():
         assert abs(density - expected[name]) <= 1 / sizes[name], name
 

@@ -97,12 +97,6 @@ def transposed_groups(module: nn.Module) -> int | None:
     return module.groups if isinstance(module, _TRANSPOSED) else None
 
 
-def fan_in(weight: Tensor, transposed: int | None = None) -> int:
-    """Inputs of one output unit; ``transposed`` as in :func:`by_unit`."""
-    _, inputs, _, rest = by_unit(weight, transposed).shape
-    return inputs * rest
-
-
 def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:
     # A weight shared by two modules has one name among the parameters; one shared with the head belongs to the head.
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -3,59 +3,111 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from oneticket.errors import unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class NoFacts(msgspec.Struct, frozen=True):
+    """The facts of a registry that states none."""
 
 
 @dataclass(frozen=True)
-class Entry(Generic[F]):
-    """One registered thing: its name, the function, one line about it, where it was published, and other facts."""
+class Entry(Generic[F, S]):
+    """One registered thing: its name, the function, one line about it, where it was published, and its facts."""
 
     name: str
     function: F
     summary: str
     source: str
-    facts: Mapping[str, str]
+    facts: S
 
 
-class Registry(Generic[F]):
+class Registry(Generic[F, S]):
     """Functions of one kind by name.
 
-    >>> greetings = Registry("greeting")
-    >>> @greetings("hello", source="folklore")
+    Parameters
+    ----------
+    kind : str
+        What the functions are, in the words of errors and of ``oneticket list``.
+    facts : type of msgspec.Struct
+        What an entry states about itself beyond its name: a frozen struct with a default for each field.
+
+    Examples
+    --------
+    >>> class GreetingFacts(msgspec.Struct, frozen=True):
+    ...     polite: bool = True
+    >>> GREETINGS = Registry("greeting", GreetingFacts)
+    >>> greeting = GREETINGS.register
+    >>> @greeting("hello", source="folklore", polite=False)
     ... def hello() -> str:
     ...     '''The usual one.'''
     ...     return "hello"
-    >>> greetings["hello"]()
-    'hello'
-    >>> greetings["helo"]
+    >>> GREETINGS["hello"](), GREETINGS.entry("hello").facts.polite
+    ('hello', False)
+    >>> GREETINGS["helo"]
     Traceback (most recent call last):
     oneticket.errors.InputError: unknown greeting 'helo'; expected one of hello (did you mean 'hello'?)
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, facts: type[S]) -> None:
         self.kind = kind
-        self._entries: dict[str, Entry[F]] = {}
+        self._facts = facts
+        self._entries: dict[str, Entry[F, S]] = {}
 
-    def __call__(self, name: str, *, source: str = "", **facts: str) -> Callable[[F], F]:
-        """Register the decorated function under ``name``; the first line of its docstring becomes its summary.
+    def register(self, name: str, *, source: str = "", **facts: Any) -> Callable[[F], F]:
+        """Register the decorated function under ``name``.
 
-        ``facts`` are what users of the registry may want to know of it, such as ``needs="density"``.
+        Parameters
+        ----------
+        name : str
+            Not registered yet.
+        source : str
+            Where it was published.
+        **facts
+            Fields of the registry's facts.
+
+        Returns
+        -------
+        Callable
+            The decorator, which leaves the function as it is; the first line of its docstring becomes the summary.
+
+        Raises
+        ------
+        TypeError
+            For a fact that the registry does not know, or a value that the fact cannot have.
+        ValueError
+            For a name that is registered already.
         """
+        stated = self._stated(name, facts)
 
         def register(function: F) -> F:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, summary, source, facts)
+            self._entries[name] = Entry(name, function, summary, source, stated)
             return function
 
         return register
+
+    def _stated(self, name: str, facts: dict[str, Any]) -> S:
+        where = f"{self.kind} '{name}'"
+        kinds = {field.name: field.type for field in msgspec.structs.fields(self._facts)}
+        for fact, value in facts.items():
+            if fact not in kinds:
+                raise TypeError(str(unknown("fact", fact, kinds, where=where)))
+            try:
+                msgspec.convert(value, kinds[fact])
+            except msgspec.ValidationError as error:
+                raise TypeError(f"{where}: {fact} = {value!r}: {error}") from None
+        return self._facts(**facts)
 
     def __getitem__(self, name: str) -> F:
         return self.entry(name).function
@@ -66,12 +118,12 @@ class Registry(Generic[F]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    def entry(self, name: str) -> Entry[F]:
+    def entry(self, name: str) -> Entry[F, S]:
         """The entry under ``name``; InputError with the nearest valid name when there is none."""
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries)
         return self._entries[name]
 
-    def entries(self) -> list[Entry[F]]:
+    def entries(self) -> list[Entry[F, S]]:
         """Every entry, in the order of registration."""
         return list(self._entries.values())

@@ -17,12 +17,13 @@ from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
-from oneticket.pruning import Evidence, prune
-from oneticket.pruning.base import Batches, check_pair
+from oneticket.pruning import ScoreContext, prune
+from oneticket.pruning.base import check_pair
+from oneticket.pruning.context import Batches
 from oneticket.randomness import Streams
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
 from oneticket.training import Recipe, Runtime, Snapshot, Start, Step, Training, evaluate, train
-from oneticket.weights import RescalingContext, rate_factors, rescaling
+from oneticket.weights import RESCALINGS, RescalingContext, check_optimizer, rescale
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
@@ -125,13 +126,13 @@ def next_masks(
     number: int,
 ) -> Masks:
     """The masks of round ``number``: pruned from the trained weights that ``prunable`` holds, inside ``alive``."""
-    evidence = Evidence(
+    context = ScoreContext(
         initial=initial,
         batches=batches,
         generator=lambda: Streams(seed).generator("mask", "criterion", number),
     )
     return prune(
-        prunable, evidence, criterion=search.criterion, allocation=search.allocation, density=density, alive=alive
+        prunable, context, criterion=search.criterion, allocation=search.allocation, density=density, alive=alive
     )
 
 
@@ -168,9 +169,8 @@ def begin_round(
     origin = "rewound" if search.method == "rewind" else "trained"
     context = RescalingContext(origin, network=lambda: network(state), batch=batch)
     weights = {name: state[name] for name in masks}
-    factors = rate_factors(search.rescale, masks, optimizer)
-    scaled = rescaling[search.rescale](weights, masks, context)
-    return state | scaled, msgspec.structs.replace(start, lr_factors=factors)
+    made = rescale(search.rescale, weights, masks, context, optimizer=optimizer)
+    return state | made.weights, msgspec.structs.replace(start, lr_factors=made.lr_factors)
 
 
 def masked_state(state: Mapping[str, Tensor], masks: Masks) -> State:
@@ -365,21 +365,20 @@ class Replayed:
 
 def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
     """InputError for a rescaling that a search cannot do after its rounds, or not with this optimiser or method."""
-    facts = rescaling.entry(name).facts
-    if method != "rewind" and facts.get("again") == "compounds":
-        others = (e.name for e in rescaling.entries() if e.facts.get("again") != "compounds")
-        able = [other for other in others if rescaling.entry(other).facts.get("needs") != "ticket"]
+    facts = RESCALINGS.entry(name).facts
+    if method != "rewind" and facts.again == "compounds":
+        able = [e.name for e in RESCALINGS.entries() if e.facts.again != "compounds" and e.facts.needs != "ticket"]
         raise InputError(
             f"rescale = '{name}' with method = '{method}', whose rounds go on with the weights of the round before: "
             "they are rescaled already, and the factors of all rounds would multiply",
             expected=f"method = 'rewind', or rescale = {' or '.join(map(repr, able))}",
         )
-    if facts.get("needs") == "ticket":
+    if facts.needs == "ticket":
         raise InputError(
             f"rescale = '{name}' looks at a ticket and a random one, which a search has not yet",
             expected="a rescaling of the weights by themselves, or 'matched' for an arm",
         )
-    rate_factors(name, Masks({}), optimizer)
+    check_optimizer(name, optimizer)
 
 
 def _copy_holding(network: nn.Module, state: State) -> nn.Module:

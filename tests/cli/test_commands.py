@@ -370,6 +370,7 @@ def test_list_shows_everything_that_can_be_named(call: Any) -> None:
     told = call("list", "criterion")
     assert "magnitude" in told.out
     assert "winning" not in told.out
+    assert call("list", "rescale").out == call("list", "rescaling").out
     everything = call("list").out
     assert all(entry["name"] in everything for entries in kinds.values() for entry in entries)
 

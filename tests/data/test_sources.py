@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oneticket.data import source
+from oneticket.data import SOURCES
 from oneticket.data.cache import Decoded
 from oneticket.data.steps import Size
 from oneticket.errors import InputError
@@ -33,7 +33,7 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def read(kind: str, place: Path | str, size: Size | None = None) -> Decoded:
-    return source[kind](str(place), Path("/nowhere")).read(size)[0]
+    return SOURCES[kind](str(place), Path("/nowhere")).read(size)[0]
 
 
 GREY, COLOUR = noise(1, 4, 5), noise(2, 4, 5, 3)
@@ -49,7 +49,7 @@ def test_digits_are_split_evenly_and_use_the_whole_range() -> None:
     assert int(data.train.images.max()) == 255
     assert set(data.train.images.unique().tolist()) <= {int(np.rint(v * 255 / 16)) for v in range(17)}
     with pytest.raises(InputError, match=r"unknown built-in data set 'digit'.*'digits'"):
-        source["builtin"]("digit", Path())
+        SOURCES["builtin"]("digit", Path())
 
 
 def test_a_folder_of_images_gives_its_pixels_and_classes_in_order(folder_of: FolderOf) -> None:
@@ -118,7 +118,7 @@ def test_different_sizes_need_a_size(folder_of: FolderOf) -> None:
     home = folder_of({"train/x/a.png": encoded(noise(1, 4, 4)), "test/x/b.png": encoded(noise(2, 8, 6))})
     with pytest.raises(InputError, match=r"size: images have different sizes, such as 4×4 and 8×6"):
         read("images", home)
-    data, resized = source["images"](str(home), Path()).read(Size(8, "pad"))
+    data, resized = SOURCES["images"](str(home), Path()).read(Size(8, "pad"))
     assert resized
     assert data.train.images.shape == data.test.images.shape == (1, 1, 8, 8)
     assert np.array_equal(data.train.images[0, 0, 2:6, 2:6].numpy(), noise(1, 4, 4))
@@ -128,7 +128,7 @@ def test_different_sizes_need_a_size(folder_of: FolderOf) -> None:
 
 def test_one_size_is_left_alone_by_decoding(folder_of: FolderOf) -> None:
     home = folder_of({"train/x/a.png": encoded(GREY), "test/x/b.png": encoded(GREY)})
-    data, resized = source["images"](str(home), Path()).read(Size(8, "resize"))
+    data, resized = SOURCES["images"](str(home), Path()).read(Size(8, "resize"))
     assert not resized
     assert data.train.images.shape == (1, 1, 4, 5)
 
@@ -136,13 +136,13 @@ def test_one_size_is_left_alone_by_decoding(folder_of: FolderOf) -> None:
 def test_folders_that_are_not_as_they_should_be(folder_of: FolderOf, tmp_path: Path) -> None:
     home = folder_of({"train/cats/a.png": encoded(GREY), "test/cat/a.png": encoded(GREY)})
     with pytest.raises(InputError, match=r"class 'cat' is in test, but not in train \(did you mean 'cats'\?\)"):
-        source["images"](str(home), Path())
+        SOURCES["images"](str(home), Path())
     with pytest.raises(InputError, match=r"no folder .*picture \(did you mean 'pictures'\?\)"):
-        source["images"]("picture", tmp_path)
+        SOURCES["images"]("picture", tmp_path)
     (home / "train" / "dogs").mkdir()
     (home / "test" / "cat").rename(home / "test" / "cats")
     with pytest.raises(InputError, match=r"class 'dogs' has no image in train"):
-        source["images"](str(home), Path())
+        SOURCES["images"](str(home), Path())
     (home / "train" / "dogs").rmdir()
     (home / "test" / "cats" / "a.png").unlink()
     with pytest.raises(InputError, match=r"the test split is empty"):
@@ -293,5 +293,5 @@ def test_digits_need_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_source_says_in_one_line_what_it_is() -> None:
-    assert {entry.name for entry in source.entries()} == {"builtin", "path", "images", "hub"}
-    assert all(entry.summary.endswith(".") for entry in source.entries())
+    assert {entry.name for entry in SOURCES.entries()} == {"builtin", "path", "images", "hub"}
+    assert all(entry.summary.endswith(".") for entry in SOURCES.entries())

@@ -18,12 +18,12 @@ from oneticket.lab.starting import Assembled, assemble
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
-from oneticket.methods import pretraining
-from oneticket.pruning import control
-from oneticket.weights import rescaling
+from oneticket.methods import PRETRAININGS
+from oneticket.pruning import CONTROLS
+from oneticket.weights import RESCALINGS
 
 DENSITY = 0.125
-RESCALINGS = [name for name in rescaling if name != "smup"]
+UNRATED = [name for name in RESCALINGS if name != "smup"]
 
 
 class Whole(NamedTuple):
@@ -92,7 +92,7 @@ def test_what_an_arm_builds_on_is_counted(whole: Whole) -> None:
     assert {cost[a] for a in ("dense", "random", "snip", "synflow", "rigl", "l0", "xnor")} == {0}
     assert {cost[a] for a in ("winning", "own", "reshuffled", "pruned-finetune")} == {3}
     assert {cost[a] for a in ("other-seed", "aligned", "source-mask", "source-weights")} == {6}
-    assert {cost[a] for a in ("dense-finetune", *pretraining)} == {1}
+    assert {cost[a] for a in ("dense-finetune", *PRETRAININGS)} == {1}
 
 
 # -- masks against weights ----------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_methods_that_make_masks_begin_with_all_weights(whole: Whole, name: str)
     assert load_masks(whole.store.folder(whole.cell(name).identity) / "masks.safetensors").density < 0.2
 
 
-@pytest.mark.parametrize("task", list(pretraining))
+@pytest.mark.parametrize("task", list(PRETRAININGS))
 def test_a_pre_training_is_a_cell_of_the_source_and_is_trained_once(whole: Whole, task: str) -> None:
     cells = [c for c in whole.plan.cells.values() if c.start == Pretraining(task=task)]
     assert len(cells) == 2
@@ -196,14 +196,14 @@ def test_the_optimiser_of_a_fine_tuning_keeps_the_last_rate(whole: Whole) -> Non
 def test_every_rescaling_leaves_masks_as_they_are_and_changes_the_scale(
     shared_lab: Any, whole: Whole, name: str
 ) -> None:
-    grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": [name], "rescale": RESCALINGS,
+    grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": [name], "rescale": UNRATED,
             "densities": [DENSITY]}  # fmt: skip
     plan = shared_lab.plan(shared_lab.raw(transfer=[grid]))
     starts = {}
     for row in plan.rows:
         if row.arm == name and row.seed == 0:
             starts[row.rescale] = assemble(plan.cells[row.cell], whole.archive)
-    assert set(starts) == set(RESCALINGS)
+    assert set(starts) == set(UNRATED)
     for rescale, start in starts.items():
         assert start.masks == starts["none"].masks, rescale
         changed = [n for n in start.masks or () if not torch.equal(start.state[n], starts["none"].state[n])]
@@ -249,7 +249,7 @@ def test_another_seed_needs_two(shared_lab: Any) -> None:
 
 
 def test_every_control_can_be_named_as_a_mask() -> None:
-    for name in control:
+    for name in CONTROLS:
         Arm(mask=name, weights="re-drawn", model="resnet20" if name == "elastic" else None)
 
 

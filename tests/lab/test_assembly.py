@@ -28,20 +28,20 @@ from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Circumstances, Evidence, control, criterion, prune
+from oneticket.pruning import CONTROLS, CRITERIA, ControlContext, ScoreContext, prune
 from oneticket.pruning.correspondence import reindexed
 from oneticket.randomness import Streams
 from oneticket.search import find_ticket
 from oneticket.training import Recipe, Start
 from oneticket.training.alignment import match_channels
-from oneticket.weights import RescalingContext, rescaling
+from oneticket.weights import RescalingContext, rescale
 
 State = dict[str, Tensor]
 
 NETWORK = {"name": "resnet20", "options": {"width": 0.25}}
 DEEPER = {"name": "resnet32", "options": {"width": 0.25}}
 DENSITY = 0.25
-RESCALINGS = ["none", "layer", "fan-in", "matched", "data"]
+OURS = ["none", "layer", "fan-in", "matched", "data"]
 NORMS = ["as-drawn", "fresh", "rewound", "trained"]
 NORMED = [f"{weights}-with-{norms}" for weights in ("rewound", "re-drawn", "trained") for norms in NORMS]
 OWN_ARMS: dict[str, Any] = {
@@ -187,7 +187,7 @@ def random_control(word: str, state: State) -> Masks:
     total = sum(state[name].numel() for name in prunable(state))
     any_masks = cut(torch.arange(total) < math.floor(DENSITY * total + 0.5), state)
     stream = generator(0, "mask", word, "0.25")
-    return control[word](any_masks, Circumstances(generator=lambda: stream))
+    return CONTROLS[word](any_masks, ControlContext(generator=lambda: stream))
 
 
 # -- the arms, written out --------------------------------------------------------------------------------------------
@@ -305,15 +305,15 @@ def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -
 
 def grasp(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
     """The criterion itself has tests in float64; here it is what it is shown that counts."""
-    evidence = Evidence(batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()])
-    scores = criterion["grasp"](Prunable(p.target.network_of(p.fresh), head="head"), evidence)
+    evidence = ScoreContext(batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()])
+    scores = CRITERIA["grasp"](Prunable(p.target.network_of(p.fresh), head="head"), evidence)
     return Expected(p.fresh, largest(scores, p.fresh))
 
 
 def synflow(p: Parts) -> Expected:
     """It looks at the shape of images only."""
     model, zeros = Prunable(p.target.network_of(p.fresh), head="head"), (torch.zeros(1, 1, 8, 8), torch.zeros(1))
-    evidence = Evidence(batches=lambda: [zeros])
+    evidence = ScoreContext(batches=lambda: [zeros])
     return Expected(p.fresh, prune(model, evidence, criterion="synflow", allocation="global", density=DENSITY))
 
 
@@ -392,7 +392,7 @@ def world_of(lab: Any) -> Files:
     one = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "densities": [DENSITY]}
     others = [name for name in ASSEMBLED if name not in CARRIED]
     grids = [
-        {**one, "arms": ["dense", *others], "rescale": RESCALINGS},
+        {**one, "arms": ["dense", *others], "rescale": OURS},
         {**one, "arms": CARRIED},
         {**one, "targets": ["digits@adam"], "arms": ["winning", "random"], "rescale": ["none", "smup"]},
     ]
@@ -578,7 +578,7 @@ def by_data(p: Parts, arm: str, state: State, masks: Masks) -> State:
 
 def by_batch(model: nn.Module, batch: Tensor, state: State, masks: Masks) -> State:
     context = RescalingContext("trained", network=lambda: model, batch=lambda: batch)
-    return rescaling["data"]({name: state[name] for name in masks}, masks, context)
+    return rescale("data", {name: state[name] for name in masks}, masks, context, optimizer="adam").weights
 
 
 REDRAWN = ("random", "preserved")

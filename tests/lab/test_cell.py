@@ -693,7 +693,7 @@ def test_a_layer_that_diverges_pays_for_the_layers_before(lab: Any, monkeypatch:
             raise NonFiniteLoss("the loss is nan", done.steps, done.samples, done.history)
         return done
 
-    monkeypatch.setattr("oneticket.methods.lessons.train", second_diverges)
+    monkeypatch.setattr("oneticket.methods.pretraining.train", second_diverges)
     record = run_cell(cell, lab.workplace(lab.store()), lab.folder)
     history = [msgspec.json.decode(line) for line in (lab.folder / "history.jsonl").read_bytes().splitlines()]
     assert record["outcome"]["diverged"] == "the loss is nan"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import oneticket.lab.cell
-import oneticket.methods.lessons
+import oneticket.methods.pretraining
 import oneticket.training.loop
 import oneticket.training.state
 from oneticket.errors import InputError
@@ -64,11 +64,11 @@ class Meter:
 
         patch.setattr(oneticket.training.state, "MaskKeeper", Noted)
         patch.setattr(oneticket.lab.cell, "train", self.train)
-        patch.setattr(oneticket.methods.lessons, "train", self.train)
+        patch.setattr(oneticket.methods.pretraining, "train", self.train)
 
     def train(self, model: nn.Module, *arguments: Any, **options: Any) -> Any:
         """Stands in for the loop, with a hook on the network for as long as it runs."""
-        network = model._whole[0] if isinstance(model, oneticket.methods.lessons._Stage) else model
+        network = model._whole[0] if isinstance(model, oneticket.methods.pretraining._Stage) else model
         handle = network.register_forward_pre_hook(self.count)
         try:
             return oneticket.training.loop.train(model, *arguments, **options)

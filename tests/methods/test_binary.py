@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
+from oneticket.methods import MethodContext, companion_of
 from oneticket.methods.binary import binarised, scales, straight_through
 from oneticket.methods.binary_inputs import Sign, Window, binarise_inputs, binary_inputs, input_scales
 from oneticket.methods.footprint import binary_weights
@@ -32,7 +32,7 @@ ONE_STEP = Recipe.sgd(epochs=1, batch_size=4, lr=0.5, momentum=0.0, weight_decay
 
 
 def companion(name: str, head: str = "head", recipe: Recipe = ONE_STEP) -> Companion:
-    return companion_of(name, Situation(1.0, head, recipe), {})
+    return companion_of(name, MethodContext(1.0, head, recipe), {})
 
 
 def built(network: str, width: float, seed: int = 0, **options: str) -> nn.Module:

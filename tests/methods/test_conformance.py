@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from oneticket.data import Augmentation, ImageSet, Normalisation
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of, method, method_options
+from oneticket.methods import METHODS, MethodContext, companion_of, method_options
 from oneticket.prunable import Prunable, find_head
 from oneticket.randomness import seeded
 from oneticket.training import Checkpoint, EpochRecord, Recipe, StepDecay, Training, evaluate, train
@@ -24,8 +24,8 @@ RECIPES = {
     "sgd": Recipe.sgd(epochs=EPOCHS, batch_size=5, schedule=StepDecay(at=("3ep",)), augment=Augmentation(flip=True)),
     "adam": Recipe.adam(epochs=EPOCHS, batch_size=5, lr=0.01, clip_norm=1.0),
 }
-MAKERS = [entry.name for entry in method.entries() if entry.facts.get("makes") == "masks"]
-OTHERS = [name for name in method if name not in MAKERS]
+MAKERS = [entry.name for entry in METHODS.entries() if entry.facts.makes == "masks"]
+OTHERS = [name for name in METHODS if name not in MAKERS]
 
 
 class Killed(Exception):
@@ -72,7 +72,7 @@ def run(
     name: str, images: ImageSet, recipe: str = "sgd", *, model: nn.Module | None = None, **options: Any
 ) -> tuple[nn.Module, Training]:
     model = model or network()
-    companion = companion_of(name, Situation(DENSITY, find_head(model), RECIPES[recipe]), {})
+    companion = companion_of(name, MethodContext(DENSITY, find_head(model), RECIPES[recipe]), {})
     options = {"seed": 2, "masks": masks_for(name), "validation": images} | options
     return model, train(model, images, RECIPES[recipe], companion=companion, **options)
 
@@ -107,13 +107,13 @@ def states() -> Iterator[Callable[[nn.Module], list[dict[str, Tensor]]]]:
     handle.remove()
 
 
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_says_what_it_is_and_which_options_it_has(name: str) -> None:
-    entry = method.entry(name)
+    entry = METHODS.entry(name)
     assert entry.summary.endswith(".")
     assert entry.name == entry.name.lower()
-    assert entry.facts.get("lr", "last") == "last"
-    assert entry.facts.get("start", "rewind") == "rewind"
+    assert entry.facts.lr in ("recipe", "last")
+    assert entry.facts.start in ("first", "rewind")
     assert method_options(name, {}) == method_options(name, method_options(name, {}))
 
 
@@ -139,12 +139,12 @@ def test_ends_at_its_density_exactly_and_stays_there(
 def test_is_exact_at_any_density_and_in_the_shortest_trainings(name: str, density: float, images: ImageSet) -> None:
     for batch_size in (22, 11, 7):  # trainings of one, two and four steps
         recipe, model = Recipe.sgd(epochs=1, batch_size=batch_size), network()
-        companion = companion_of(name, Situation(density, "10", recipe), {})
+        companion = companion_of(name, MethodContext(density, "10", recipe), {})
         masks = made(train(model, images, recipe, masks=masks_for(name), companion=companion))
         assert masks.kept == math.floor(density * masks.total + 0.5)
         assert not outside(model.state_dict(), masks).any()
     start = train(model, images, recipe, masks=masks_for(name), companion=companion_of(
-        name, Situation(density, "10", recipe), {}), start="1ep")  # fmt: skip
+        name, MethodContext(density, "10", recipe), {}), start="1ep")  # fmt: skip
     assert made(start).kept == math.floor(density * masks.total + 0.5), "without a single step"
 
 
@@ -161,7 +161,7 @@ def test_keeps_the_masks_it_was_given(
 
 
 @pytest.mark.parametrize(("recipe", "epochs"), [("sgd", (1, 3)), ("adam", (2,))])
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_resumed_is_undisturbed_to_the_bit(
     name: str, recipe: str, epochs: tuple[int, ...], images: ImageSet, tmp_path: Path
 ) -> None:
@@ -184,7 +184,7 @@ def test_resumed_is_undisturbed_to_the_bit(
             assert torch.equal(resumed.state_dict()[key], value), (epoch, key)
 
 
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_repeats_and_draws_from_its_seed_only(name: str, images: ImageSet) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -198,7 +198,7 @@ def test_repeats_and_draws_from_its_seed_only(name: str, images: ImageSet) -> No
         assert torch.equal(again.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_leaves_the_network_as_one_would_expect_it(name: str, images: ImageSet) -> None:
     """Equal names, shapes and types, the same parameter objects, trained or not as before; gives the same answer."""
     fresh, model = network(), network()
@@ -215,7 +215,7 @@ def test_leaves_the_network_as_one_would_expect_it(name: str, images: ImageSet) 
     assert torch.equal(parameters["4.bias"], frozen)
 
 
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_layout_in_memory_changes_rounding_only(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
     data = torch.randn(22, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(22) % 3
@@ -228,7 +228,7 @@ def test_the_layout_in_memory_changes_rounding_only(name: str) -> None:
         torch.testing.assert_close(states[1][key], value, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", list(method))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_last_judgement_is_that_of_the_result(name: str, images: ImageSet) -> None:
     """What the history says of the last epoch is what the trained network, as it is left, does."""
     model, training = run(name, images)

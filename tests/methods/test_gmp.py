@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
+from oneticket.methods import MethodContext, companion_of
 from oneticket.methods.gmp import density_after
 from oneticket.training import Course, Recipe, train
 
@@ -45,7 +45,7 @@ def watched(small: Small, samples: tuple[Tensor, Tensor], **options: object) -> 
     """Masks after each of 40 steps, and the weights that each step began with."""
     masks, weights = [], []
     recipe, model = Recipe.sgd(epochs=10, batch_size=2), small()
-    companion = companion_of("gmp", Situation(0.25, "5", recipe), options)
+    companion = companion_of("gmp", MethodContext(0.25, "5", recipe), options)
     begin, after = companion.begin, companion.after_step
     course: list[Course] = []
 
@@ -86,7 +86,7 @@ def test_options_say_when(small: Small, samples: tuple[Tensor, Tensor]) -> None:
     counts = [masks.kept for masks in watched(small, samples, every=1, stop=0.25)[0]]
     assert counts[9:] == [8] * 31
     assert len(set(counts[:10])) > 7
-    situation = Situation(0.5, "5", Recipe.sgd(epochs=1))
+    context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for options in ({"every": 0}, {"stop": 0.0}, {"stop": 1.5}):
         with pytest.raises(InputError, match="method 'gmp'"):
-            companion_of("gmp", situation, options)
+            companion_of("gmp", context, options)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
+from oneticket.methods import MethodContext, companion_of
 from oneticket.methods.interpolation import Interpolated
 from oneticket.methods.together import Together
 from oneticket.prunable import Prunable
@@ -124,7 +124,7 @@ def test_goes_with_any_method_and_resumes_to_the_bit(
                 raise KeyboardInterrupt
 
         model = small(seed)
-        method = companion_of(name, Situation(0.4, "5", recipe), {})
+        method = companion_of(name, MethodContext(0.4, "5", recipe), {})
         companion = Together([method, Interpolated(TRAINED, FRESH, until=0.8)])
         masks = Masks.full(dict(Prunable(model).weights()))
         train(model, samples, recipe, masks=masks, companion=companion, checkpoint=checkpoint, on_epoch=kill)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
+from oneticket.methods import MethodContext, companion_of
 from oneticket.methods.l0 import HardConcrete, final_gates, largest_by_both, open_probability, sampled_gates
 from oneticket.training import Course, Recipe, train
 
@@ -37,7 +37,7 @@ def gate(log_alpha: np.ndarray, u: np.ndarray) -> np.ndarray:
 def make(small: Small, course_of: MakeCourse, **options: float) -> tuple[nn.Sequential, Course, HardConcrete]:
     model = small()
     course = course_of(model)
-    companion = companion_of("l0", Situation(0.25, "5", Recipe.sgd(epochs=4)), options)
+    companion = companion_of("l0", MethodContext(0.25, "5", Recipe.sgd(epochs=4)), options)
     assert isinstance(companion, HardConcrete)
     companion.begin(course)
     return model, course, companion
@@ -218,7 +218,7 @@ def test_only_living_weights_are_kept(small: Small, course_of: MakeCourse) -> No
     model = small()
     alive = Masks({"0.weight": torch.zeros(4, 3, dtype=torch.bool), "3.weight": torch.ones(5, 4, dtype=torch.bool)})
     course = course_of(model, alive)
-    companion = companion_of("l0", Situation(0.5, "5", Recipe.sgd(epochs=4)), {})
+    companion = companion_of("l0", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {})
     companion.begin(course)
     companion.finish()
     assert course.masks.kept == 16
@@ -229,7 +229,7 @@ def test_a_strong_penalty_closes_gates_and_a_weak_one_does_not(small: Small, sam
     probabilities = []
     for strength in (50.0, 1e-6):
         recipe, model = Recipe.adam(epochs=30, batch_size=4, lr=0.01), small(dtype=torch.float32)
-        companion = companion_of("l0", Situation(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1})
+        companion = companion_of("l0", MethodContext(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1})
         assert isinstance(companion, HardConcrete)
         full = Masks.full({name: model.get_parameter(name) for name in NAMES})
         data = samples[0].float(), samples[1]
@@ -239,7 +239,7 @@ def test_a_strong_penalty_closes_gates_and_a_weak_one_does_not(small: Small, sam
 
 
 def test_options_are_checked() -> None:
-    situation = Situation(0.5, "5", Recipe.sgd(epochs=1))
+    context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for options in ({"strength": 0.0}, {"gate_lr": -1.0}, {"keep": 1.0}, {"keep": 0.0}, {"cut": 2.0}):
         with pytest.raises(InputError, match="method 'l0'"):
-            companion_of("l0", situation, options)
+            companion_of("l0", context, options)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of, method
+from oneticket.methods import METHODS, MethodContext, companion_of
+from oneticket.methods.base import MethodFacts
 from oneticket.prunable import Prunable
 from oneticket.training import Companion, Recipe, train
 
@@ -19,7 +20,7 @@ RECIPE = Recipe.sgd(epochs=3, batch_size=4, weight_decay=0.1)
 
 
 def companion(name: str) -> Companion:
-    return companion_of(name, Situation(0.5, "5", RECIPE), {})
+    return companion_of(name, MethodContext(0.5, "5", RECIPE), {})
 
 
 @pytest.mark.parametrize("name", ["train", "fine-tune", "lr-rewind"])
@@ -32,8 +33,14 @@ def test_is_the_loop_and_nothing_else(name: str, small: Small, samples: tuple[Te
 
 
 def test_the_facts_that_tell_them_apart() -> None:
-    facts = {name: dict(method.entry(name).facts) for name in ("train", "fine-tune", "lr-rewind", "linear-probe")}
-    assert facts == {"train": {}, "fine-tune": {"lr": "last"}, "lr-rewind": {"start": "rewind"}, "linear-probe": {}}
+    facts = {name: METHODS.entry(name).facts for name in ("train", "fine-tune", "lr-rewind", "linear-probe")}
+    plain = MethodFacts()
+    assert facts == {
+        "train": plain,
+        "fine-tune": MethodFacts(lr="last"),
+        "lr-rewind": MethodFacts(start="rewind"),
+        "linear-probe": plain,
+    }
 
 
 def test_a_linear_probe_is_the_head_trained_on_fixed_features(small: Small, samples: tuple[Tensor, Tensor]) -> None:
@@ -56,7 +63,7 @@ def test_a_linear_probe_uses_neither_dropout_nor_batch_statistics(samples: tuple
     seen: list[Tensor] = []
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3), nn.Linear(3, 2)).double()
     model[2].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
-    probe = companion_of("linear-probe", Situation(0.5, "2", RECIPE), {})
+    probe = companion_of("linear-probe", MethodContext(0.5, "2", RECIPE), {})
     train(model, (inputs, targets), Recipe.sgd(epochs=2, batch_size=8), companion=probe)
     for batch in seen:
         rows = {tuple(row) for row in (batch * (1 + 1e-5) ** 0.5).round(decimals=9).tolist()}

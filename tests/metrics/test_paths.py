@@ -14,8 +14,7 @@ from torch.nn.utils import prune
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.metrics import DeadUnits, UnknownPaths, find_paths
-from oneticket.models import ModelSpec, build
-from oneticket.models import model as models
+from oneticket.models import MODELS, ModelSpec, build
 from oneticket.prunable import Prunable
 
 
@@ -30,7 +29,7 @@ def built(name: str, shape: tuple[int, int, int], **options: object) -> nn.Modul
 
 
 # -- facts ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", list(models))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_every_weight_of_a_dense_network_is_on_a_path(name: str) -> None:
     model = built(name, (3, 32, 32), width=0.1)
     paths = find_paths(model, masks_of(model), torch.zeros(1, 3, 32, 32))
@@ -48,7 +47,7 @@ def test_at_full_width_nothing_overflows_or_vanishes(name: str) -> None:
     assert 0 < paths.density < thin.density
 
 
-@pytest.mark.parametrize("name", list(models))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_a_layer_that_is_pruned_whole_cuts_off_all_that_has_no_way_round_it(name: str) -> None:
     model = built(name, (3, 32, 32), width=0.1)
     masks = masks_of(model)

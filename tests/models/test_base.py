@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import ModelSpec, build, complete, find_factory, model
+from oneticket.models import MODELS, ModelSpec, build, complete, find_factory
 from oneticket.models.lenet import lenet_300_100
 
 SHAPE = (1, 8, 8)
@@ -80,7 +80,7 @@ def test_unknown_name():
     error = refusal("resnet-20")
     assert error.what == "unknown model 'resnet-20'"
     assert error.nearest == "resnet20"
-    assert all(name in error.expected for name in [*model, "package.module:function"])
+    assert all(name in error.expected for name in [*MODELS, "package.module:function"])
 
 
 def test_unknown_option():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import ModelSpec, build, complete, model
+from oneticket.models import MODELS, ModelSpec, build, complete
 from oneticket.models.layers import HalvingPool, normalisation, scaled
 from oneticket.models.resnet import resnet20
 from oneticket.models.vgg import vgg11
@@ -125,7 +125,7 @@ def test_only_blocks_that_change_the_size_are_projected(shortcut, projections):
     assert len([m for m in modules(network, nn.Conv2d) if m.kernel_size == (1, 1)]) == projections
 
 
-@pytest.mark.parametrize("name", [n for n in model if "norm" in complete(ModelSpec(name=n)).options])
+@pytest.mark.parametrize("name", [n for n in MODELS if "norm" in complete(ModelSpec(name=n)).options])
 @pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("none", None)])
 def test_convolutions_have_a_bias_only_without_normalisation(name, norm, kind):
     network = make(name, (3, 8, 8), width=0.1, norm=norm)
@@ -166,14 +166,14 @@ def test_a_pool_halves_a_side_and_leaves_one_pixel(side, halved):
     assert torch.equal(pooled[0, 0, 0], rows[0, 0, [1, 3]])
 
 
-@pytest.mark.parametrize("name", [n for n in model if not n.startswith(("lenet", "conv"))])
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.startswith(("lenet", "conv"))])
 def test_parameters_do_not_depend_on_the_image_size(name):
     """So a ticket found on 8 × 8 images fits the network for 32 × 32 ones."""
     small, large = make(name, (3, 8, 8), width=0.05), make(name, CIFAR, width=0.05)
     assert {k: v.shape for k, v in small.state_dict().items()} == {k: v.shape for k, v in large.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", list(model))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_initial_weights_are_kaiming_normal(name):
     """Mean 0, variance 2 / fan-in and a normal's fourth moment, each within 3 standard errors over the network."""
     network = make(name, seed=1, width=0.25)
@@ -193,7 +193,7 @@ def test_initial_weights_are_kaiming_normal(name):
     assert abs((head**2).mean() - 1) < 3 * math.sqrt(2 / len(head))
 
 
-@pytest.mark.parametrize("name", list(model))
+@pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_biases_are_zero_and_gains_one(name, norm):
     options = {"norm": norm} if "norm" in complete(ModelSpec(name=name)).options else {}

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import ModelSpec, build, complete, model
+from oneticket.models import MODELS, ModelSpec, build, complete
 from oneticket.prunable import Prunable, find_head
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 5, 9)]
 SMALL = (3, 8, 8)
 
 
-@pytest.fixture(params=list(model))
+@pytest.fixture(params=list(MODELS))
 def spec(request):
     return ModelSpec(name=request.param, options={"width": 0.05})
 
@@ -25,7 +25,7 @@ def make(spec, shape=SMALL, classes=7, seed=0):
 
 
 def test_is_described(spec):
-    entry = model.entry(spec.name)
+    entry = MODELS.entry(spec.name)
     assert entry.summary.endswith(".")
     assert entry.source
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Evidence, Prunable, Scores, allocation, prune
+from oneticket.pruning import ALLOCATIONS, Prunable, ScoreContext, Scores, prune
 
 # A small first convolution, as in real networks: ERK makes it dense at quite low densities.
 NETWORK = {"conv1": (8, 3, 3, 3), "conv2": (16, 8, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
@@ -85,7 +85,7 @@ def cases(draw: st.DrawFn) -> tuple[Scores, float, Masks]:
 @given(cases())
 def test_global_keeps_the_best_of_the_network(case: tuple[Scores, float, Masks]) -> None:
     scores, density, alive = case
-    masks = allocation["global"](scores, density, alive)
+    masks = ALLOCATIONS["global"](scores, density, alive)
     flat = torch.cat([s.flatten() for s in scores.values()])
     living = torch.cat([a.flatten() for a in alive.values()])
     expected = best_of(flat, living, math.floor(density * flat.numel() + 0.5))
@@ -97,7 +97,7 @@ def test_global_keeps_the_best_of_the_network(case: tuple[Scores, float, Masks])
 @given(case=cases())
 def test_layers_get_their_share_and_keep_their_best(name: str, case: tuple[Scores, float, Masks]) -> None:
     scores, density, alive = case
-    masks = allocation[name](scores, density, alive)
+    masks = ALLOCATIONS[name](scores, density, alive)
     total = math.floor(density * total_of(scores) + 0.5)
     assert masks.kept == total
     shares = np.array(shares_of(name, scores), dtype=np.float64)
@@ -115,14 +115,14 @@ def test_layers_get_their_share_and_keep_their_best(name: str, case: tuple[Score
 # -- global --------------------------------------------------------------------------------------------------------
 def test_global_may_collapse_a_layer_and_says_so() -> None:
     scores = {"weak": torch.full((2, 2), 0.1), "strong": torch.full((2, 2), 0.9)}
-    masks = allocation["global"](scores, 0.5, Masks.full(scores))
+    masks = ALLOCATIONS["global"](scores, 0.5, Masks.full(scores))
     assert masks.collapsed() == ["weak"]
     assert masks.density == 0.5
 
 
 def test_global_compares_layers_of_different_precision() -> None:
     scores = {"half": torch.tensor([0.5, 2.0], dtype=torch.bfloat16), "double": torch.tensor([1.0, 0.25]).double()}
-    masks = allocation["global"](scores, 0.5, Masks.full(scores))
+    masks = ALLOCATIONS["global"](scores, 0.5, Masks.full(scores))
     assert [m.tolist() for m in masks.values()] == [[False, True], [True, False]]
 
 
@@ -130,7 +130,7 @@ def test_global_compares_layers_of_different_precision() -> None:
 @pytest.mark.parametrize("density", [0.8**n for n in range(1, 20, 3)])
 def test_layerwise_gives_each_layer_the_same_density(density: float) -> None:
     scores = scored(NETWORK)
-    masks = allocation["layerwise"](scores, density, Masks.full(scores))
+    masks = ALLOCATIONS["layerwise"](scores, density, Masks.full(scores))
     assert masks.kept == math.floor(density * total_of(scores) + 0.5)
     for row in masks.table():
         assert abs(row.kept - density * row.total) < 1.5
@@ -139,21 +139,21 @@ def test_layerwise_gives_each_layer_the_same_density(density: float) -> None:
 def test_layerwise_rounds_the_largest_remainders_up() -> None:
     scores = scored({"a": (3,), "b": (5,), "c": (12,)})
     # Shares of 9 of 20: 1.35, 2.25, 5.4.
-    assert counts(allocation["layerwise"](scores, 0.45, Masks.full(scores))) == [1, 2, 6]
+    assert counts(ALLOCATIONS["layerwise"](scores, 0.45, Masks.full(scores))) == [1, 2, 6]
 
 
 def test_layerwise_passes_on_what_a_thinned_layer_cannot_take() -> None:
     scores = scored({"a": (10,), "b": (10,), "c": (20,)})
     alive = Masks.full(scores)
     alive = Masks({**alive, "a": torch.arange(10) < 2})
-    assert counts(allocation["layerwise"](scores, 0.5, alive)) == [2, 6, 12]
+    assert counts(ALLOCATIONS["layerwise"](scores, 0.5, alive)) == [2, 6, 12]
 
 
 # -- uniform+ ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2, 0.15])
 def test_uniform_plus_spares_the_ends(density: float) -> None:
     scores = scored(NETWORK)
-    masks = allocation["uniform+"](scores, density, Masks.full(scores), head="fc2")
+    masks = ALLOCATIONS["uniform+"](scores, density, Masks.full(scores), head="fc2")
     total, rho = math.floor(density * total_of(scores) + 0.5), masks.densities()
     assert masks.kept == total
     assert rho["conv1"] == 1.0
@@ -171,7 +171,7 @@ def test_uniform_plus_spares_the_ends(density: float) -> None:
 def test_both_sides_of_twenty_percent_were_tested() -> None:
     scores = scored(NETWORK)
     full = Masks.full(scores)
-    last = [allocation["uniform+"](scores, d, full, head="fc2").densities()["fc2"] for d in (0.5, 0.2)]
+    last = [ALLOCATIONS["uniform+"](scores, d, full, head="fc2").densities()["fc2"] for d in (0.5, 0.2)]
     assert last[0] > 0.4
     assert last[1] == 0.2
 
@@ -180,7 +180,7 @@ def test_both_sides_of_twenty_percent_were_tested() -> None:
 def test_uniform_plus_spares_no_layer_but_the_head_for_being_the_last(density: float) -> None:
     """A head that is not prunable is dense: the last of the prunable ones is a layer as the others are."""
     scores = scored(NETWORK)
-    masks = allocation["uniform+"](scores, density, Masks.full(scores))
+    masks = ALLOCATIONS["uniform+"](scores, density, Masks.full(scores))
     rest = math.floor(density * total_of(scores) + 0.5) - 216
     sizes = [s.numel() for s in scores.values()]
     assert counts(masks) == [216, *divided(rest, sizes[1:], sizes[1:])]
@@ -188,41 +188,41 @@ def test_uniform_plus_spares_no_layer_but_the_head_for_being_the_last(density: f
 
 def test_the_head_of_uniform_plus_may_stand_anywhere() -> None:
     scores = scored({"fc1": (10, 10), "fc2": (30, 30)})
-    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head="fc1")) == [20, 80]
+    assert counts(ALLOCATIONS["uniform+"](scores, 0.1, Masks.full(scores), head="fc1")) == [20, 80]
 
 
 def test_twenty_percent_of_the_head_is_rounded_up() -> None:
     scores = scored({"conv": (1, 1, 1), "middle": (100, 9), "last": (99,)})
-    masks = allocation["uniform+"](scores, 0.1, Masks.full(scores), head="last")
+    masks = ALLOCATIONS["uniform+"](scores, 0.1, Masks.full(scores), head="last")
     assert counts(masks) == [1, 79, 20]
 
 
 def test_uniform_plus_without_convolutions_spares_the_head_only() -> None:
     scores = scored({"fc1": (30, 30), "fc2": (10, 10)})
-    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head="fc2")) == [80, 20]
-    assert counts(allocation["uniform+"](scores, 0.5, Masks.full(scores), head="fc2")) == [450, 50]
-    assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores))) == [90, 10]
+    assert counts(ALLOCATIONS["uniform+"](scores, 0.1, Masks.full(scores), head="fc2")) == [80, 20]
+    assert counts(ALLOCATIONS["uniform+"](scores, 0.5, Masks.full(scores), head="fc2")) == [450, 50]
+    assert counts(ALLOCATIONS["uniform+"](scores, 0.1, Masks.full(scores))) == [90, 10]
 
 
 def test_a_first_convolution_that_is_also_the_head_stays_dense() -> None:
     scores = scored({"fc": (30, 30), "conv": (10, 1, 3)})
     for head in ("conv", None):
-        assert counts(allocation["uniform+"](scores, 0.1, Masks.full(scores), head=head)) == [63, 30]
+        assert counts(ALLOCATIONS["uniform+"](scores, 0.1, Masks.full(scores), head=head)) == [63, 30]
 
 
 def test_uniform_plus_refuses_what_cannot_be() -> None:
     scores = scored(NETWORK)
     least = 216 + 80
     full, density = Masks.full(scores), least / total_of(scores)
-    assert allocation["uniform+"](scores, density, full, head="fc2").collapsed() == ["conv2", "fc1"]
+    assert ALLOCATIONS["uniform+"](scores, density, full, head="fc2").collapsed() == ["conv2", "fc1"]
     refused = r"uniform\+': needs 296 weights .* and 20 % of the head, and has 295; expected a density of at least 0.06"
     with pytest.raises(InputError, match=refused):
-        allocation["uniform+"](scores, (least - 1) / total_of(scores), full, head="fc2")
+        ALLOCATIONS["uniform+"](scores, (least - 1) / total_of(scores), full, head="fc2")
     with pytest.raises(InputError, match=r"uniform\+': needs 216 weights for the first convolution, and has 215"):
-        allocation["uniform+"](scores, 215 / total_of(scores), full)
+        ALLOCATIONS["uniform+"](scores, 215 / total_of(scores), full)
     thinned = Masks({**Masks.full(scores), "conv1": scores["conv1"] > 0.1})
     with pytest.raises(InputError, match=r"needs 216 weights of 'conv1', of which \d+ are alive"):
-        allocation["uniform+"](scores, 0.5, thinned)
+        ALLOCATIONS["uniform+"](scores, 0.5, thinned)
 
 
 # -- erk -----------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def erk_densities(shapes: list[tuple[int, ...]], density: float) -> tuple[np.nda
 @pytest.mark.parametrize(("density", "saturates"), [(0.9, True), (0.5, True), (0.2, False), (0.05, False)])
 def test_erk_densities_also_where_layers_saturate(density: float, saturates: bool) -> None:
     scores = scored(NETWORK)
-    masks = allocation["erk"](scores, density, Masks.full(scores))
+    masks = ALLOCATIONS["erk"](scores, density, Masks.full(scores))
     expected, saturated = erk_densities(list(NETWORK.values()), density)
     assert saturated is saturates
     assert masks.kept == math.floor(density * total_of(scores) + 0.5)
@@ -253,16 +253,16 @@ def test_erk_densities_also_where_layers_saturate(density: float, saturates: boo
 def test_erk_by_hand() -> None:
     """Linear layers 10×10 and 30×30: shares 20 : 60. At 0.16, 160 of 1000: 40 and 120. At 0.8, 200 > 100: dense."""
     scores = scored({"a": (10, 10), "b": (30, 30)})
-    assert counts(allocation["erk"](scores, 0.16, Masks.full(scores))) == [40, 120]
-    assert counts(allocation["erk"](scores, 0.8, Masks.full(scores))) == [100, 700]
+    assert counts(ALLOCATIONS["erk"](scores, 0.16, Masks.full(scores))) == [40, 120]
+    assert counts(ALLOCATIONS["erk"](scores, 0.8, Masks.full(scores))) == [100, 700]
 
 
 # -- smart ---------------------------------------------------------------------------------------------------------
 def test_smart_by_hand() -> None:
     """Three layers of 100: ratios 12 : 6 : 2. At 0.1, 30 of 300: 18, 9, 3. At 0.7, 126 > 100: dense, 110 as 6 : 2."""
     scores = scored({"a": (10, 10), "b": (10, 10), "c": (10, 10)})
-    assert counts(allocation["smart"](scores, 0.1, Masks.full(scores))) == [18, 9, 3]
-    assert counts(allocation["smart"](scores, 0.7, Masks.full(scores))) == [100, 83, 27]
+    assert counts(ALLOCATIONS["smart"](scores, 0.1, Masks.full(scores))) == [18, 9, 3]
+    assert counts(ALLOCATIONS["smart"](scores, 0.7, Masks.full(scores))) == [100, 83, 27]
 
 
 # -- lamp ----------------------------------------------------------------------------------------------------------
@@ -278,14 +278,14 @@ def test_lamp_by_hand() -> None:
         6: ([True, True, True], [True, True, True, False]),
     }
     for count, (a, b) in kept.items():
-        masks = allocation["lamp"](scores, count / 7, Masks.full(scores))
+        masks = ALLOCATIONS["lamp"](scores, count / 7, Masks.full(scores))
         assert (masks["a"].tolist(), masks["b"].tolist()) == (a, b)
 
 
 def test_lamp_sums_the_suffix_not_the_layer() -> None:
     """Suffix sums give 1, 36/100 and 1, 16/41, 9/50; sums of the layer 0.64, 0.36 and 0.5, 0.32, 0.18."""
     scores = {"a": torch.tensor([8.0, 6.0, 0.0, 0.0]), "b": torch.tensor([5.0, 4.0, 3.0])}
-    masks = allocation["lamp"](scores, 3 / 7, Masks.full(scores))
+    masks = ALLOCATIONS["lamp"](scores, 3 / 7, Masks.full(scores))
     assert (masks["a"].tolist(), masks["b"].tolist()) == ([True, False, False, False], [True, True, False])
 
 
@@ -307,7 +307,7 @@ def lamp_reference(scores: Scores, total: int, alive: Masks) -> dict[str, int]:
 def test_lamp_is_the_best_by_exact_suffix_shares(case: tuple[Scores, float, Masks]) -> None:
     scores, density, alive = case
     whole = {name: (s * 1000).floor() for name, s in scores.items()}
-    masks = allocation["lamp"](whole, density, alive)
+    masks = ALLOCATIONS["lamp"](whole, density, alive)
     expected = lamp_reference(whole, math.floor(density * total_of(whole) + 0.5), alive)
     for layer, score in whole.items():
         np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, alive[layer], expected[layer]))
@@ -318,21 +318,21 @@ def test_lamp_is_blind_to_a_layers_scale(case: tuple[Scores, float, Masks]) -> N
     scores, density, alive = case
     first = next(iter(scores))
     scaled = scores | {first: scores[first] * 1024}
-    assert allocation["lamp"](scaled, density, alive) == allocation["lamp"](scores, density, alive)
+    assert ALLOCATIONS["lamp"](scaled, density, alive) == ALLOCATIONS["lamp"](scores, density, alive)
 
 
 def test_lamp_empties_no_layer_as_long_as_each_can_have_one() -> None:
     scores = {"weak": torch.rand(50) * 1e-6, "strong": torch.rand(5000) + 1}
-    masks = allocation["lamp"](scores, 2 / 5050, Masks.full(scores))
+    masks = ALLOCATIONS["lamp"](scores, 2 / 5050, Masks.full(scores))
     assert counts(masks) == [1, 1]
 
 
 def test_lamp_refuses_signed_scores_of_what_is_alive() -> None:
     scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, -4.0])}
     with pytest.raises(InputError, match=r"allocation 'lamp': some scores of 'b' are negative; expected scores that"):
-        allocation["lamp"](scores, 0.5, Masks.full(scores))
+        ALLOCATIONS["lamp"](scores, 0.5, Masks.full(scores))
     alive = Masks({"a": torch.ones(2, dtype=torch.bool), "b": torch.tensor([True, False])})
-    assert counts(allocation["lamp"](scores, 0.5, alive)) == [1, 1]
+    assert counts(ALLOCATIONS["lamp"](scores, 0.5, alive)) == [1, 1]
 
 
 # -- on networks ---------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_lamp_refuses_signed_scores_of_what_is_alive() -> None:
 def test_layer_budgets_of_networks(name: str, density: float, case: Any) -> None:
     """A convolutional and a residual network, down to where layers saturate and up to where most are full."""
     scores = {n: w.detach().abs() for n, w in Prunable(case.model).weights()}
-    masks = allocation[name](scores, density, Masks.full(scores))
+    masks = ALLOCATIONS[name](scores, density, Masks.full(scores))
     total = math.floor(density * total_of(scores) + 0.5)
     expected = divided(total, shares_of(name, scores), [s.numel() for s in scores.values()])
     for (layer, score), count in zip(scores.items(), expected, strict=True):
@@ -364,7 +364,7 @@ def test_uniform_plus_of_networks(case: Any, prune_head: bool) -> None:
         raised.add(expected[-1] < least)
         if expected[-1] < least:
             expected = [sizes[0], *divided(rest - least, sizes[1:-1], sizes[1:-1]), least]
-        masks = prune(view, Evidence(), criterion="magnitude", allocation="uniform+", density=density)
+        masks = prune(view, ScoreContext(), criterion="magnitude", allocation="uniform+", density=density)
         for (layer, score), count in zip(scores.items(), expected, strict=True):
             np.testing.assert_array_equal(masks[layer].numpy(), best_of(score, Masks.full(scores)[layer], count))
     assert raised == ({False, True} if prune_head else {False}), "both sides of 20 % where there is a floor"
@@ -385,5 +385,5 @@ def test_lamp_of_networks(density: float, case: Any) -> None:
     flat = torch.from_numpy(np.concatenate(levels))
     total = math.floor(density * flat.numel() + 0.5)
     expected = best_of(flat, torch.ones(flat.shape, dtype=torch.bool), total)
-    masks = allocation["lamp"](scores, density, Masks.full(scores))
+    masks = ALLOCATIONS["lamp"](scores, density, Masks.full(scores))
     np.testing.assert_array_equal(torch.cat([m.flatten() for m in masks.values()]).numpy(), expected)

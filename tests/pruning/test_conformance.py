@@ -10,7 +10,7 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Circumstances, Evidence, Prunable, allocation, control, criterion, prune
+from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA, ControlContext, Prunable, ScoreContext, prune
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -29,7 +29,7 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
-def evidence() -> Evidence:
+def score_context() -> ScoreContext:
     """Everything a criterion may ask for."""
     state = network(seed=1).state_dict()
 
@@ -37,14 +37,14 @@ def evidence() -> Evidence:
         generator = torch.Generator().manual_seed(1)
         return [(torch.randn(6, 1, 4, 4, generator=generator), torch.arange(6) % 3) for _ in range(2)]
 
-    return Evidence(initial=lambda: state, batches=batches, generator=lambda: torch.Generator().manual_seed(2))
+    return ScoreContext(initial=lambda: state, batches=batches, generator=lambda: torch.Generator().manual_seed(2))
 
 
-def circumstances() -> Circumstances:
+def control_context() -> ControlContext:
     """Everything a control may ask for."""
     weights = Prunable(network()).values()
     stream = torch.Generator().manual_seed(4)
-    return Circumstances(
+    return ControlContext(
         generator=lambda: torch.Generator().manual_seed(5),
         initial=lambda: weights,
         trained=lambda: {n: w * torch.rand(w.shape, generator=stream).round() for n, w in weights.items()},
@@ -61,7 +61,7 @@ def ticket() -> Masks:
     return Masks({n: torch.rand(m.shape, generator=generator) < some[n] for n, m in masks.items()})
 
 
-@pytest.mark.parametrize("registry", [criterion, allocation, control], ids=lambda registry: registry.kind)
+@pytest.mark.parametrize("registry", [CRITERIA, ALLOCATIONS, CONTROLS], ids=lambda registry: registry.kind)
 def test_every_entry_says_what_it_is(registry: type) -> None:
     assert list(registry)
     for entry in registry.entries():
@@ -70,14 +70,14 @@ def test_every_entry_says_what_it_is(registry: type) -> None:
         assert " " not in entry.name
 
 
-@pytest.mark.parametrize("name", list(criterion))
+@pytest.mark.parametrize("name", list(CRITERIA))
 def test_criteria_score_every_prunable_weight(name: str) -> None:
     model = network()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     training = [module.training for module in model.modules()]
-    given = evidence()
+    given = score_context()
     random_state = torch.get_rng_state()
-    scores = criterion[name](Prunable(model), given)
+    scores = CRITERIA[name](Prunable(model), given)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert {n: s.shape for n, s in scores.items()} == {n: w.shape for n, w in Prunable(model).weights()}
     for score in scores.values():
@@ -85,56 +85,55 @@ def test_criteria_score_every_prunable_weight(name: str) -> None:
         assert torch.isfinite(score).all()
         assert not score.requires_grad
         assert score.unique().numel() > 1
-        assert criterion.entry(name).facts.get("scores") == "signed" or score.min() >= 0
+        assert CRITERIA.entry(name).facts.scores == "signed" or score.min() >= 0
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert [module.training for module in model.modules()] == training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", list(criterion))
+@pytest.mark.parametrize("name", list(CRITERIA))
 def test_criteria_repeat(name: str) -> None:
-    first, again = (criterion[name](Prunable(network()), evidence()) for _ in range(2))
+    first, again = (CRITERIA[name](Prunable(network()), score_context()) for _ in range(2))
     assert all(torch.equal(first[n], again[n]) for n in first)
 
 
-@pytest.mark.parametrize("name", list(criterion))
+@pytest.mark.parametrize("name", list(CRITERIA))
 def test_criteria_prune_in_their_own_rounds(name: str) -> None:
     """Inside what is alive, exactly, and without a trace in the model."""
     model = network()
-    alive = prune(Prunable(model), Evidence(), criterion="magnitude", allocation="global", density=0.8)
+    alive = prune(Prunable(model), ScoreContext(), criterion="magnitude", allocation="global", density=0.8)
     with torch.no_grad():
         for layer, weight in Prunable(model).weights():
             weight.mul_(alive[layer])
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    masks = prune(Prunable(model), evidence(), criterion=name, allocation="global", density=0.1, alive=alive)
+    masks = prune(Prunable(model), score_context(), criterion=name, allocation="global", density=0.1, alive=alive)
     assert masks.kept == math.floor(0.1 * alive.total + 0.5)
     assert masks <= alive
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", [e.name for e in criterion.entries() if e.facts.get("at") == "init"])
+@pytest.mark.parametrize("name", [e.name for e in CRITERIA.entries() if e.facts.at == "init"])
 def test_criteria_for_initialisation_need_no_training(name: str) -> None:
     """W = W_0 tells the weights of every layer apart."""
     model = network()
-    given = Evidence(initial=model.state_dict, batches=lambda: evidence().batches, generator=torch.Generator)
-    assert all(s.unique().numel() > 1 for s in criterion[name](Prunable(model), given).values())
+    given = ScoreContext(initial=model.state_dict, batches=lambda: score_context().batches, generator=torch.Generator)
+    assert all(s.unique().numel() > 1 for s in CRITERIA[name](Prunable(model), given).values())
 
 
-@pytest.mark.parametrize("score", list(criterion))
-@pytest.mark.parametrize("name", list(allocation))
+@pytest.mark.parametrize("score", list(CRITERIA))
+@pytest.mark.parametrize("name", list(ALLOCATIONS))
 def test_allocations_are_exact_and_repeat(name: str, score: str) -> None:
     """In one round and in two; signed scores where they are not defined for them are refused before any is computed."""
     model = network()
     total = Prunable(model).total
-    facts = criterion.entry(score).facts | allocation.entry(name).facts
-    if facts.get("scores") == "signed" and facts.get("needs") == "nonnegative":
+    if CRITERIA.entry(score).facts.scores == "signed" and ALLOCATIONS.entry(name).facts.needs == "nonnegative":
         with pytest.raises(InputError, match=f"'{name}' is not defined for the signed scores of criterion '{score}'"):
-            prune(Prunable(model), Evidence(), criterion=score, allocation=name, density=0.5)
+            prune(Prunable(model), ScoreContext(), criterion=score, allocation=name, density=0.5)
         return
     for density, rounds in ((1.0, 1), (0.9, 1), (0.51234, 2), (0.3, 2)):
         masks, again = (
-            prune(Prunable(model), evidence(), criterion=score, allocation=name, density=density, rounds=rounds)
+            prune(Prunable(model), score_context(), criterion=score, allocation=name, density=density, rounds=rounds)
             for _ in range(2)
         )
         assert masks.kept == math.floor(density * total + 0.5)
@@ -142,13 +141,13 @@ def test_allocations_are_exact_and_repeat(name: str, score: str) -> None:
         assert masks == again
 
 
-@pytest.mark.parametrize("name", list(allocation))
+@pytest.mark.parametrize("name", list(ALLOCATIONS))
 def test_allocations_prefer_the_better_of_a_layer_and_never_revive(name: str) -> None:
     model, alive = network(), None
     for round_ in range(5):
         masks = prune(
             Prunable(model),
-            evidence(),
+            score_context(),
             criterion="magnitude",
             allocation=name,
             density=0.8**round_,
@@ -162,21 +161,21 @@ def test_allocations_prefer_the_better_of_a_layer_and_never_revive(name: str) ->
         alive = masks
 
 
-@pytest.mark.parametrize("name", list(allocation))
+@pytest.mark.parametrize("name", list(ALLOCATIONS))
 def test_allocations_count_exactly_when_all_scores_tie(name: str) -> None:
     scores = {n: torch.zeros_like(w.detach()) for n, w in Prunable(network()).weights()}
     full = Masks.full(scores)
     for density in (0.3, 0.31, 0.5, 1.0):
-        assert allocation[name](scores, density, full).kept == math.floor(density * full.total + 0.5)
+        assert ALLOCATIONS[name](scores, density, full).kept == math.floor(density * full.total + 0.5)
 
 
-@pytest.mark.parametrize("name", list(control))
+@pytest.mark.parametrize("name", list(CONTROLS))
 @pytest.mark.parametrize("density", ["none", "some", "all"])
 def test_controls_keep_the_count_and_the_shapes(name: str, density: str) -> None:
     full = Masks.full(ticket())
     before = {"none": ~full, "some": ticket(), "all": full}[density]
     copy = Masks({n: t.clone() for n, t in before.items()})
-    after, again = (control[name](before, circumstances()) for _ in range(2))
+    after, again = (CONTROLS[name](before, control_context()) for _ in range(2))
     assert after.kept == before.kept
     assert [(n, t.shape) for n, t in after.items()] == [(n, t.shape) for n, t in before.items()]
     assert after == again

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Circumstances, control
+from oneticket.pruning import CONTROLS, ControlContext
 from oneticket.pruning.controls import NATURALLY_ZERO
 
 SHAPES = {"conv": (8, 3, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
@@ -35,7 +35,7 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
     return {name: 0.3 * torch.randn(shape, generator=stream) for name, shape in SHAPES.items()}
 
 
-def given_seed(seed: int = 0, *, zeros: float = 0.0) -> Circumstances:
+def given_seed(seed: int = 0, *, zeros: float = 0.0) -> ControlContext:
     """Every circumstance; of the trained weights the fraction ``zeros`` is naturally zero, channels are turned."""
     start = {name: weight + 0.2 for name, weight in weights(100 + seed).items()}  # a spread is not about zero
     trained = {}
@@ -44,7 +44,7 @@ def given_seed(seed: int = 0, *, zeros: float = 0.0) -> Circumstances:
         zero = torch.rand(weight.shape, generator=torch.Generator().manual_seed(300 + seed)) < zeros
         # The others lie right above the bound, so that any other bound would tell them differently.
         trained[name] = torch.where(zero, weight.sign() * 0.99 * bound, weight.sign() * 1.01 * bound)
-    return Circumstances(
+    return ControlContext(
         generator=lambda: torch.Generator().manual_seed(seed),
         initial=lambda: start,
         trained=lambda: trained,
@@ -55,23 +55,23 @@ def given_seed(seed: int = 0, *, zeros: float = 0.0) -> Circumstances:
 
 @pytest.mark.parametrize("name", CARRIED)
 def test_preserved_other_seed_and_elastic_at_equal_depth_are_the_masks_given(name: str) -> None:
-    assert control[name](ticket(0.4), given_seed()) == ticket(0.4)
+    assert CONTROLS[name](ticket(0.4), given_seed()) == ticket(0.4)
 
 
-@pytest.mark.parametrize("name", [n for n in control if n not in CARRIED])
+@pytest.mark.parametrize("name", [n for n in CONTROLS if n not in CARRIED])
 def test_every_other_control_moves_every_layer(name: str) -> None:
-    before, after = ticket(0.4), control[name](ticket(0.4), given_seed())
+    before, after = ticket(0.4), CONTROLS[name](ticket(0.4), given_seed())
     assert all(not torch.equal(before[layer], after[layer]) for layer in before)
-    assert control[name](ticket(0.4), given_seed(1)) != after
+    assert CONTROLS[name](ticket(0.4), given_seed(1)) != after
 
 
 def test_layer_permuted_keeps_each_count() -> None:
-    assert control["layer-permuted"](ticket(0.4), given_seed()).table() == ticket(0.4).table()
+    assert CONTROLS["layer-permuted"](ticket(0.4), given_seed()).table() == ticket(0.4).table()
 
 
 def test_globally_permuted_levels_the_densities() -> None:
     """Each layer's count is hypergeometric: within 5 deviations of ρ N_l, though the ticket's are far from it."""
-    assert_levelled(ticket(0.4), control["globally-permuted"](ticket(0.4), given_seed()))
+    assert_levelled(ticket(0.4), CONTROLS["globally-permuted"](ticket(0.4), given_seed()))
 
 
 def assert_levelled(before: Masks, after: Masks) -> None:
@@ -85,7 +85,7 @@ def assert_levelled(before: Masks, after: Masks) -> None:
 @given(st.floats(0.0, 1.0), st.integers(0, 100))
 def test_even_gives_each_layer_the_tickets_density(density: float, seed: int) -> None:
     before = ticket(density, seed)
-    after = control["even"](before, given_seed(seed))
+    after = CONTROLS["even"](before, given_seed(seed))
     assert after.kept == before.kept
     for row in after.table():
         assert abs(row.kept - before.density * row.total) < 1
@@ -107,7 +107,7 @@ def assert_proportional(after: Masks, kept: int, densities: list[float]) -> None
 @given(st.floats(0.0, 1.0), st.integers(0, 100))
 def test_erk_gives_each_layer_its_erk_density(density: float, seed: int) -> None:
     before = ticket(density, seed)
-    after = control["erk"](before, given_seed(seed))
+    after = CONTROLS["erk"](before, given_seed(seed))
     assert_proportional(after, before.kept, [sum(shape) / np.prod(shape) for shape in SHAPES.values()])
 
 
@@ -115,12 +115,12 @@ def test_erk_gives_each_layer_its_erk_density(density: float, seed: int) -> None
 def test_smart_gives_each_layer_its_smart_ratio(density: float, seed: int) -> None:
     """Ratios of three layers: 3² + 3, 2² + 2, 1² + 1. At high densities the first, then the second is whole."""
     before = ticket(density, seed)
-    after = control["smart"](before, given_seed(seed))
+    after = CONTROLS["smart"](before, given_seed(seed))
     assert_proportional(after, before.kept, [12, 6, 2])
 
 
 def test_smart_saturates() -> None:
-    rows = control["smart"](ticket(0.8), given_seed()).table()
+    rows = CONTROLS["smart"](ticket(0.8), given_seed()).table()
     assert rows[0].density == 1.0 > rows[1].density > 2 * rows[2].density > 0
 
 
@@ -128,7 +128,7 @@ def test_smart_saturates() -> None:
 def test_drawn_positions_forget_the_ticket(name: str) -> None:
     """Over 400 draws every position of a layer is kept equally often, kept by the ticket or not."""
     before, draws = ticket(0.3), 400
-    hits = sum(control[name](before, given_seed(seed))["fc2"].double() for seed in range(draws)) / draws
+    hits = sum(CONTROLS[name](before, given_seed(seed))["fc2"].double() for seed in range(draws)) / draws
     rho = float(hits.mean())
     kept = before["fc2"]
     spread = (rho * (1 - rho) / draws) ** 0.5
@@ -137,13 +137,13 @@ def test_drawn_positions_forget_the_ticket(name: str) -> None:
 
 
 # -- weights that dense training drove to zero -------------------------------------------------------------------
-def natural(circumstances: Circumstances) -> Masks:
+def natural(context: ControlContext) -> Masks:
     """From the definition: |W_T| ≤ 10⁻³ σ_l, in float64."""
     return Masks(
         {
             name: torch.from_numpy(
-                np.abs(circumstances.trained[name].numpy().astype(np.float64))
-                <= 1e-3 * np.std(circumstances.initial[name].numpy().astype(np.float64))
+                np.abs(context.trained[name].numpy().astype(np.float64))
+                <= 1e-3 * np.std(context.initial[name].numpy().astype(np.float64))
             )
             for name in SHAPES
         }
@@ -152,11 +152,11 @@ def natural(circumstances: Circumstances) -> Masks:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_natural_zeros_go_first_and_the_rest_at_random(seed: int) -> None:
-    before, circumstances = ticket(0.4, seed), given_seed(seed, zeros=0.5)
-    zeros = natural(circumstances)
+    before, context = ticket(0.4, seed), given_seed(seed, zeros=0.5)
+    zeros = natural(context)
     assert 0.45 < zeros.density < 0.55
     assert zeros.kept < before.total - before.kept
-    after = control["natural-corrected"](before, circumstances)
+    after = CONTROLS["natural-corrected"](before, context)
     assert after.kept == before.kept
     assert (after & zeros).kept == 0
     others = ~zeros
@@ -167,10 +167,10 @@ def test_natural_zeros_go_first_and_the_rest_at_random(seed: int) -> None:
 
 
 def test_when_more_are_naturally_zero_than_must_go_they_go_at_random() -> None:
-    before, circumstances = ticket(0.95), given_seed(3, zeros=0.5)
-    zeros = natural(circumstances)
+    before, context = ticket(0.95), given_seed(3, zeros=0.5)
+    zeros = natural(context)
     assert zeros.kept > before.total - before.kept
-    after = control["natural-corrected"](before, circumstances)
+    after = CONTROLS["natural-corrected"](before, context)
     assert after.kept == before.kept
     assert ~after <= zeros
     rho = (after & zeros).kept / zeros.kept
@@ -181,38 +181,38 @@ def test_when_more_are_naturally_zero_than_must_go_they_go_at_random() -> None:
 
 def test_without_natural_zeros_it_levels_like_the_globally_permuted() -> None:
     assert not natural(given_seed()).kept
-    assert_levelled(ticket(0.4), control["natural-corrected"](ticket(0.4), given_seed()))
+    assert_levelled(ticket(0.4), CONTROLS["natural-corrected"](ticket(0.4), given_seed()))
 
 
 def test_weights_of_another_network_are_refused() -> None:
-    other = Circumstances(
+    other = ControlContext(
         generator=torch.Generator,
         initial=lambda: {name: torch.randn(shape) for name, shape in SHAPES.items()},
         trained=lambda: {name: torch.randn(2, 2) for name in SHAPES},
     )
     with pytest.raises(InputError, match=r"densely trained weights have no 'conv' of the shape \(8, 3, 3, 3\)"):
-        control["natural-corrected"](ticket(0.4), other)
+        CONTROLS["natural-corrected"](ticket(0.4), other)
 
 
 # -- what a control may look at ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("asked", ["generator", "initial", "trained", "matching", "shapes"])
-def test_a_circumstance_that_was_not_given_is_named_and_none_is_asked_for_twice(asked: str) -> None:
-    with pytest.raises(InputError, match=rf"not given; expected Circumstances\({asked}=…\)"):
-        getattr(Circumstances(), asked)
+def test_what_was_not_given_is_named_and_none_is_asked_for_twice(asked: str) -> None:
+    with pytest.raises(InputError, match=rf"not given; expected ControlContext\({asked}=…\)"):
+        getattr(ControlContext(), asked)
     calls: list[str] = []
-    circumstances = Circumstances(**{asked: lambda: calls.append(asked) or {}})
+    context = ControlContext(**{asked: lambda: calls.append(asked) or {}})
     assert not calls
-    assert getattr(circumstances, asked) is getattr(circumstances, asked)
+    assert getattr(context, asked) is getattr(context, asked)
     assert calls == [asked]
 
 
-@pytest.mark.parametrize("name", [e.name for e in control.entries() if e.facts.get("needs") == "density"])
+@pytest.mark.parametrize("name", [e.name for e in CONTROLS.entries() if e.facts.needs == "density"])
 def test_controls_that_say_they_need_the_density_only_see_nothing_else(name: str) -> None:
     """Two tickets of one density give the same masks, from a generator alone."""
     one = ticket(0.4)
     other = one.permuted(torch.Generator().manual_seed(7), within="network")
     first, second = (
-        control[name](masks, Circumstances(generator=lambda: torch.Generator().manual_seed(1)))
+        CONTROLS[name](masks, ControlContext(generator=lambda: torch.Generator().manual_seed(1)))
         for masks in (one, other)
     )
     if name != "globally-permuted":  # there only the distribution is the same
@@ -221,7 +221,7 @@ def test_controls_that_say_they_need_the_density_only_see_nothing_else(name: str
 
 
 def test_masks_of_another_ticket_are_asked_for_by_a_fact() -> None:
-    assert {e.name: e.facts["masks_from"] for e in control.entries() if "masks_from" in e.facts} == {
+    assert {e.name: e.facts.masks_from for e in CONTROLS.entries() if e.facts.masks_from != "own"} == {
         "other-seed": "other-seed",
         "aligned": "other-seed",
         "elastic": "other-depth",

@@ -20,7 +20,7 @@ from oneticket.coupling import channel_groups, permuted
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Circumstances, Evidence, control, prune
+from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, prune
 from oneticket.pruning.controls import NATURALLY_ZERO
 from oneticket.training.alignment import match_channels
 
@@ -30,7 +30,7 @@ DENSITIES = (0.9, 0.5, 0.1, 0.02)
 
 def ticket(case: Any, density: float) -> Masks:
     """The largest weights: a mask whose layers have densities of their own."""
-    return prune(Prunable(case.model), Evidence(), criterion="magnitude", allocation="global", density=density)
+    return prune(Prunable(case.model), ScoreContext(), criterion="magnitude", allocation="global", density=density)
 
 
 def shapes_of(masks: Masks) -> Shapes:
@@ -43,7 +43,7 @@ def permutations(seed: int) -> Callable[[int], np.ndarray]:
     return lambda n: torch.randperm(n, generator=stream).numpy()
 
 
-def circumstances(case: Any, seed: int) -> Circumstances:
+def control_context(case: Any, seed: int) -> ControlContext:
     """A third of the trained weights a little below the bound under which they count as naturally zero."""
     stream = torch.Generator().manual_seed(1000 + seed)
     start = {n: w.detach() + 0.3 for n, w in Prunable(case.model).weights()}
@@ -52,7 +52,7 @@ def circumstances(case: Any, seed: int) -> Circumstances:
         bound = NATURALLY_ZERO * float(np.std(weight.numpy()))
         small = torch.rand(weight.shape, generator=stream) < 1 / 3
         trained[name] = torch.where(small, -0.999 * bound, 1.001 * bound)
-    return Circumstances(
+    return ControlContext(
         generator=lambda: torch.Generator().manual_seed(seed), initial=lambda: start, trained=lambda: trained
     )
 
@@ -73,7 +73,7 @@ def cut(flat: np.ndarray, shapes: Shapes) -> dict[str, np.ndarray]:
 def test_layer_permuted(density: float, case: Any) -> None:
     before, drawn = ticket(case, density), permutations(3)
     expected = {n: m.numpy().ravel()[drawn(m.numel())].reshape(m.shape) for n, m in before.items()}
-    equal(control["layer-permuted"](before, circumstances(case, 3)), expected)
+    equal(CONTROLS["layer-permuted"](before, control_context(case, 3)), expected)
     assert all(int(mask.sum()) == int(before[name].sum()) for name, mask in expected.items())
 
 
@@ -82,7 +82,7 @@ def test_globally_permuted(density: float, case: Any) -> None:
     before = ticket(case, density)
     flat = np.concatenate([mask.numpy().ravel() for mask in before.values()])
     expected = cut(flat[permutations(4)(flat.size)], shapes_of(before))
-    equal(control["globally-permuted"](before, circumstances(case, 4)), expected)
+    equal(CONTROLS["globally-permuted"](before, control_context(case, 4)), expected)
 
 
 # -- drawn ---------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_layer_ratios_with_positions_at_random(name: str, case: Any) -> None:
             flat = np.zeros(math.prod(shape), dtype=bool)
             flat[drawn(flat.size)[:count]] = True
             expected[layer] = flat.reshape(shape)
-        equal(control[name](before, circumstances(case, 5)), expected)
+        equal(CONTROLS[name](before, control_context(case, 5)), expected)
     assert 0 in filled
     assert name == "even" or max(filled) >= 1, "also where layers saturate"
 
@@ -139,7 +139,7 @@ def test_layer_ratios_with_positions_at_random(name: str, case: Any) -> None:
 @pytest.mark.parametrize("density", [0.9, 0.8, 0.5, 0.1])
 def test_natural_corrected(density: float, case: Any) -> None:
     """|W_T| ≤ 10⁻³ σ_l behind all others in a queue in random order, of which the first are kept."""
-    before, given = ticket(case, density), circumstances(case, 6)
+    before, given = ticket(case, density), control_context(case, 6)
     zero = np.concatenate(
         [(np.abs(given.trained[n].numpy()) <= 1e-3 * np.std(given.initial[n].numpy())).ravel() for n in before]
     )
@@ -148,7 +148,7 @@ def test_natural_corrected(density: float, case: Any) -> None:
     order = sorted(range(zero.size), key=lambda i: (zero[i], -places[i]))
     flat = np.zeros(zero.size, dtype=bool)
     flat[order[: before.kept]] = True
-    after = control["natural-corrected"](before, given)
+    after = CONTROLS["natural-corrected"](before, given)
     equal(after, cut(flat, shapes_of(before)))
     assert (flat & zero).any() == (density > 1 - zero.mean()), "zeros stay only where all others do"
 
@@ -171,17 +171,17 @@ def chances(name: str, before: Masks, natural: dict[str, Tensor]) -> dict[str, T
 @pytest.mark.parametrize("name", ["layer-permuted", "globally-permuted", "even", "erk", "smart", "natural-corrected"])
 def test_every_position_is_as_likely_as_the_control_says(name: str, case: Any) -> None:
     """Over 300 draws each weight within 5 standard errors, each layer within 4."""
-    before, draws, given = ticket(case, 0.3), 300, circumstances(case, 0)
+    before, draws, given = ticket(case, 0.3), 300, control_context(case, 0)
     bound = {n: NATURALLY_ZERO * float(np.std(start.numpy())) for n, start in given.initial.items()}
     natural = {n: weight.abs() <= bound[n] for n, weight in given.trained.items()}
     hits = {n: torch.zeros(m.shape) for n, m in before.items()}
     for seed in range(draws):
-        drawn = Circumstances(
+        drawn = ControlContext(
             generator=lambda s=seed: torch.Generator().manual_seed(s),
             initial=lambda: given.initial,
             trained=lambda: given.trained,
         )
-        after = control[name](before, drawn)
+        after = CONTROLS[name](before, drawn)
         hits = {n: hits[n] + after[n] for n in hits}
     for layer, rho in chances(name, before, natural).items():
         error, spread = hits[layer] / draws - rho, (rho * (1 - rho) / draws).sqrt()
@@ -192,9 +192,9 @@ def test_every_position_is_as_likely_as_the_control_says(name: str, case: Any) -
 # -- carried -------------------------------------------------------------------------------------------------------
 def test_masks_that_are_carried_as_they_are(case: Any) -> None:
     before = ticket(case, 0.2)
-    shapes = Circumstances(shapes=lambda: shapes_of(before))
+    shapes = ControlContext(shapes=lambda: shapes_of(before))
     for name in ("preserved", "other-seed", "elastic"):
-        assert control[name](before, shapes) == before
+        assert CONTROLS[name](before, shapes) == before
 
 
 @pytest.mark.parametrize("name", ["vgg19", "resnet20", "resnet50"])
@@ -210,7 +210,7 @@ def test_aligned_undoes_a_permutation_of_channels(name: str) -> None:
     model.double().eval()
     images = torch.randn(24, 3, 16, 16, generator=stream, dtype=torch.float64)
     view = Prunable(model)
-    masks = prune(view, Evidence(), criterion="magnitude", allocation="global", density=0.2)
+    masks = prune(view, ScoreContext(), criterion="magnitude", allocation="global", density=0.2)
     groups = channel_groups(model, images[:2])
     orders = [torch.randperm(group.channels, generator=stream) for group in groups]
     there = copy.deepcopy(model)
@@ -219,5 +219,5 @@ def test_aligned_undoes_a_permutation_of_channels(name: str) -> None:
     assert moved.overlap(masks) < 0.5
     batches: list[tuple[Tensor, Tensor]] = [(images, torch.zeros(24).long())]
     matching = match_channels(model, there, batches, names=view.names)
-    assert control["aligned"](moved, Circumstances(matching=lambda: matching)) == masks
+    assert CONTROLS["aligned"](moved, ControlContext(matching=lambda: matching)) == masks
     torch.testing.assert_close(there(images), model(images), rtol=1e-9, atol=1e-9)

@@ -12,7 +12,7 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Circumstances, control
+from oneticket.pruning import CONTROLS, ControlContext
 from oneticket.pruning.correspondence import reindexed, stretched
 
 
@@ -48,7 +48,7 @@ def test_a_consistent_order_leaves_the_function_and_its_masked_function_unchange
     net, orders = network(), matching(torch.tensor(six), torch.tensor(five))
     state = net.state_dict()
     masks = Masks({n: torch.rand(state[n].shape) < 0.4 for n in ("0.weight", "3.weight")})
-    turned = control["aligned"](masks, Circumstances(matching=lambda: orders))
+    turned = CONTROLS["aligned"](masks, ControlContext(matching=lambda: orders))
     images = torch.randn(3, 3, 8, 8)
     outputs = []
     for given_state, kept in ((state, masks), (reindexed(state, orders), turned)):
@@ -116,7 +116,7 @@ def test_a_whole_ticket_is_carried_between_residual_networks(source: str, target
     stream = torch.Generator().manual_seed(0)
     masks = Masks({n: torch.rand(w.shape, generator=stream) < 0.3 for n, w in Prunable(one).weights()})
     shapes = {n: w.shape for n, w in Prunable(other).weights()}
-    after = control["elastic"](masks, Circumstances(shapes=lambda: shapes))
+    after = CONTROLS["elastic"](masks, ControlContext(shapes=lambda: shapes))
     assert {n: t.shape for n, t in after.items()} == shapes
     state = stretched(one.state_dict(), {n: t.shape for n, t in other.state_dict().items()})
     other.load_state_dict(state)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import Evidence, Prunable, Scores, criterion, prune
+from oneticket.pruning import CRITERIA, Prunable, ScoreContext, Scores, prune
 
 State = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 
 
-def evidence(batches: list[Batch]) -> Evidence:
-    return Evidence(batches=lambda: batches)
+def evidence(batches: list[Batch]) -> ScoreContext:
+    return ScoreContext(batches=lambda: batches)
 
 
 def loss(case: Any, state: State, batch: Batch, temperature: float = 1.0) -> Tensor:
@@ -83,13 +83,13 @@ def test_snip_is_the_derivative_by_the_mask_on_the_first_batch(case: Any) -> Non
     value, weights = flat_loss(case, case.batches[0], 1.0)
     gates = torch.ones_like(weights, requires_grad=True)
     expected = torch.autograd.grad(value(gates * weights), gates)[0].abs()
-    check(case, "snip", criterion["snip"](Prunable(case.model), evidence(case.batches)), expected)
+    check(case, "snip", CRITERIA["snip"](Prunable(case.model), evidence(case.batches)), expected)
 
 
 def test_snip_says_what_the_loss_loses(case: Any) -> None:
     """Shrinking one weight by the factor 1 − δ changes the loss by δ times its score, up to δ²."""
     value, weights = flat_loss(case, case.batches[0], 1.0)
-    scores = criterion["snip"](Prunable(case.model), evidence(case.batches))
+    scores = CRITERIA["snip"](Prunable(case.model), evidence(case.batches))
     flat = torch.cat([s.flatten() for s in scores.values()])
     for i in range(0, len(flat), 7):
         step = torch.zeros_like(weights)
@@ -108,7 +108,7 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(case: Any) -> 
     expected = weights * (hessian @ slope(value, weights.clone()))
     assert (expected < 0).any()
     assert (expected > 0).any()
-    check(case, "grasp", criterion["grasp"](Prunable(case.model), evidence(case.batches)), expected)
+    check(case, "grasp", CRITERIA["grasp"](Prunable(case.model), evidence(case.batches)), expected)
 
 
 def test_the_hessian_gradient_product_agrees_with_finite_differences(case: Any) -> None:
@@ -118,7 +118,7 @@ def test_the_hessian_gradient_product_agrees_with_finite_differences(case: Any) 
     step = 1e-4 / float(gradient.norm())
     ahead, behind = (slope(value, (weights + sign * step * gradient).detach()) for sign in (1, -1))
     measured = (ahead - behind) / (2 * step)
-    scores = criterion["grasp"](Prunable(case.model), evidence(case.batches))
+    scores = CRITERIA["grasp"](Prunable(case.model), evidence(case.batches))
     product = torch.cat([s.flatten() for s in scores.values()]) / weights
     torch.testing.assert_close(product, measured, rtol=1e-5, atol=1e-6 * float(measured.abs().max()))
 
@@ -126,7 +126,7 @@ def test_the_hessian_gradient_product_agrees_with_finite_differences(case: Any) 
 def test_what_grasp_keeps_carries_the_gradient_flow(case: Any) -> None:
     """Scaling the weights by 1 − δ where the published score −W ∘ (H g) is largest raises ‖g‖² most, not least."""
     value, weights = flat_loss(case, first_ten_of_each(case.batches), 200.0)
-    scores = criterion["grasp"](Prunable(case.model), evidence(case.batches))
+    scores = CRITERIA["grasp"](Prunable(case.model), evidence(case.batches))
     flat = torch.cat([s.flatten() for s in scores.values()])
     first_to_go, last_to_go = flat.argsort()[:10], flat.argsort()[-10:]
 
@@ -142,7 +142,7 @@ def test_what_grasp_keeps_carries_the_gradient_flow(case: Any) -> None:
 def test_masked_weights_have_no_part_in_the_gradient_flow(case: Any) -> None:
     """With zeros for masked weights, the scores are those of the network that lacks these weights."""
     view = Prunable(case.model)
-    alive = prune(view, Evidence(), criterion="magnitude", allocation="global", density=0.6)
+    alive = prune(view, ScoreContext(), criterion="magnitude", allocation="global", density=0.6)
     with torch.no_grad():
         for name, weight in view.weights():
             weight.mul_(alive[name])
@@ -155,7 +155,7 @@ def test_masked_weights_have_no_part_in_the_gradient_flow(case: Any) -> None:
     hessian = torch.autograd.functional.hessian(of_the_living, weights[living])
     expected = torch.zeros_like(weights)
     expected[living] = weights[living] * (hessian @ slope(of_the_living, weights[living].clone()))
-    scores = criterion["grasp"](view, evidence(case.batches))
+    scores = CRITERIA["grasp"](view, evidence(case.batches))
     flat = torch.cat([s.flatten() for s in scores.values()])
     scale = float(expected.abs().max())
     torch.testing.assert_close(flat / scale, expected / scale, rtol=0, atol=1e-10)
@@ -176,9 +176,9 @@ class Counted:
 def test_no_more_batches_are_read_than_needed(case: Any) -> None:
     images = torch.randn(15, 2, 5, 5, dtype=torch.float64)
     batches = Counted([(images, torch.arange(15) % 3) for _ in range(6)])
-    criterion["grasp"](Prunable(case.model), Evidence(batches=lambda: batches))
+    CRITERIA["grasp"](Prunable(case.model), ScoreContext(batches=lambda: batches))
     assert batches.taken == 2
-    criterion["snip"](Prunable(case.model), Evidence(batches=lambda: batches))
+    CRITERIA["snip"](Prunable(case.model), ScoreContext(batches=lambda: batches))
     assert batches.taken == 3
 
 
@@ -187,7 +187,7 @@ def test_a_class_with_fewer_samples_gives_what_it_has(case: Any) -> None:
     value, weights = flat_loss(case, few[0], 200.0)
     hessian = torch.autograd.functional.hessian(value, weights)
     expected = weights * (hessian @ slope(value, weights.clone()))
-    scores = criterion["grasp"](Prunable(case.model), evidence(few))
+    scores = CRITERIA["grasp"](Prunable(case.model), evidence(few))
     flat, scale = torch.cat([s.flatten() for s in scores.values()]), float(expected.abs().max())
     torch.testing.assert_close(flat / scale, expected / scale, rtol=0, atol=1e-10)
 
@@ -203,7 +203,7 @@ def test_the_callers_network_is_left_as_it_was(name: str, training: bool, case: 
     model.head.weight.grad = torch.ones_like(model.head.weight)
     before, modes = case.state(), [module.training for module in model.modules()]
     with torch.no_grad():
-        scores = criterion[name](Prunable(model), evidence(case.batches))
+        scores = CRITERIA[name](Prunable(model), evidence(case.batches))
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert not model.conv1.weight.requires_grad
@@ -217,10 +217,10 @@ def test_dropout_is_off(name: str) -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)]
     batches = [(torch.randn(12, 6), torch.arange(12) % 3)]
-    plain = criterion[name](Prunable(nn.Sequential(*layers)), evidence(batches))
+    plain = CRITERIA[name](Prunable(nn.Sequential(*layers)), evidence(batches))
     dropping = nn.Sequential(*layers[:3], nn.Dropout(0.5), layers[3])
     random_state = torch.get_rng_state()
-    assert torch.equal(criterion[name](Prunable(dropping), evidence(batches))["0.weight"], plain["0.weight"])
+    assert torch.equal(CRITERIA[name](Prunable(dropping), evidence(batches))["0.weight"], plain["0.weight"])
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
@@ -228,9 +228,9 @@ def test_dropout_is_off(name: str) -> None:
 def test_no_batches_are_refused(name: str) -> None:
     view = Prunable(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
     with pytest.raises(InputError, match="training batches, of which there are none"):
-        criterion[name](view, evidence([]))
-    with pytest.raises(InputError, match=r"looks at training batches, which were not given"):
-        criterion[name](view, Evidence())
+        CRITERIA[name](view, evidence([]))
+    with pytest.raises(InputError, match=r"looks at training batches: not given"):
+        CRITERIA[name](view, ScoreContext())
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp"])
@@ -244,7 +244,7 @@ def test_a_weight_without_part_in_the_output_scores_zero(name: str) -> None:
             return self.head(self.used(inputs).tanh())
 
     torch.manual_seed(0)
-    scores = criterion[name](Prunable(Unused()), evidence([(torch.randn(9, 4), torch.arange(9) % 3)]))
+    scores = CRITERIA[name](Prunable(Unused()), evidence([(torch.randn(9, 4), torch.arange(9) % 3)]))
     assert torch.equal(scores["unused.weight"], torch.zeros(5, 4))
     assert scores["used.weight"].abs().min() > 0
 

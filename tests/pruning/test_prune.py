@@ -13,7 +13,17 @@ from torch import nn
 
 from oneticket.errors import InputError, OneticketError
 from oneticket.masks import Masks
-from oneticket.pruning import Evidence, Prunable, Scores, allocation, criterion, kept_count, prune
+from oneticket.pruning import (
+    ALLOCATIONS,
+    CRITERIA,
+    Prunable,
+    ScoreContext,
+    Scores,
+    allocation,
+    criterion,
+    kept_count,
+    prune,
+)
 from oneticket.pruning.base import check_pair
 
 
@@ -25,15 +35,15 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def by_magnitude(model: Prunable, density: float, alive: Masks | None = None) -> Masks:
-    return prune(model, Evidence(), criterion="magnitude", allocation="global", density=density, alive=alive)
+    return prune(model, ScoreContext(), criterion="magnitude", allocation="global", density=density, alive=alive)
 
 
 @pytest.fixture
 def registered() -> Iterator[None]:
     """The registries as they were, after a test that adds to them."""
-    before = [dict(registry._entries) for registry in (criterion, allocation)]
+    before = [dict(registry._entries) for registry in (CRITERIA, ALLOCATIONS)]
     yield
-    for registry, entries in zip((criterion, allocation), before, strict=True):
+    for registry, entries in zip((CRITERIA, ALLOCATIONS), before, strict=True):
         registry._entries.clear()
         registry._entries.update(entries)
 
@@ -100,7 +110,7 @@ def test_rounds_only_remove(name: str) -> None:
     alive = None
     for round_ in range(1, 13):
         model = Prunable(network(seed=round_))
-        masks = prune(model, Evidence(), criterion="magnitude", allocation=name, density=0.8**round_, alive=alive)
+        masks = prune(model, ScoreContext(), criterion="magnitude", allocation=name, density=0.8**round_, alive=alive)
         assert masks.kept == math.floor(0.8**round_ * 294 + 0.5)
         assert alive is None or masks <= alive
         alive = masks
@@ -118,7 +128,7 @@ def test_pruning_leaves_the_model_alone() -> None:
 def test_scores_may_come_in_any_order() -> None:
     model = Prunable(network())
     register_criterion(dict(reversed([(name, torch.ones_like(w)) for name, w in model.weights()])))
-    masks = prune(model, Evidence(), criterion="given", allocation="global", density=54 / 294)
+    masks = prune(model, ScoreContext(), criterion="given", allocation="global", density=54 / 294)
     assert list(masks) == ["0.weight", "3.weight"]
     assert masks["0.weight"].all()
 
@@ -132,14 +142,14 @@ def test_rounds_prune_by_equal_factors_and_score_the_pruned_copy() -> None:
     seen: list[Masks] = []
 
     @criterion("watching")
-    def watching(view: Prunable, _: Evidence) -> Scores:
+    def watching(view: Prunable, _: ScoreContext) -> Scores:
         assert view.model is not model
         assert (view.names, view.head) == (Prunable(model).names, "5")
         seen.append(Masks({name: weight.detach() != 0 for name, weight in view.weights()}))
         return {name: -weight.detach().abs() for name, weight in view.weights()}
 
     masks = prune(
-        Prunable(model), Evidence(), criterion="watching", allocation="global", density=0.1, alive=alive, rounds=3
+        Prunable(model), ScoreContext(), criterion="watching", allocation="global", density=0.1, alive=alive, rounds=3
     )
     assert [m.kept for m in [*seen, masks]] == [kept_count(d, 294) for d in (0.8, 0.4, 0.2, 0.1)]
     assert seen[0] == alive
@@ -151,15 +161,15 @@ def test_rounds_prune_by_equal_factors_and_score_the_pruned_copy() -> None:
 def test_rounds_are_the_criterions_own_or_one() -> None:
     asked: list[str] = []
 
-    def counting(name: str) -> Callable[[Prunable, Evidence], Scores]:
+    def counting(name: str) -> Callable[[Prunable, ScoreContext], Scores]:
         return lambda view, _: asked.append(name) or view.values()  # type: ignore[func-returns-value]
 
-    criterion("often", rounds="7")(counting("often"))
+    criterion("often", rounds=7)(counting("often"))
     criterion("once")(counting("once"))
     for name in ("often", "once"):
-        prune(Prunable(network()), Evidence(), criterion=name, allocation="layerwise", density=0.5)
+        prune(Prunable(network()), ScoreContext(), criterion=name, allocation="layerwise", density=0.5)
     assert (asked.count("often"), asked.count("once")) == (7, 1)
-    prune(Prunable(network()), Evidence(), criterion="once", allocation="layerwise", density=0.5, rounds=2)
+    prune(Prunable(network()), ScoreContext(), criterion="once", allocation="layerwise", density=0.5, rounds=2)
     assert asked.count("once") == 3
 
 
@@ -168,7 +178,7 @@ def test_any_number_of_rounds_ends_at_the_density(density: float, rounds: int, n
     model = Prunable(network())
     alive = by_magnitude(model, density**0.5)
     masks = prune(
-        model, Evidence(), criterion="magnitude", allocation=name, density=density, alive=alive, rounds=rounds
+        model, ScoreContext(), criterion="magnitude", allocation=name, density=density, alive=alive, rounds=rounds
     )
     assert masks.kept == kept_count(density, 294)
     assert masks <= alive
@@ -177,7 +187,7 @@ def test_any_number_of_rounds_ends_at_the_density(density: float, rounds: int, n
 def test_scores_that_do_not_change_make_rounds_one_round() -> None:
     model = Prunable(network())
     once, often = (
-        prune(model, Evidence(), criterion="magnitude", allocation="global", density=0.3, rounds=r) for r in (1, 12)
+        prune(model, ScoreContext(), criterion="magnitude", allocation="global", density=0.3, rounds=r) for r in (1, 12)
     )
     assert once == often
 
@@ -223,7 +233,9 @@ def test_masks_of_another_network(change: dict[str, tuple[int, ...] | None], mes
 @pytest.mark.parametrize("rounds", [0, -1])
 def test_no_round_at_all(rounds: int) -> None:
     with pytest.raises(InputError, match=f"rounds = {rounds}; expected at least 1"):
-        prune(Prunable(network()), Evidence(), criterion="magnitude", allocation="global", density=0.5, rounds=rounds)
+        prune(
+            Prunable(network()), ScoreContext(), criterion="magnitude", allocation="global", density=0.5, rounds=rounds
+        )
 
 
 def test_a_pair_that_does_not_fit_is_refused_by_name() -> None:
@@ -240,9 +252,9 @@ def test_a_pair_that_does_not_fit_is_refused_by_name() -> None:
 def test_unknown_names_get_the_nearest() -> None:
     model = Prunable(network())
     with pytest.raises(InputError, match=r"unknown criterion 'magnitud'.*did you mean 'magnitude'"):
-        prune(model, Evidence(), criterion="magnitud", allocation="global", density=0.5)
+        prune(model, ScoreContext(), criterion="magnitud", allocation="global", density=0.5)
     with pytest.raises(InputError, match=r"unknown allocation 'globall'.*did you mean 'global'"):
-        prune(model, Evidence(), criterion="magnitude", allocation="globall", density=0.5)
+        prune(model, ScoreContext(), criterion="magnitude", allocation="globall", density=0.5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -267,16 +279,16 @@ def test_scores_of_the_wrong_weights(change: dict[str, tuple[int, ...] | None], 
     shapes = {n: tuple(w.shape) for n, w in model.weights()} | change
     register_criterion({n: torch.ones(s) for n, s in shapes.items() if s is not None})
     with pytest.raises(InputError, match=message):
-        prune(model, Evidence(), criterion="given", allocation="global", density=0.5)
+        prune(model, ScoreContext(), criterion="given", allocation="global", density=0.5)
 
 
 @pytest.mark.usefixtures("registered")
 def test_an_allocation_that_breaks_its_promise_is_caught() -> None:
-    allocation("one-too-few")(lambda scores, density, alive: allocation["global"](scores, density - 1 / 294, alive))
-    allocation("undead")(lambda scores, density, alive: allocation["global"](scores, density, Masks.full(scores)))
+    allocation("one-too-few")(lambda scores, density, alive: ALLOCATIONS["global"](scores, density - 1 / 294, alive))
+    allocation("undead")(lambda scores, density, alive: ALLOCATIONS["global"](scores, density, Masks.full(scores)))
     model = Prunable(network())
     with pytest.raises(OneticketError, match="'one-too-few' broke its promise: it kept 146 weights instead of 147"):
-        prune(model, Evidence(), criterion="magnitude", allocation="one-too-few", density=0.5)
+        prune(model, ScoreContext(), criterion="magnitude", allocation="one-too-few", density=0.5)
     alive = ~by_magnitude(model, 0.5)
     with pytest.raises(OneticketError, match=r"'undead' broke its promise: .* 147 of them no longer alive"):
-        prune(model, Evidence(), criterion="magnitude", allocation="undead", density=0.5, alive=alive)
+        prune(model, ScoreContext(), criterion="magnitude", allocation="undead", density=0.5, alive=alive)

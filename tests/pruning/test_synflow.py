@@ -14,9 +14,9 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.metrics import find_paths
 from oneticket.models import ModelSpec, build
-from oneticket.pruning import Evidence, Prunable, criterion, prune
+from oneticket.pruning import CRITERIA, Prunable, ScoreContext, prune
 
-SOURCES = Evidence(batches=lambda: [(torch.full((7, 2, 5, 5), 3.0), torch.zeros(7, dtype=torch.int64))])
+SOURCES = ScoreContext(batches=lambda: [(torch.full((7, 2, 5, 5), 3.0), torch.zeros(7, dtype=torch.int64))])
 
 
 def flow(case: Any, state: dict[str, Tensor]) -> Tensor:
@@ -35,7 +35,7 @@ def test_the_score_is_the_flow_that_goes_with_the_weight(case: Any) -> None:
     state = case.state()
     whole = flow(case, state)
     assert float(whole) > 0
-    for name, scores in criterion["synflow"](Prunable(case.model), SOURCES).items():
+    for name, scores in CRITERIA["synflow"](Prunable(case.model), SOURCES).items():
         assert scores.dtype == torch.float64
         for index in np.ndindex(*scores.shape):
             without = state[name].clone()
@@ -72,7 +72,7 @@ def test_every_layer_of_a_chain_carries_the_whole_flow() -> None:
     """The conservation law (Tanaka et al., Theorem 2), which holds where there are no shortcuts."""
     model = build(ModelSpec(name="vgg11", options={"width": 0.1}), input_shape=(2, 8, 8), classes=5, seed=0)
     view = Prunable(model, prune_head=True)
-    sums = [float(s.sum()) for s in criterion["synflow"](view, SOURCES).values()]
+    sums = [float(s.sum()) for s in CRITERIA["synflow"](view, SOURCES).values()]
     assert len(sums) == 9
     assert sums == pytest.approx([sums[0]] * 9, rel=1e-10)
 
@@ -81,7 +81,7 @@ def test_every_layer_of_a_chain_carries_the_whole_flow() -> None:
 def test_no_layer_collapses_at_99_9_percent_where_magnitudes_at_initialisation_do(seed: int) -> None:
     model = build(ModelSpec(name="vgg19", options={"width": 0.125}), input_shape=(3, 8, 8), classes=10, seed=seed)
     view = Prunable(model)
-    evidence = Evidence(
+    evidence = ScoreContext(
         initial=model.state_dict, batches=lambda: [(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))]
     )
     flowing, large = (
@@ -95,7 +95,7 @@ def test_no_layer_collapses_at_99_9_percent_where_magnitudes_at_initialisation_d
     with torch.no_grad():
         for name, weight in view.weights():
             weight.mul_(flowing[name])
-    assert all(float(s.sum()) > 0 for s in criterion["synflow"](view, evidence).values())
+    assert all(float(s.sum()) > 0 for s in CRITERIA["synflow"](view, evidence).values())
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -103,7 +103,7 @@ def test_at_99_9_percent_of_a_residual_network_what_is_left_is_on_a_path(seed: i
     """A block may go whole here, since its shortcut carries on; magnitudes at initialisation lose more of them."""
     model = build(ModelSpec(name="resnet20", options={"width": 0.5}), input_shape=(3, 8, 8), classes=10, seed=seed)
     view, example = Prunable(model), torch.zeros(4, 3, 8, 8)
-    evidence = Evidence(initial=model.state_dict, batches=lambda: [(example, torch.zeros(4, dtype=torch.int64))])
+    evidence = ScoreContext(initial=model.state_dict, batches=lambda: [(example, torch.zeros(4, dtype=torch.int64))])
     flowing, large = (
         prune(view, evidence, criterion=name, allocation="global", density=0.001)
         for name in ("synflow", "magnitude-init")
@@ -120,27 +120,27 @@ def test_masked_weights_score_zero_and_carry_nothing(case: Any) -> None:
     name = "conv1.weight"
     with torch.no_grad():
         view.model.conv1.weight[1:] = 0
-    scores = criterion["synflow"](view, SOURCES)
+    scores = CRITERIA["synflow"](view, SOURCES)
     assert float(scores[name][1:].abs().max()) == 0
     assert float(scores["conv2.weight"][:, 1:].abs().max()) == 0
     assert float(scores["conv2.weight"][:, 0].min()) > 0
 
 
 def test_the_batches_give_a_shape_and_nothing_else(case: Any) -> None:
-    other = Evidence(batches=lambda: [(torch.randn(2, 2, 5, 5), torch.ones(2, dtype=torch.int64))])
-    first, second = (criterion["synflow"](Prunable(case.model), given) for given in (SOURCES, other))
+    other = ScoreContext(batches=lambda: [(torch.randn(2, 2, 5, 5), torch.ones(2, dtype=torch.int64))])
+    first, second = (CRITERIA["synflow"](Prunable(case.model), given) for given in (SOURCES, other))
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
 def test_signs_biases_shifts_and_running_means_do_not_matter(case: Any) -> None:
-    before = criterion["synflow"](Prunable(case.model), SOURCES)
+    before = CRITERIA["synflow"](Prunable(case.model), SOURCES)
     with torch.no_grad():
         for name, tensor in case.model.state_dict().items():
             if name.endswith(("bias", "running_mean")):
                 tensor.normal_()
             elif name.endswith("weight"):
                 tensor.mul_(torch.where(torch.rand(tensor.shape) < 0.5, 1, -1))
-    after = criterion["synflow"](Prunable(case.model), SOURCES)
+    after = CRITERIA["synflow"](Prunable(case.model), SOURCES)
     assert all(torch.equal(before[n], after[n]) for n in before)
 
 
@@ -151,8 +151,8 @@ def test_flow_that_float32_could_not_hold() -> None:
     for parameter in model.parameters():
         nn.init.constant_(parameter, 16.0)
     nn.init.ones_(model[-1].weight)
-    given = Evidence(batches=lambda: [(torch.ones(1, 8), torch.zeros(1))])
-    scores = criterion["synflow"](Prunable(model), given)
+    given = ScoreContext(batches=lambda: [(torch.ones(1, 8), torch.zeros(1))])
+    scores = CRITERIA["synflow"](Prunable(model), given)
     assert all(set(s.flatten().tolist()) == {24 * 2.0**280 / 64} for s in scores.values())
     masks = prune(Prunable(model), given, criterion="synflow", allocation="global", density=0.25, rounds=1)
     # All scores tie, so those of the lower index stay.
@@ -165,4 +165,4 @@ def test_flow_that_float32_could_not_hold() -> None:
 def test_normalisation_by_the_input_itself_is_refused(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(InputError, match=r"criterion 'synflow': '1' \(\w+\) normalises by its own input"):
-        criterion["synflow"](Prunable(model), SOURCES)
+        CRITERIA["synflow"](Prunable(model), SOURCES)

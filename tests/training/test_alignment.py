@@ -13,7 +13,7 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Evidence, prune
+from oneticket.pruning import ScoreContext, prune
 from oneticket.pruning.correspondence import reindexed
 from oneticket.training.alignment import match_channels
 
@@ -48,7 +48,7 @@ def batches(count: int = 3) -> list[tuple[Tensor, Tensor]]:
 
 def test_a_permuted_copy_is_matched_exactly(network: nn.Module) -> None:
     view = Prunable(network)
-    masks = prune(view, Evidence(), criterion="magnitude", allocation="global", density=0.2)
+    masks = prune(view, ScoreContext(), criterion="magnitude", allocation="global", density=0.2)
     groups = channel_groups(network, batches()[0][0])
     assert groups
     orders = [torch.randperm(g.channels, generator=torch.Generator().manual_seed(9)) for g in groups]

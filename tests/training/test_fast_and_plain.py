@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from oneticket.data import ImageSet
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build
-from oneticket.models import model as models
+from oneticket.models import MODELS, ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams
 from oneticket.training import Recipe, Runtime, train
@@ -29,7 +28,7 @@ WIDTHS = {"lenet-300-100": 0.2, "resnet18": 0.0625, "resnet50": 0.125} | dict.fr
     ("conv-2", "conv-4", "conv-6", "vgg11", "vgg16", "vgg19"), 0.125
 )
 QUICK = ("lenet-300-100", "conv-2", "resnet20", "vgg11")
-NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in models]
+NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MODELS]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 UNFUSED: dict[str, Any] = {"foreach": False, "fused": False}

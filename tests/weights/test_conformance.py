@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
-from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms, rescaling
+from oneticket.weights import (
+    DRAWS,
+    NORMS,
+    RESCALINGS,
+    DrawContext,
+    RescalingContext,
+    check_optimizer,
+    norm_names,
+    rescale,
+)
 
 MOMENTS = ("initial", "rewound", "trained", "redrawn")
 
@@ -51,10 +60,10 @@ def masks() -> Masks:
     )
 
 
-def origins() -> Origins:
+def origins() -> DrawContext:
     """Everything a draw may look at."""
     moments = {key: lambda seed=seed: state(seed) for seed, key in enumerate(MOMENTS)}
-    return Origins(**moments, masks=masks, generator=lambda: torch.Generator().manual_seed(7))
+    return DrawContext(**moments, masks=masks, generator=lambda: torch.Generator().manual_seed(7))
 
 
 def context(name: str, network: nn.Module, dtype: torch.dtype) -> RescalingContext:
@@ -71,7 +80,7 @@ def context(name: str, network: nn.Module, dtype: torch.dtype) -> RescalingConte
     )
 
 
-@pytest.mark.parametrize("registry", [draw, norms, rescaling], ids=lambda registry: registry.kind)
+@pytest.mark.parametrize("registry", [DRAWS, NORMS, RESCALINGS], ids=lambda registry: registry.kind)
 def test_every_entry_says_what_it_is(registry: type) -> None:
     assert list(registry)
     for entry in registry.entries():
@@ -80,36 +89,38 @@ def test_every_entry_says_what_it_is(registry: type) -> None:
         assert " " not in entry.name
 
 
-@pytest.mark.parametrize("name", list(draw))
+@pytest.mark.parametrize("name", list(DRAWS))
 def test_draws_give_a_full_state_and_repeat(name: str) -> None:
-    first, again = (draw[name](origins()) for _ in range(2))
+    first, again = (DRAWS[name](origins()) for _ in range(2))
     assert {k: (t.shape, t.dtype) for k, t in first.items()} == {k: (t.shape, t.dtype) for k, t in state(0).items()}
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not any(tensor.requires_grad for tensor in first.values())
     Odd().load_state_dict(first)
 
 
-@pytest.mark.parametrize("name", list(draw))
-@pytest.mark.parametrize("choice", list(norms))
+@pytest.mark.parametrize("name", list(DRAWS))
+@pytest.mark.parametrize("choice", list(NORMS))
 def test_norms_change_nothing_but_norms(choice: str, name: str) -> None:
-    drawn, names = draw[name](origins()), norm_names(Odd())
-    after = norms[choice](drawn, origins(), names)
+    drawn, names = DRAWS[name](origins()), norm_names(Odd())
+    after = NORMS[choice](drawn, origins(), names)
     assert list(after) == list(drawn)
     assert all(torch.equal(after[key], drawn[key]) for key in drawn.keys() - set(names))
     assert any(torch.equal(after["norm.running_var"], state(seed)["norm.running_var"]) for seed in range(len(MOMENTS)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("drawn", list(draw))
-@pytest.mark.parametrize("name", list(rescaling))
+@pytest.mark.parametrize("drawn", list(DRAWS))
+@pytest.mark.parametrize("name", list(RESCALINGS))
 def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, drawn: str, dtype: torch.dtype) -> None:
     kept = masks()
-    values = draw[drawn](origins())
+    values = DRAWS[drawn](origins())
     network = Odd().to(dtype)
     network.load_state_dict({n: t * kept[n] if n in kept else t for n, t in values.items()})
     weights = {n: network.state_dict()[n].clone() for n in kept}
     before = {n: w.clone() for n, w in weights.items()}
-    after, again = (rescaling[name](weights, kept, context(drawn, network, dtype)) for _ in range(2))
+    after, again = (
+        rescale(name, weights, kept, context(drawn, network, dtype), optimizer="adam").weights for _ in range(2)
+    )
     assert {n: (w.shape, w.dtype) for n, w in after.items()} == {n: (w.shape, w.dtype) for n, w in before.items()}
     for layer, weight in after.items():
         assert torch.isfinite(weight).all()
@@ -122,7 +133,7 @@ def test_rescalings_keep_masks_shapes_dtypes_and_their_input(name: str, drawn: s
         assert not weight.numel() or weight.data_ptr() != weights[layer].data_ptr()
 
 
-@pytest.mark.parametrize("name", [e.name for e in rescaling.entries() if e.facts.get("needs") != "ticket"])
+@pytest.mark.parametrize("name", [e.name for e in RESCALINGS.entries() if e.facts.needs != "ticket"])
 def test_a_rescaling_that_compounds_says_so(name: str) -> None:
     """Rescaled once more, weights change only where the fact says that they would."""
     kept, network = masks(), Odd()
@@ -131,15 +142,25 @@ def test_a_rescaling_that_compounds_says_so(name: str) -> None:
     for _ in range(2):
         network.load_state_dict(states[-1])
         weights = {n: states[-1][n].clone() for n in kept}
-        states.append(
-            states[-1] | rescaling[name](weights, kept, context("trained", copy.deepcopy(network), torch.float32))
-        )
+        given = context("trained", copy.deepcopy(network), torch.float32)
+        states.append(states[-1] | rescale(name, weights, kept, given, optimizer="adam").weights)
     same = all(torch.equal(states[2][n], states[1][n]) for n in kept)
-    assert same is (rescaling.entry(name).facts.get("again") != "compounds")
+    assert same is (RESCALINGS.entry(name).facts.again != "compounds")
 
 
-@pytest.mark.parametrize("name", [e.name for e in rescaling.entries() if not {"needs", "rates"} & set(e.facts)])
+@pytest.mark.parametrize("name", [e.name for e in RESCALINGS.entries() if not (e.facts.needs or e.facts.optimizers)])
 def test_rescalings_without_a_fact_need_weights_and_masks_only(name: str) -> None:
     kept = masks()
     weights = {n: state(1)[n] * kept[n] for n in kept}
-    assert rescaling[name](weights, kept, RescalingContext("rewound")).keys() == kept.keys()
+    assert rescale(name, weights, kept, RescalingContext("rewound"), optimizer="adam").weights.keys() == kept.keys()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", [e.name for e in RESCALINGS.entries() if not e.facts.optimizers])
+def test_a_rescaling_for_any_optimiser_leaves_learning_rates_alone(name: str, optimizer: str) -> None:
+    kept, network = masks(), Odd()
+    network.load_state_dict({n: t * kept[n] if n in kept else t for n, t in state(1).items()})
+    weights = {n: network.state_dict()[n].clone() for n in kept}
+    check_optimizer(name, optimizer)
+    given = context("rewound", network, torch.float32)
+    assert rescale(name, weights, kept, given, optimizer=optimizer).lr_factors == {}

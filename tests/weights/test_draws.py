@@ -9,7 +9,7 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.weights import Origins, draw
+from oneticket.weights import DRAWS, DrawContext
 
 # Draw, and the origins it looks at (methods §5).
 ORIGINS = {
@@ -46,15 +46,15 @@ def masks(density: float = 0.4) -> Masks:
     return Masks(kept)
 
 
-def origins(seed: int = 0, *, only: list[str] | None = None) -> Origins:
+def origins(seed: int = 0, *, only: list[str] | None = None) -> DrawContext:
     given = {key: lambda key=key: STATES[key] for key in STATES}
     given |= {"masks": masks, "generator": lambda: torch.Generator().manual_seed(seed)}
-    return Origins(**{key: source for key, source in given.items() if only is None or key in only})
+    return DrawContext(**{key: source for key, source in given.items() if only is None or key in only})
 
 
 @pytest.mark.parametrize(("name", "origin"), WHOLE.items())
 def test_a_draw_gives_its_origin_with_every_parameter_and_buffer(name: str, origin: str) -> None:
-    values = draw[name](origins())
+    values = DRAWS[name](origins())
     assert list(values) == list(STATES[origin])
     assert "1.running_mean" in values
     for key, value in values.items():
@@ -66,17 +66,17 @@ def test_a_draw_gives_its_origin_with_every_parameter_and_buffer(name: str, orig
 @pytest.mark.parametrize(("name", "needed"), ORIGINS.items())
 def test_a_draw_asks_for_nothing_else_and_changes_nothing_it_is_given(name: str, needed: list[str]) -> None:
     before = {key: {n: t.clone() for n, t in STATES[key].items()} for key in STATES}
-    assert draw[name](origins(only=needed))
+    assert DRAWS[name](origins(only=needed))
     for key in STATES:
         assert all(torch.equal(STATES[key][n], before[key][n]) for n in before[key])
     for missing in needed:
-        with pytest.raises(InputError, match=rf"Origins\({missing}=…\)"):
-            draw[name](origins(only=[key for key in needed if key != missing]))
+        with pytest.raises(InputError, match=rf"DrawContext\({missing}=…\)"):
+            DRAWS[name](origins(only=[key for key in needed if key != missing]))
 
 
 # -- shuffled values ---------------------------------------------------------------------------------------------
 def test_reshuffled_moves_kept_values_inside_each_layer_and_nothing_else() -> None:
-    values, kept = draw["reshuffled"](origins()), masks()
+    values, kept = DRAWS["reshuffled"](origins()), masks()
     for name, before in STATES["rewound"].items():
         after = values[name]
         if name not in kept:
@@ -87,7 +87,7 @@ def test_reshuffled_moves_kept_values_inside_each_layer_and_nothing_else() -> No
         assert sorted(after[mask].tolist()) == sorted(before[mask].tolist())
         moved = int((after[mask] != before[mask]).sum())
         assert moved > 0.8 * int(mask.sum())
-    again, other = draw["reshuffled"](origins()), draw["reshuffled"](origins(1))
+    again, other = DRAWS["reshuffled"](origins()), DRAWS["reshuffled"](origins(1))
     assert torch.equal(values["2.weight"], again["2.weight"])
     assert not torch.equal(values["2.weight"], other["2.weight"])
 
@@ -98,8 +98,8 @@ def test_reshuffled_puts_every_value_everywhere_equally_often() -> None:
     values = {"w": torch.tensor([0.0, 1.0, 9.0, 2.0, 3.0])}
     stream, count = torch.Generator().manual_seed(0), torch.zeros(4, 4)
     for _ in range(2000):
-        given = Origins(rewound=lambda: values, masks=lambda: kept, generator=lambda: stream)
-        places = draw["reshuffled"](given)["w"][kept["w"]].long()
+        given = DrawContext(rewound=lambda: values, masks=lambda: kept, generator=lambda: stream)
+        places = DRAWS["reshuffled"](given)["w"][kept["w"]].long()
         count[torch.arange(4), places] += 1
     assert (count / 2000 - 0.25).abs().max() < 4 * (0.25 * 0.75 / 2000) ** 0.5
 
@@ -107,14 +107,14 @@ def test_reshuffled_puts_every_value_everywhere_equally_often() -> None:
 # -- signs -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", SIGNS)
 def test_signs_are_the_tickets(name: str) -> None:
-    values, owner = draw[name](origins()), STATES[SIGNS[name]]
+    values, owner = DRAWS[name](origins()), STATES[SIGNS[name]]
     for layer in masks():
         assert torch.equal(values[layer].sign(), owner[layer].sign())
         assert not torch.equal(values[layer].abs(), owner[layer].abs())
 
 
 def test_sign_constant_has_the_spread_of_the_initial_weights() -> None:
-    values = draw["sign-constant"](origins())
+    values = DRAWS["sign-constant"](origins())
     for name in masks():
         start = STATES["initial"][name].numpy().astype(np.float64)
         sigma = np.sqrt(((start - start.mean()) ** 2).mean())
@@ -125,7 +125,7 @@ def test_sign_constant_has_the_spread_of_the_initial_weights() -> None:
 
 @pytest.mark.parametrize("name", ["sign-redrawn", "sign-trained"])
 def test_redrawn_magnitudes_are_those_of_the_fresh_draw(name: str) -> None:
-    values = draw[name](origins())
+    values = DRAWS[name](origins())
     for layer in masks():
         assert torch.equal(values[layer].abs(), STATES["redrawn"][layer].abs())
     rest = values.keys() - masks().keys()
@@ -136,14 +136,14 @@ def test_redrawn_magnitudes_are_those_of_the_fresh_draw(name: str) -> None:
 def test_what_has_no_sign_stays_zero(name: str) -> None:
     weights = {"w": torch.tensor([-2.0, 0.0, 3.0])}
     start = {"w": torch.tensor([0.5, 0.7, -0.1])}
-    given = Origins(
+    given = DrawContext(
         rewound=lambda: weights,
         trained=lambda: weights,
         initial=lambda: start,
         redrawn=lambda: start,
         masks=lambda: Masks.full(weights),
     )
-    after = draw[name](given)["w"]
+    after = DRAWS[name](given)["w"]
     assert after[0] < 0 == after[1] < after[2]
 
 
@@ -155,20 +155,21 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
         asked.append(key)
         return STATES[key]
 
-    given = Origins(**{key: lambda key=key: source(key) for key in STATES})
+    given = DrawContext(**{key: lambda key=key: source(key) for key in STATES})
     assert asked == []
-    given.trained()
+    assert given.trained == given.trained
     assert asked == ["trained"]
 
 
 @pytest.mark.parametrize("origin", [*STATES, "masks", "generator"])
 def test_an_origin_that_was_not_given_is_named(origin: str) -> None:
-    with pytest.raises(InputError, match=rf"not given; expected Origins\({origin}=…\)"):
-        getattr(Origins(), origin)()
+    with pytest.raises(InputError, match=rf"not given; expected DrawContext\({origin}=…\)"):
+        getattr(DrawContext(), origin)
 
 
-def test_changing_what_was_given_out_does_not_change_the_origin() -> None:
+def test_what_was_given_out_cannot_be_changed_for_others() -> None:
     given = {"w": torch.ones(2)}
-    from_given = Origins(initial=lambda: given)
-    from_given.initial()["w"] = torch.zeros(2)
-    assert torch.equal(from_given.initial()["w"], torch.ones(2))
+    from_given = DrawContext(initial=lambda: given)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        from_given.initial["w"] = torch.zeros(2)  # type: ignore[index]
+    assert torch.equal(from_given.initial["w"], torch.ones(2))

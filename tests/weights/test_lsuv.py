@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.weights import RescalingContext, rescaling
+from oneticket.weights import RescalingContext, rescale
 from oneticket.weights.lsuv import TOLERANCE
 
 NETS = [("vgg11", "batch"), ("vgg11", "none"), ("resnet20", "batch"), ("resnet20", "none"), ("resnet20", "group")]
@@ -43,7 +43,7 @@ def images(count: int = 12, seed: int = 1) -> Tensor:
 def rescaled(net: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     weights, masks = Prunable(net).values(), masks_of(net)
     context = RescalingContext("rewound", network=lambda: copy.deepcopy(net), batch=lambda: batch)
-    return rescaling["data"](weights, masks, context)
+    return rescale("data", weights, masks, context, optimizer="adam").weights
 
 
 def with_weights(net: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
@@ -139,7 +139,7 @@ def test_a_layer_that_cannot_vary_by_one_is_left_as_it_was_and_the_next_is_not(s
     batch = torch.randn(40, 4)
     masks = Masks({name: torch.ones_like(w, dtype=torch.bool) for name, w in Prunable(net).weights()})
     context = RescalingContext("rewound", network=lambda: copy.deepcopy(net), batch=lambda: batch)
-    after = rescaling["data"](Prunable(net).values(), masks, context)
+    after = rescale("data", Prunable(net).values(), masks, context, optimizer="adam").weights
     assert torch.equal(after["2.weight"], net[2].weight)
     found = variances(with_weights(net, after), batch)
     assert abs(found["0.weight"] - 1) < TOLERANCE

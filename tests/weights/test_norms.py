@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from oneticket.models import ModelSpec, build
-from oneticket.weights import Origins, norm_names, norms
+from oneticket.weights import NORMS, DrawContext, norm_names
 
 ORIGIN = {"fresh": "redrawn", "rewound": "rewound", "trained": "trained"}
 
@@ -25,12 +25,12 @@ def states() -> dict[str, dict[str, torch.Tensor]]:
     return made
 
 
-@pytest.mark.parametrize("name", list(norms))
+@pytest.mark.parametrize("name", list(NORMS))
 def test_a_choice_changes_normalisation_parameters_and_no_other(name: str) -> None:
     given, names = states(), norm_names(network())
-    origins = Origins(**{key: lambda key=key: given[key] for key in ("redrawn", "rewound", "trained")})
+    origins = DrawContext(**{key: lambda key=key: given[key] for key in ("redrawn", "rewound", "trained")})
     drawn = {key: tensor.clone() for key, tensor in given["drawn"].items()}
-    after = norms[name](drawn, origins, names)
+    after = NORMS[name](drawn, origins, names)
     giver = given[ORIGIN.get(name, "drawn")]
     assert list(after) == list(drawn)
     for key, tensor in after.items():
@@ -39,17 +39,17 @@ def test_a_choice_changes_normalisation_parameters_and_no_other(name: str) -> No
         assert giver is given["drawn"] or tensor.data_ptr() != giver[key].data_ptr()
 
 
-@pytest.mark.parametrize("name", list(norms))
+@pytest.mark.parametrize("name", list(NORMS))
 def test_a_choice_looks_at_its_own_origin_only(name: str) -> None:
     given = states()
     needed = [ORIGIN[name]] if name in ORIGIN else []
-    origins = Origins(**{key: lambda key=key: given[key] for key in needed})
-    assert norms[name](given["drawn"], origins, norm_names(network()))
+    origins = DrawContext(**{key: lambda key=key: given[key] for key in needed})
+    assert NORMS[name](given["drawn"], origins, norm_names(network()))
 
 
 def test_every_choice_says_what_it_is() -> None:
-    assert {*ORIGIN, "as-drawn"} <= set(norms)
-    assert all(entry.summary and entry.name == entry.name.lower() for entry in norms.entries())
+    assert {*ORIGIN, "as-drawn"} <= set(NORMS)
+    assert all(entry.summary and entry.name == entry.name.lower() for entry in NORMS.entries())
 
 
 def test_names_are_gains_biases_and_statistics_of_every_normalisation() -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.weights import Origins, RescalingContext, draw, rate_factors, rescaling
+from oneticket.weights import DRAWS, DrawContext, RescalingContext, rescale
 
 State = dict[str, Tensor]
 NETWORKS = [("vgg11", "batch"), ("vgg11", "none"), ("resnet20", "batch"), ("resnet20", "none")]
 NARROW = {"vgg11": 0.1, "resnet20": 0.25}
-DRAWS = 200
+TIMES = 200
 LEARNT = ("rewound", "trained", "reshuffled")  # at a ticket's scale; all other draws are at the initial one
 
 
@@ -49,12 +49,12 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     return found
 
 
-def origins(pair: tuple[str, str], masks: Masks) -> Origins:
+def origins(pair: tuple[str, str], masks: Masks) -> DrawContext:
     """W_0, W_k, W_T and a fresh draw as four networks, of which W_k and W_T have been scaled by learning."""
     states = {key: state(*pair, seed) for seed, key in enumerate(("initial", "rewound", "trained", "redrawn"))}
     for key, factor in (("rewound", 1.7), ("trained", 0.6)):
         states[key] = {n: t * factor if t.is_floating_point() else t for n, t in states[key].items()}
-    return Origins(
+    return DrawContext(
         **{key: lambda key=key: states[key] for key in states},
         masks=lambda: masks,
         generator=lambda: torch.Generator().manual_seed(5),
@@ -62,25 +62,23 @@ def origins(pair: tuple[str, str], masks: Masks) -> Origins:
 
 
 # -- draws ---------------------------------------------------------------------------------------------------------
-def sign_constant(given: Origins, layer: str) -> np.ndarray:
-    start = given.initial()[layer].numpy()
-    return np.sign(given.rewound()[layer].numpy()) * np.sqrt(((start - start.mean()) ** 2).mean())
+def sign_constant(given: DrawContext, layer: str) -> np.ndarray:
+    start = given.initial[layer].numpy()
+    return np.sign(given.rewound[layer].numpy()) * np.sqrt(((start - start.mean()) ** 2).mean())
 
 
-def sign_redrawn(given: Origins, layer: str) -> np.ndarray:
-    return np.sign(given.rewound()[layer].numpy()) * np.abs(given.redrawn()[layer].numpy())
+def sign_redrawn(given: DrawContext, layer: str) -> np.ndarray:
+    return np.sign(given.rewound[layer].numpy()) * np.abs(given.redrawn[layer].numpy())
 
 
-FORMULAS: dict[str, Callable[[Origins, str], np.ndarray]] = {
-    "rewound": lambda given, layer: given.rewound()[layer].numpy(),
-    "initial": lambda given, layer: given.initial()[layer].numpy(),
-    "trained": lambda given, layer: given.trained()[layer].numpy(),
-    "re-drawn": lambda given, layer: given.redrawn()[layer].numpy(),
+FORMULAS: dict[str, Callable[[DrawContext, str], np.ndarray]] = {
+    "rewound": lambda given, layer: given.rewound[layer].numpy(),
+    "initial": lambda given, layer: given.initial[layer].numpy(),
+    "trained": lambda given, layer: given.trained[layer].numpy(),
+    "re-drawn": lambda given, layer: given.redrawn[layer].numpy(),
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
-    "sign-trained": lambda given, layer: (
-        np.sign(given.trained()[layer].numpy()) * np.abs(given.redrawn()[layer].numpy())
-    ),
+    "sign-trained": lambda given, layer: np.sign(given.trained[layer].numpy()) * np.abs(given.redrawn[layer].numpy()),
 }
 
 
@@ -88,7 +86,7 @@ FORMULAS: dict[str, Callable[[Origins, str], np.ndarray]] = {
 def test_kept_weights_of_networks(name: str, pair: tuple[str, str]) -> None:
     masks = masks_of(network(*pair, 0))
     given = origins(pair, masks)
-    values = draw[name](given)
+    values = DRAWS[name](given)
     for layer, mask in masks.items():
         expected = FORMULAS[name](given, layer)[mask.numpy()]
         np.testing.assert_allclose(values[layer].numpy()[mask.numpy()], expected, rtol=0, atol=1e-10)
@@ -97,7 +95,7 @@ def test_kept_weights_of_networks(name: str, pair: tuple[str, str]) -> None:
 def test_shuffled_weights_of_networks_stay_in_their_layer(pair: tuple[str, str]) -> None:
     masks = masks_of(network(*pair, 0))
     given = origins(pair, masks)
-    values, before = draw["reshuffled"](given), given.rewound()
+    values, before = DRAWS["reshuffled"](given), given.rewound
     for layer, mask in masks.items():
         assert torch.equal(values[layer][mask].sort().values, before[layer][mask].sort().values)
         assert int(mask.sum()) < 3 or not torch.equal(values[layer], before[layer])
@@ -128,9 +126,9 @@ FACTORS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("name", FACTORS)
 def test_rescaled_weights_of_networks(name: str, drawn: str, pair: tuple[str, str]) -> None:
     masks = masks_of(network(*pair, 0))
-    values = draw[drawn](origins(pair, masks))
+    values = DRAWS[drawn](origins(pair, masks))
     weights = {n: values[n] * masks[n] for n in masks}
-    after = rescaling[name](weights, masks, RescalingContext(drawn))
+    after = rescale(name, weights, masks, RescalingContext(drawn), optimizer="adam").weights
     for layer, mask in masks.items():
         expected = FACTORS[name](weights[layer].numpy(), mask.numpy())
         np.testing.assert_allclose(after[layer].numpy(), expected, rtol=0, atol=1e-10)
@@ -140,10 +138,10 @@ def test_rescaled_weights_of_networks(name: str, drawn: str, pair: tuple[str, st
 def test_fan_in_draws_fresh_weights_of_networks_from_its_stream(seed: int, pair: tuple[str, str]) -> None:
     """N(0, 2/f_i(m)) unit by unit, from standard normals of the same generator in the order of the layers."""
     masks = masks_of(network(*pair, 0), seed)
-    fresh = origins(pair, masks).redrawn()
+    fresh = origins(pair, masks).redrawn
     weights = {n: fresh[n] * masks[n] for n in masks}
     context = RescalingContext("re-drawn", generator=lambda: torch.Generator().manual_seed(seed))
-    after = rescaling["fan-in"](weights, masks, context)
+    after = rescale("fan-in", weights, masks, context, optimizer="adam").weights
     stream = torch.Generator().manual_seed(seed)
     for layer, mask in masks.items():
         expected = torch.randn(mask.shape, generator=stream, dtype=torch.float64).numpy()
@@ -152,15 +150,17 @@ def test_fan_in_draws_fresh_weights_of_networks_from_its_stream(seed: int, pair:
             expected[unit] *= inputs * (math.sqrt(2 / left) if left else 0.0)
         np.testing.assert_allclose(after[layer].numpy(), expected, rtol=0, atol=1e-12)
         assert after[layer].dtype == weights[layer].dtype
-    again = rescaling["fan-in"]({n: w * 3 for n, w in weights.items()}, masks, RescalingContext(
-        "re-drawn", generator=lambda: torch.Generator().manual_seed(seed)))  # fmt: skip
+    again = rescale("fan-in", {n: w * 3 for n, w in weights.items()}, masks, RescalingContext(
+        "re-drawn", generator=lambda: torch.Generator().manual_seed(seed)), optimizer="adam").weights  # fmt: skip
     assert all(torch.equal(again[n], after[n]) for n in masks), "nothing is left of the weights that it is given"
 
 
 def test_rates_of_networks_go_with_the_density(pair: tuple[str, str]) -> None:
     masks = masks_of(network(*pair, 0))
     expected = {n: mask.numel() / np.count_nonzero(mask.numpy()) for n, mask in masks.items()}
-    assert rate_factors("smup", masks, "adam") == pytest.approx(expected, rel=1e-12)
+    weights = {n: mask.float() for n, mask in masks.items()}
+    made = rescale("smup", weights, masks, RescalingContext("rewound"), optimizer="adam")
+    assert made.lr_factors == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("drawn", [*FORMULAS, "reshuffled"])
@@ -169,13 +169,11 @@ def test_matched_weights_of_networks(drawn: str, pair: tuple[str, str]) -> None:
     masks = masks_of(network(*pair, 0))
     given = origins(pair, masks)
     elsewhere = masks.permuted(torch.Generator().manual_seed(2), within="network")
-    context = RescalingContext(
-        drawn, ticket=lambda: (given.rewound(), masks), random=lambda: (given.redrawn(), elsewhere)
-    )
-    values = draw[drawn](given)
+    context = RescalingContext(drawn, ticket=lambda: (given.rewound, masks), random=lambda: (given.redrawn, elsewhere))
+    values = DRAWS[drawn](given)
     weights = {n: values[n] * masks[n] for n in masks}
-    after = rescaling["matched"](weights, masks, context)
-    others, kept = (given.redrawn(), elsewhere) if drawn in LEARNT else (given.rewound(), masks)
+    after = rescale("matched", weights, masks, context, optimizer="adam").weights
+    others, kept = (given.redrawn, elsewhere) if drawn in LEARNT else (given.rewound, masks)
     for layer, mask in masks.items():
         here = weights[layer].numpy()[mask.numpy()]
         there = others[layer].numpy()[kept[layer].numpy()]
@@ -203,14 +201,15 @@ def test_second_moments_of_layers_over_200_draws(name: str, pair: tuple[str, str
     fan_in = {n: w[0].numel() for n, w in Prunable(net).weights()}
     density = 0.3
     measured: dict[str, list[np.ndarray]] = {n: [] for n in fan_in}
-    for seed in range(DRAWS):
+    for seed in range(TIMES):
         stream = torch.Generator().manual_seed(100 + seed)
         masks = Masks({n: torch.rand(w.shape, generator=stream) < density for n, w in Prunable(net).weights()})
         fresh = {
             n: torch.randn(mask.shape, generator=stream).double() * math.sqrt(2 / fan_in[n]) * mask
             for n, mask in masks.items()
         }
-        for layer, weight in rescaling[name](fresh, masks, RescalingContext("re-drawn")).items():
+        made = rescale(name, fresh, masks, RescalingContext("re-drawn"), optimizer="adam")
+        for layer, weight in made.weights.items():
             measured[layer].append(weight.square().mean().numpy())
     factor = density if name == "none" else 1.0
     beyond, count = misses(measured, {n: factor * 2 / f for n, f in fan_in.items()})
@@ -224,14 +223,14 @@ def test_fan_in_keeps_the_power_that_reaches_a_unit_over_200_draws(drawn: str, p
     net = network(*pair, 0)
     masks, stream = masks_of(net), torch.Generator().manual_seed(7)
     measured: dict[str, list[np.ndarray]] = {n: [] for n in masks}
-    for seed in range(DRAWS):
+    for seed in range(TIMES):
         own = torch.Generator().manual_seed(100 + seed)
         fresh = {
             n: torch.randn(m.shape, generator=own).double() * math.sqrt(2 / m[0].numel()) for n, m in masks.items()
         }
         weights = {n: w * masks[n] for n, w in fresh.items()}
         context = RescalingContext(drawn, generator=lambda: stream)
-        for layer, weight in rescaling["fan-in"](weights, masks, context).items():
+        for layer, weight in rescale("fan-in", weights, masks, context, optimizer="adam").weights.items():
             alive = masks[layer].flatten(1).sum(1) > 1  # χ² of one degree is too skewed for a standard error
             measured[layer].append(weight.square().flatten(1).sum(1)[alive].numpy())
             assert not weight[0].any()

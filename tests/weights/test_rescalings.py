@@ -11,10 +11,10 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.weights import RescalingContext, draw, rate_factors, rescaling
+from oneticket.weights import DRAWS, RescalingContext, check_optimizer, rescale
 
 SHAPES = {"conv": (6, 4, 3, 3), "fc": (10, 30)}
-DRAWS = 200
+TIMES = 200
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -47,16 +47,16 @@ def weights_of(masks: Masks, seed: int = 1, dtype: torch.dtype = torch.float32) 
 def test_none_changes_nothing() -> None:
     masks = masks_of()
     weights = weights_of(masks)
-    after = rescaling["none"](weights, masks, ticket_context())
+    after = rescale("none", weights, masks, ticket_context(), optimizer="adam").weights
     assert all(torch.equal(after[name], weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize("name", ["layer", "smup"])
-@pytest.mark.parametrize("drawn", list(draw))
+@pytest.mark.parametrize("drawn", list(DRAWS))
 def test_layer_and_smup_divide_by_the_root_of_the_density(name: str, drawn: str) -> None:
     masks = masks_of()
     weights = weights_of(masks)
-    after = rescaling[name](weights, masks, RescalingContext(drawn))
+    after = rescale(name, weights, masks, RescalingContext(drawn), optimizer="adam").weights
     for name, weight in weights.items():
         rho = np.count_nonzero(masks[name].numpy()) / masks[name].numel()
         assert 0.2 < rho < 0.6
@@ -68,11 +68,11 @@ def test_layer_restores_the_second_moment_of_all_entries() -> None:
     for name, shape in SHAPES.items():
         fan_in = math.prod(shape[1:])
         moments = []
-        for seed in range(DRAWS):
+        for seed in range(TIMES):
             mask = Masks({name: torch.rand(shape, generator=generator(1000 + seed)) < 0.25})
-            after = rescaling["layer"](weights_of(mask, seed), mask, ticket_context())[name]
+            after = rescale("layer", weights_of(mask, seed), mask, ticket_context(), optimizer="adam").weights[name]
             moments.append(float(after.double().square().mean()))
-        error = np.std(moments, ddof=1) / math.sqrt(DRAWS)
+        error = np.std(moments, ddof=1) / math.sqrt(TIMES)
         assert abs(np.mean(moments) - 2 / fan_in) < 3 * error
         assert 3 * error < 0.1 * 2 / fan_in, "the test could not tell a wrong factor"
 
@@ -80,7 +80,7 @@ def test_layer_restores_the_second_moment_of_all_entries() -> None:
 def test_fan_in_multiplies_each_unit_of_a_ticket() -> None:
     masks = masks_of()
     weights = weights_of(masks)
-    after = rescaling["fan-in"](weights, masks, ticket_context())
+    after = rescale("fan-in", weights, masks, ticket_context(), optimizer="adam").weights
     for name, weight in weights.items():
         for unit in range(weight.shape[0]):
             mask = masks[name][unit].numpy()
@@ -96,8 +96,8 @@ def test_fan_in_draws_each_unit_anew_with_variance_two_over_its_inputs() -> None
     weights = weights_of(masks)
     squares: dict[str, list[np.ndarray]] = {name: [] for name in masks}
     values: dict[str, list[np.ndarray]] = {name: [] for name in masks}
-    for _ in range(DRAWS):
-        after = rescaling["fan-in"](weights, masks, redrawn_context(stream))
+    for _ in range(TIMES):
+        after = rescale("fan-in", weights, masks, redrawn_context(stream), optimizer="adam").weights
         for name, weight in after.items():
             squares[name].append(weight.double().square().flatten(1).sum(dim=1).numpy())
             values[name].append(weight.double().flatten(1).sum(dim=1).numpy())
@@ -105,7 +105,7 @@ def test_fan_in_draws_each_unit_anew_with_variance_two_over_its_inputs() -> None
     for name in masks:
         for sums, target in ((np.array(squares[name]), 2.0), (np.array(values[name]), 0.0)):
             # Unit i: f_i weights of variance 2/f_i, so its squares sum to 2 on average, whatever f_i; its values to 0.
-            error = sums[:, 1:].std(axis=0, ddof=1) / math.sqrt(DRAWS)
+            error = sums[:, 1:].std(axis=0, ddof=1) / math.sqrt(TIMES)
             misses += int((np.abs(sums[:, 1:].mean(axis=0) - target) > 3 * error).sum())
         assert not np.array(squares[name])[:, 0].any(), "a unit without inputs stays zero"
     # 28 statistics at 3 standard errors: more than one beyond has a probability below 0.3 %.
@@ -115,7 +115,7 @@ def test_fan_in_draws_each_unit_anew_with_variance_two_over_its_inputs() -> None
 def test_fan_in_forgets_the_weights_of_a_fresh_draw_and_follows_its_generator() -> None:
     masks = masks_of()
     draws = [
-        rescaling["fan-in"](weights_of(masks, seed), masks, redrawn_context(generator(stream)))
+        rescale("fan-in", weights_of(masks, seed), masks, redrawn_context(generator(stream)), optimizer="adam").weights
         for seed, stream in ((1, 0), (2, 0), (1, 1))
     ]
     assert torch.equal(draws[0]["fc"], draws[1]["fc"])
@@ -126,8 +126,8 @@ def test_fan_in_forgets_the_weights_of_a_fresh_draw_and_follows_its_generator() 
 def test_fan_in_keeps_the_signs_of_what_is_no_fresh_draw(drawn: str) -> None:
     masks = masks_of()
     weights = weights_of(masks)
-    after = rescaling["fan-in"](weights, masks, RescalingContext(drawn))
-    expected = rescaling["fan-in"](weights, masks, ticket_context())
+    after = rescale("fan-in", weights, masks, RescalingContext(drawn), optimizer="adam").weights
+    expected = rescale("fan-in", weights, masks, ticket_context(), optimizer="adam").weights
     assert all(torch.equal(after[name], expected[name]) for name in masks)
 
 
@@ -142,8 +142,8 @@ def test_fan_in_counts_the_inputs_of_units_of_transposed_convolutions(dims: int,
     weights = {name: torch.randn(chosen.shape, generator=generator(2)) * chosen}
     stream = generator(9)
     contexts = [RescalingContext(d, network=lambda: model, generator=lambda: stream) for d in ("rewound", "re-drawn")]
-    after = rescaling["fan-in"](weights, mask, contexts[0])[name]
-    fresh = [rescaling["fan-in"](weights, mask, contexts[1])[name] for _ in range(DRAWS)]
+    after = rescale("fan-in", weights, mask, contexts[0], optimizer="adam").weights[name]
+    fresh = [rescale("fan-in", weights, mask, contexts[1], optimizer="adam").weights[name] for _ in range(TIMES)]
     powers, inputs, units = [], 6 // groups, 12 // groups
     for group in range(groups):
         rows = slice(group * inputs, (group + 1) * inputs)
@@ -153,7 +153,7 @@ def test_fan_in_counts_the_inputs_of_units_of_transposed_convolutions(dims: int,
             torch.testing.assert_close(after[rows, unit].double(), expected, rtol=1e-6, atol=0)
             powers.append([float(draw[rows, unit].double().square().sum()) for draw in fresh])
     # f_i weights of variance 2/f_i: their squares sum to 2 on average, in each unit.
-    error = np.std(powers, axis=1, ddof=1) / math.sqrt(DRAWS)
+    error = np.std(powers, axis=1, ddof=1) / math.sqrt(TIMES)
     assert (np.abs(np.mean(powers, axis=1) - 2) < 4 * error).all()
     assert (4 * error < 1).all(), "the test could not tell a wrong axis"
 
@@ -162,7 +162,7 @@ def test_fan_in_counts_the_inputs_of_units_of_transposed_convolutions(dims: int,
 def test_a_dense_network_is_left_alone(name: str) -> None:
     masks = Masks.full(masks_of())
     weights = weights_of(masks)
-    after = rescaling[name](weights, masks, ticket_context())
+    after = rescale(name, weights, masks, ticket_context(), optimizer="adam").weights
     assert all(torch.equal(after[layer], weights[layer]) for layer in weights)
 
 
@@ -188,10 +188,10 @@ def sides(drawn: str, seed: int = 0) -> tuple[RescalingContext, dict[str, torch.
     return context, own, masks, {name: moment(others[name], kept[name]) for name in masks}
 
 
-@pytest.mark.parametrize("drawn", list(draw))
+@pytest.mark.parametrize("drawn", list(DRAWS))
 def test_matched_gives_each_layer_the_second_moment_of_the_other_side(drawn: str) -> None:
     context, weights, masks, wanted = sides(drawn)
-    after = rescaling["matched"](weights, masks, context)
+    after = rescale("matched", weights, masks, context, optimizer="adam").weights
     for name, weight in weights.items():
         factor = math.sqrt(wanted[name] / moment(weight, masks[name]))
         assert not 0.8 < factor < 1.2
@@ -202,21 +202,21 @@ def test_matched_gives_each_layer_the_second_moment_of_the_other_side(drawn: str
 def test_a_matched_ticket_has_the_moment_of_the_initial_distribution() -> None:
     """The random ticket's kept weights are N(0, 2/f_l) wherever they are: mean over 200 of them within 3 errors."""
     moments: dict[str, list[float]] = {name: [] for name in SHAPES}
-    for seed in range(DRAWS):
+    for seed in range(TIMES):
         context, weights, masks, _ = sides("rewound", seed)
-        for name, weight in rescaling["matched"](weights, masks, context).items():
+        for name, weight in rescale("matched", weights, masks, context, optimizer="adam").weights.items():
             moments[name].append(moment(weight, masks[name]))
     for name, shape in SHAPES.items():
-        error = np.std(moments[name], ddof=1) / math.sqrt(DRAWS)
+        error = np.std(moments[name], ddof=1) / math.sqrt(TIMES)
         target = 2 / math.prod(shape[1:])
         assert abs(np.mean(moments[name]) - target) < 3 * error
         assert 3 * error < 0.1 * target, "the test could not tell a wrong factor"
 
 
 def test_matched_random_arms_have_the_tickets_moment_at_every_draw() -> None:
-    for seed in range(DRAWS):
+    for seed in range(TIMES):
         context, weights, masks, wanted = sides("re-drawn", seed)
-        for name, weight in rescaling["matched"](weights, masks, context).items():
+        for name, weight in rescale("matched", weights, masks, context, optimizer="adam").weights.items():
             assert moment(weight, masks[name]) == pytest.approx(wanted[name], rel=1e-6)
 
 
@@ -228,40 +228,43 @@ def test_matched_leaves_a_layer_alone_where_a_side_has_no_moment(mine: str, thei
         return {"w": weight}, Masks({"w": torch.full((2, 3), kind != "collapsed")})
 
     (weights, masks), other = side(mine, 2.0), side(theirs, 5.0)
-    after = rescaling["matched"](weights, masks, RescalingContext("re-drawn", ticket=lambda: other))["w"]
+    after = rescale(
+        "matched", weights, masks, RescalingContext("re-drawn", ticket=lambda: other), optimizer="adam"
+    ).weights["w"]
     expected = 5.0 if mine == theirs == "kept" else weights["w"] * masks["w"]
     assert torch.equal(after, torch.full((2, 3), 5.0) if isinstance(expected, float) else expected)
 
 
 # -- learning rates ----------------------------------------------------------------------------------------------
+def rates(masks: Masks, optimizer: str) -> dict[str, float]:
+    """The factors that belong to the weights of ``smup``."""
+    weights = {name: torch.ones(mask.shape) * mask for name, mask in masks.items()}
+    return dict(rescale("smup", weights, masks, ticket_context(), optimizer=optimizer).lr_factors)
+
+
 def test_smup_rates_are_over_the_density() -> None:
     masks = masks_of()
     for optimizer in ("adam", "adamw"):
-        factors = rate_factors("smup", masks, optimizer)
+        factors = rates(masks, optimizer)
         assert factors == {
             n: pytest.approx(m.numel() / np.count_nonzero(m.numpy()), rel=1e-12) for n, m in masks.items()
         }
-    assert rate_factors("smup", Masks.full(masks), "adam") == dict.fromkeys(masks, 1.0)
-    assert rate_factors("smup", ~Masks.full(masks), "adam") == dict.fromkeys(masks, 1.0)
+    assert rates(Masks.full(masks), "adam") == dict.fromkeys(masks, 1.0)
+    assert rates(~Masks.full(masks), "adam") == dict.fromkeys(masks, 1.0)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
 def test_smup_is_refused_with_optimisers_it_was_not_derived_for(optimizer: str) -> None:
     with pytest.raises(InputError, match=rf"'smup' with the optimiser '{optimizer}'.*expected adam or adamw"):
-        rate_factors("smup", masks_of(), optimizer)
-
-
-@pytest.mark.parametrize("name", [n for n in rescaling if n != "smup"])
-def test_every_other_rescaling_leaves_learning_rates_alone(name: str) -> None:
-    assert rate_factors(name, masks_of(), "sgd") == rate_factors(name, masks_of(), "adam") == {}
+        rates(masks_of(), optimizer)
+    with pytest.raises(InputError, match=rf"'smup' with the optimiser '{optimizer}'.*expected adam or adamw"):
+        check_optimizer("smup", optimizer)
 
 
 @pytest.mark.parametrize("asked", ["network", "batch", "ticket", "random", "generator"])
 def test_what_a_rescaling_was_not_given_is_named(asked: str) -> None:
-    context = RescalingContext("rewound")
-    ask = (lambda: context.generator) if asked == "generator" else getattr(context, asked)
     with pytest.raises(InputError, match=rf"not given; expected RescalingContext\({asked}=…\)"):
-        ask()
+        getattr(RescalingContext("rewound"), asked)
 
 
 def test_an_unknown_draw_is_refused() -> None:

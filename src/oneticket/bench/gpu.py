@@ -20,7 +20,7 @@ from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
 from oneticket.lab.cell import Workplace
-from oneticket.lab.engines import Progress, engine
+from oneticket.lab.engines import ENGINES, Progress
 from oneticket.lab.experiment import load_experiment
 from oneticket.lab.plan import make_plan
 from oneticket.lab.scheduler import Watcher, run_plan
@@ -72,7 +72,7 @@ def time_together(folder: Path, file: Path, workload: Workload, device: str) -> 
             store=str(store.root), cache=str(folder / "cache"), folder=str(folder),
             runtime=Runtime(device=device, layout="channels-last", threads=1),
         )  # fmt: skip
-        summary = run_plan(plan, store, engine["local"](), workplace, workers=REPLICATES, watcher=clock)
+        summary = run_plan(plan, store, ENGINES["local"](), workplace, workers=REPLICATES, watcher=clock)
     if not summary.complete:
         raise OneticketError(f"a replicate failed: {next(iter(summary.failed.values()))}")
     return 1 / (epochs_per_second(clock.ends) * workload.steps)

@@ -10,7 +10,7 @@ from oneticket.data import Augmentation, ImageSet, Normalisation
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.pruning import Evidence, prune
+from oneticket.pruning import ScoreContext, prune
 from oneticket.randomness import seeded
 from oneticket.training import Recipe
 from oneticket.training.recipe import Precision
@@ -65,7 +65,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.density == 1:
             return None
         network = faded(self.network(seed), seed)
-        return prune(Prunable(network), Evidence(), criterion="magnitude", allocation="global", density=self.density)
+        return prune(
+            Prunable(network), ScoreContext(), criterion="magnitude", allocation="global", density=self.density
+        )
 
     def normalisation(self) -> Normalisation:
         """That of uniform noise, the same for every alternative: computing it is part of no step."""

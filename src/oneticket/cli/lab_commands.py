@@ -144,13 +144,13 @@ def _run(
     from oneticket.data import default_cache
     from oneticket.lab.capacity import default_workers
     from oneticket.lab.cell import Workplace
-    from oneticket.lab.engines import engine
+    from oneticket.lab.engines import ENGINES
     from oneticket.lab.results import remember
     from oneticket.lab.scheduler import run_plan
     from oneticket.lab.store import Store
     from oneticket.training import Runtime
 
-    make_engine = engine[engine_name]
+    make_engine = ENGINES[engine_name]
     check_device(device)
     place = cache or default_cache()
     graph, origin = _planned(file, place)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from oneticket.lab.arms import Arm
 
 
+_KEYS = {"rescale": "rescaling"}
+"""The key of experiment files → the kind of what it names, where the two differ."""
+
+
 @click.command("list")
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -19,6 +23,8 @@ def list_everything(kind: str | None, as_json: bool) -> None:
     from oneticket.errors import unknown
 
     kinds = _kinds()
+    if kind in _KEYS:
+        kind = _KEYS[kind]
     if kind is not None and kind not in kinds:
         raise unknown("kind", kind, kinds)
     shown = {k: v for k, v in kinds.items() if kind in (None, k)}
@@ -35,13 +41,13 @@ def list_everything(kind: str | None, as_json: bool) -> None:
 
 
 def _kinds() -> dict[str, list[dict[str, str]]]:
-    from oneticket.data import source
+    from oneticket.data import SOURCES
     from oneticket.lab.arms import ARM_SOURCES, ARMS
-    from oneticket.lab.engines import engine
-    from oneticket.methods import method, pretraining
-    from oneticket.models import model
-    from oneticket.pruning import allocation, control, criterion
-    from oneticket.weights import draw, norms, rescaling
+    from oneticket.lab.engines import ENGINES
+    from oneticket.methods import METHODS, PRETRAININGS
+    from oneticket.models import MODELS
+    from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
+    from oneticket.weights import DRAWS, NORMS, RESCALINGS
 
     arms = [
         {
@@ -52,7 +58,7 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
         for name, arm in ARMS.items()
     ]
     registries = (
-        criterion, allocation, control, draw, norms, rescaling, method, pretraining, model, source, engine,
+        CRITERIA, ALLOCATIONS, CONTROLS, DRAWS, NORMS, RESCALINGS, METHODS, PRETRAININGS, MODELS, SOURCES, ENGINES,
     )  # fmt: skip
     return {"arm": arms} | {
         registry.kind: [{"name": e.name, "summary": e.summary, "source": e.source} for e in registry.entries()]

@@ -5,10 +5,11 @@ from oneticket.data.batches import BatchSource, DatasetBatches, ImageBatches, Te
 from oneticket.data.cache import default_cache
 from oneticket.data.reference import DataRef, open_data, resolve
 from oneticket.data.sets import ImageSet, Splits
-from oneticket.data.sources import source
+from oneticket.data.sources import SOURCES, source
 from oneticket.data.spec import DataSpec
 
 __all__ = [
+    "SOURCES",
     "Augmentation",
     "BatchSource",
     "DataRef",

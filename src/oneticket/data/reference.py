@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
 from oneticket.data.sets import ImageSet, Splits
-from oneticket.data.sources import Source, source
+from oneticket.data.sources import SOURCES, Source
 from oneticket.data.spec import DataSpec, chain
 from oneticket.data.steps import AnyStep, Channels, Selection, Size, View, held_out
 from oneticket.errors import InputError
@@ -94,7 +94,7 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
     kind, place = base.origin
     size = next((Size(spec.size, spec.fit) for _, spec in path if spec.size is not None), None)
     try:
-        found = source[kind](place, folder)
+        found = SOURCES[kind](place, folder)
         same_size, mixed = (digest([kind, _state(found) or place, to]) for to in (None, msgspec.to_builtins(size)))
         with locked(cache, same_size):
             fingerprint = remembered(cache, same_size) or remembered(cache, mixed)

@@ -15,7 +15,7 @@ from oneticket.data.cache import Decoded, Part
 from oneticket.data.decoding import Encoded, Picture, decode, extra
 from oneticket.data.steps import Size
 from oneticket.errors import InputError, nearest, unknown
-from oneticket.registry import Registry
+from oneticket.registry import NoFacts, Registry
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 Read = Callable[[Size | None], tuple[Decoded, bool]]
@@ -33,7 +33,8 @@ class Source:
     read: Read
 
 
-source: Registry[Callable[[str, Path], Source]] = Registry("data source")
+SOURCES: Registry[Callable[[str, Path], Source], NoFacts] = Registry("data source", NoFacts)
+source = SOURCES.register
 
 
 @source("builtin")

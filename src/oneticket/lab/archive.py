@@ -18,7 +18,7 @@ from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
-from oneticket.pruning.base import Batches
+from oneticket.pruning.context import Batches
 from oneticket.randomness import Streams
 from oneticket.search import Replayed, State, next_masks
 

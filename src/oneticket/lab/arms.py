@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 from oneticket.errors import InputError, unknown
-from oneticket.methods import method, method_options, pretraining
+from oneticket.methods import METHODS, PRETRAININGS, method_options
 from oneticket.models import ModelSpec
-from oneticket.pruning import allocation, control, criterion
+from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
 from oneticket.search import Restored, Retraining, Search
-from oneticket.weights import draw, norms
+from oneticket.weights import DRAWS, NORMS
 
 DENSE = "dense"
 TICKET = "ticket"
@@ -65,14 +65,14 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         if self.mask not in (masks := mask_words()):
             raise unknown("mask", self.mask, masks)
-        if self.weights not in (weights := [*draw, *pretraining]):
+        if self.weights not in (weights := [*DRAWS, *PRETRAININGS]):
             raise unknown("weights", self.weights, weights)
-        if self.method not in method:
-            raise unknown("method", self.method, list(method))
-        if self.norms not in (choices := [*norms, INTERPOLATED]):
+        if self.method not in METHODS:
+            raise unknown("method", self.method, list(METHODS))
+        if self.norms not in (choices := [*NORMS, INTERPOLATED]):
             raise unknown("norms", self.norms, choices)
-        if self.allocation not in allocation:
-            raise unknown("allocation", self.allocation, list(allocation))
+        if self.allocation not in ALLOCATIONS:
+            raise unknown("allocation", self.allocation, list(ALLOCATIONS))
         msgspec.structs.force_setattr(self, "options", method_options(self.method, self.options))
         if self.makes_masks and self.mask != DENSE:
             raise InputError(
@@ -82,9 +82,9 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(
                 f"weights = '{self.weights}' with a dense mask", expected="weights = 'initial' or 'trained'"
             )
-        if self.weights in pretraining and self.mask != DENSE:
+        if self.weights in PRETRAININGS and self.mask != DENSE:
             raise InputError(f"weights = '{self.weights}' under a mask", expected=f"mask = '{DENSE}'")
-        if self.weights in pretraining and self.norms != "as-drawn":
+        if self.weights in PRETRAININGS and self.norms != "as-drawn":
             raise InputError(f"norms = '{self.norms}' with a pre-trained network", expected="norms = 'as-drawn'")
         if self.search != OtherSearch() and self.needs != "ticket":
             raise InputError("a search for an arm that looks at no ticket", expected="no search, or mask = 'ticket'")
@@ -102,12 +102,12 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def makes_masks(self) -> bool:
         """Whether the method makes the masks while it trains."""
-        return method.entry(self.method).facts.get("makes") == "masks"
+        return METHODS.entry(self.method).facts.makes == "masks"
 
     @property
     def mask_from(self) -> str:
-        """Whose ticket a control wants its masks from, when not that of the replicate itself: ``other-seed``."""
-        return control.entry(self.mask).facts.get("masks_from", "") if self.mask in control else ""
+        """Whose ticket the masks come from: the replicate's ``own``, or one of another seed or depth."""
+        return CONTROLS.entry(self.mask).facts.masks_from if self.mask in CONTROLS else "own"
 
     @property
     def needs(self) -> Needs:
@@ -116,14 +116,14 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         An arm that looks at the density only (the register of controls says which do) with weights that are no
         ticket's is the same network whatever the source, and is trained once for all of them.
         """
-        if self.weights in pretraining:
+        if self.weights in PRETRAININGS:
             return "pretraining"
         fresh = self.weights in ("re-drawn", "initial") and self.norms in ("as-drawn", "fresh")
         if not fresh:
             return "ticket"
         if self.mask == DENSE:
             return "density" if self.makes_masks else "nothing"
-        if self.mask == TICKET or (self.mask in control and control.entry(self.mask).facts.get("needs") != "density"):
+        if self.mask == TICKET or (self.mask in CONTROLS and CONTROLS.entry(self.mask).facts.needs != "density"):
             return "ticket"
         return "density"
 
@@ -135,7 +135,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def starts_at_rewind(self) -> bool:
         """Whether the training begins at the rewind point of the recipe."""
-        return method.entry(self.method).facts.get("start") == "rewind"
+        return METHODS.entry(self.method).facts.start == "rewind"
 
     @property
     def looks_at_source(self) -> bool:
@@ -149,13 +149,13 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def scored_on_target(self) -> bool:
         """Whether the mask comes from scores of the untrained network on the target's training data."""
-        return self.mask in criterion and self.mask not in (DENSE, TICKET) and self.mask not in control
+        return self.mask in CRITERIA and self.mask not in (DENSE, TICKET) and self.mask not in CONTROLS
 
 
 def mask_words() -> list[str]:
     """Every word that an arm's ``mask`` can be."""
-    at_start = [entry.name for entry in criterion.entries() if entry.facts.get("at") == "init"]
-    return [DENSE, TICKET, *control, *(name for name in at_start if name not in control)]
+    at_start = [entry.name for entry in CRITERIA.entries() if entry.facts.at == "init"]
+    return [DENSE, TICKET, *CONTROLS, *(name for name in at_start if name not in CONTROLS)]
 
 
 _LITERATURE: dict[str, tuple[Arm, str]] = {

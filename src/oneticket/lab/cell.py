@@ -25,7 +25,7 @@ from oneticket.lab.starting import assemble
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import save_masks, save_state
 from oneticket.masks import Masks
-from oneticket.methods import Lesson, method, pretraining
+from oneticket.methods import METHODS, PRETRAININGS, PretrainingTask
 from oneticket.methods.footprint import binary_weights, stored_bytes
 from oneticket.metrics.paths import find_paths
 from oneticket.metrics.reachability import UnknownPaths
@@ -133,8 +133,8 @@ def _compute(
     runtime = msgspec.structs.replace(workplace.runtime, layout=asked.layout)
     try:
         if isinstance(cell.start, Pretraining):
-            training = pretraining[cell.start.task](
-                Lesson(
+            training = PRETRAININGS[cell.start.task](
+                PretrainingTask(
                     model, cell.network.head, train_set, cell.recipe, cell.seed, runtime=runtime,
                     checkpoint=checkpoint, on_epoch=on_epoch,
                 )
@@ -234,7 +234,7 @@ def _paths(model: nn.Module, masks: Masks | None, cell: Description) -> dict[str
 
 
 def _is_binary(cell: Description) -> bool:
-    return isinstance(cell.start, ArmStart) and method.entry(cell.start.method).facts.get("weights") == "binary"
+    return isinstance(cell.start, ArmStart) and METHODS.entry(cell.start.method).facts.weights == "binary"
 
 
 def _environment(runtime: Runtime, kernels: Kernels) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from oneticket.data.spec import chain
 from oneticket.errors import InputError, unknown
 from oneticket.lab.arms import ARMS, Arm
 from oneticket.lab.refusal import convert, read_toml, refuse_unwritable
-from oneticket.masks import Masks
 from oneticket.models import ModelSpec
-from oneticket.pruning import allocation, criterion
+from oneticket.pruning import ALLOCATIONS, CRITERIA
 from oneticket.pruning.base import check_pair
 from oneticket.search import Search, check_rescaling
 from oneticket.training import Recipe
-from oneticket.weights import rate_factors, rescaling
+from oneticket.weights import RESCALINGS, check_optimizer
 
 MOST = 10_000
 """Of replicates, and of rounds: what is beyond is a slip, and planning it would fill the memory."""
@@ -153,15 +152,15 @@ def _check_replicates(experiment: Experiment) -> None:
 
 
 def _check_search(search: Search, where: str) -> None:
-    for registry, word in ((criterion, search.criterion), (allocation, search.allocation)):
+    for registry, word in ((CRITERIA, search.criterion), (ALLOCATIONS, search.allocation)):
         if word not in registry:
             raise unknown(registry.kind, word, list(registry), where=f"{where}.{registry.kind}")
     try:
         check_pair(search.criterion, search.allocation)
     except InputError as error:
         raise error.at(f"{where}.allocation") from None
-    if search.rescale not in rescaling:
-        raise unknown("rescaling", search.rescale, list(rescaling), where=f"{where}.rescale")
+    if search.rescale not in RESCALINGS:
+        raise unknown("rescaling", search.rescale, list(RESCALINGS), where=f"{where}.rescale")
     if search.rounds > MOST:
         raise InputError(f"rounds = {search.rounds}", where=f"{where}.rounds", expected=f"at most {MOST}")
     if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
@@ -198,11 +197,11 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
         except InputError as error:
             raise error.at(f"{place}.rescale, for {role}") from None
     for name in transfer.rescale:
-        if name not in rescaling:
-            raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")
+        if name not in RESCALINGS:
+            raise unknown("rescaling", name, list(RESCALINGS), where=f"{where}.rescale")
         for role in transfer.targets:
             try:
-                rate_factors(name, Masks({}), experiment.recipe[split_role(role)[1]].optimizer)
+                check_optimizer(name, experiment.recipe[split_role(role)[1]].optimizer)
             except InputError as error:
                 raise error.at(f"{where}.rescale") from None
     if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):

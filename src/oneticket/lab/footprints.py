@@ -20,7 +20,8 @@ from oneticket.lab.description import ArmStart, Description
 from oneticket.lab.results import TidyRow, tidy
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks
-from oneticket.methods import method
+from oneticket.methods import METHODS
+from oneticket.methods.base import MethodFacts
 from oneticket.methods.binary_inputs import binarise_inputs
 from oneticket.methods.footprint import binary_weights, seconds_per_sample, ways
 from oneticket.statistics import describe
@@ -87,7 +88,7 @@ def stored_network(cell: str, archive: Archive) -> nn.Module:
     description = archive.description(cell)
     network = archive.build(description.network, description.seed)
     network.load_state_dict(archive.end(cell))
-    if _facts(description).get("inputs") == "binary":
+    if _facts(description).inputs == "binary":
         binarise_inputs(network, binary_weights(network, description.network.head))
     return network.eval()
 
@@ -101,7 +102,7 @@ def _beside(networks: Sequence[list[TidyRow]], archive: Archive) -> Iterator[dic
         if cell is None:
             continue
         description = _description(cell, archive)
-        if seeds[0]["arm"] in ARMS or _facts(description).get("weights") == "binary":
+        if seeds[0]["arm"] in ARMS or _facts(description).weights == "binary":
             masks = load_masks(archive.store.folder(cell) / "masks.safetensors")
             shape = description.network.input
             measured |= {(number, way): net for way, net in ways(stored_network(cell, archive), masks).items()}
@@ -139,9 +140,9 @@ def _over_seeds(rows: Sequence[TidyRow], store: Store) -> dict[str, Any]:
     }
 
 
-def _facts(cell: Description) -> dict[str, str]:
+def _facts(cell: Description) -> MethodFacts:
     """What the register of methods says of the one that trained ``cell``."""
-    return dict(method.entry(cell.start.method).facts) if isinstance(cell.start, ArmStart) else {}
+    return METHODS.entry(cell.start.method).facts if isinstance(cell.start, ArmStart) else MethodFacts()
 
 
 def _of(row: TidyRow, keys: Sequence[str]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from oneticket.lab.leaks import TOLERATED, Leak, find_leak
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
-from oneticket.pruning import allocation, kept_count
+from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
 from oneticket.search import Search
@@ -219,7 +219,7 @@ class Inventory:
             elif arm.scored_on_target:
                 used[arm.allocation, density] = f"arm.{name}.allocation"
         for (name, density), where in used.items():
-            if "least" in allocation.entry(name).facts:
+            if ALLOCATIONS.entry(name).facts.least is not None:
                 scores = {weight: torch.zeros(shape) for weight, shape in shapes.items()}
                 try:
                     allocate(name, scores, density, Masks.full(scores), head if head in shapes else None)

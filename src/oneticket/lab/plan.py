@@ -15,7 +15,7 @@ from oneticket.lab.order import by_data
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
-from oneticket.weights import rescaling
+from oneticket.weights import RESCALINGS
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +180,7 @@ class _Planner:
         giver, number = owners[arm.ticket], self.inventory.round(density, search)
         ticket = values = pretrained = None
         cost = 0
-        if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
+        if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
             found_in = arm.found_in or spec
             ticket = self._ticket(found_in, giver, from_seed, number, search)

@@ -77,13 +77,13 @@ def recall(file: Path, home: Callable[[str], Path]) -> Finished | None:
 
 def _places(folder: Path, experiment: Experiment) -> Iterable[str]:
     """Every file that the data comes from, and the folders in which another could appear."""
-    from oneticket.data import source
+    from oneticket.data import SOURCES
     from oneticket.data.spec import chain
 
     roles = [role for transfer in experiment.transfer for role in (*transfer.sources, *transfer.targets)]
     for name in {role.partition("@")[0] for role in roles}:
         kind, place = chain(experiment.data, name)[0][1].origin
-        files = [file.absolute() for file in source[kind](place, folder).files]
+        files = [file.absolute() for file in SOURCES[kind](place, folder).files]
         folders = {file.parent for file in files}
         if kind == "images":
             home = (folder / Path(place).expanduser()).absolute()

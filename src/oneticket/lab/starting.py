@@ -13,15 +13,15 @@ from oneticket.lab.archive import Archive, first_entries, state_of, view_of, wit
 from oneticket.lab.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.lab.description import ArmStart, Description, Round, TicketRef
 from oneticket.masks import Masks
-from oneticket.methods import Situation, callback_of, method
+from oneticket.methods import METHODS, MethodContext, callback_of
 from oneticket.methods.interpolation import Interpolated
-from oneticket.pruning import Circumstances, Evidence, control, kept_count, prune
+from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
 from oneticket.search import State, begin_round, masked_state
 from oneticket.training import Callback, Start
 from oneticket.training.alignment import match_channels
-from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms, rate_factors, rescaling
+from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, norm_names, rescale
 
 
 class Assembled(msgspec.Struct, frozen=True):
@@ -78,8 +78,10 @@ class _ArmStart:
     def assembled(self) -> Assembled:
         masks, state = self.masks, self.unscaled
         weights = {name: state[name] for name in masks}
-        state = state | rescaling[self.arm.rescale](weights, masks, self._rescaling_context(state))
-        return Assembled(_holding(self.network, state), state, masks, self._start(masks))
+        context = self._rescaling_context(state)
+        made = rescale(self.arm.rescale, weights, masks, context, optimizer=self.cell.recipe.optimizer)
+        state = state | made.weights
+        return Assembled(_holding(self.network, state), state, masks, self._start(made))
 
     # -- masks ---------------------------------------------------------------------------------------------------
     @cached_property
@@ -89,14 +91,14 @@ class _ArmStart:
             return Masks.full(dict(self.view.weights()))
         if word == TICKET:
             return self.archive.masks(self._ticket)
-        if word in control:
+        if word in CONTROLS:
             return self._control(word)
-        evidence = Evidence(
+        context = ScoreContext(
             initial=lambda: self.fresh,
             batches=lambda: self.archive.evidence(self.cell),
             generator=lambda: self._mask_stream(word),
         )
-        return prune(self.view, evidence, criterion=word, allocation=self.arm.allocation, density=self.arm.density)
+        return prune(self.view, context, criterion=word, allocation=self.arm.allocation, density=self.arm.density)
 
     @property
     def _ticket(self) -> TicketRef:
@@ -111,13 +113,13 @@ class _ArmStart:
             given = first_entries(full, kept_count(self.arm.density, self.view.total))
         else:
             given = self.archive.masks(self._ticket)
-        return control[word](given, self._circumstances(self._mask_stream(word)))
+        return CONTROLS[word](given, self._control_context(self._mask_stream(word)))
 
     def _mask_stream(self, word: str) -> torch.Generator:
         return self.streams.generator("mask", word, f"{self.arm.density:.12g}")
 
-    def _circumstances(self, generator: torch.Generator) -> Circumstances:
-        return Circumstances(
+    def _control_context(self, generator: torch.Generator) -> ControlContext:
+        return ControlContext(
             generator=lambda: generator,
             initial=lambda: self.archive.initial(self._ticket.dense),
             trained=lambda: self.archive.end(self._ticket.dense),
@@ -143,17 +145,17 @@ class _ArmStart:
         if self.arm.pretrained is not None:
             drawn = self.archive.end(self.arm.pretrained)
         else:
-            drawn = draw[self.arm.weights](self._origins)
+            drawn = DRAWS[self.arm.weights](self._draw_context)
             if self.arm.norms != INTERPOLATED:
-                drawn = norms[self.arm.norms](drawn, self._origins, norm_names(self.network))
+                drawn = NORMS[self.arm.norms](drawn, self._draw_context, norm_names(self.network))
             else:
-                drawn = norms["trained"](drawn, self._origins, norm_names(self.network))
+                drawn = NORMS["trained"](drawn, self._draw_context, norm_names(self.network))
         return masked_state(with_head(drawn, self.fresh, self.cell.network.head), self.masks)
 
     @cached_property
-    def _origins(self) -> Origins:
+    def _draw_context(self) -> DrawContext:
         giver = self.arm.values or self.arm.ticket
-        return Origins(
+        return DrawContext(
             initial=self._initial,
             redrawn=self._redrawn,
             rewound=(lambda: self._fitted(self.archive.rewound(giver))) if giver else None,
@@ -169,7 +171,7 @@ class _ArmStart:
         the density alone): a ticket that is there for the rescaling's sake changes no start.
         """
         giver = self.arm.values or self.arm.ticket
-        of_none = self.arm.mask not in (DENSE, TICKET, *control) or _by_density(self.arm.mask)
+        of_none = self.arm.mask not in (DENSE, TICKET, *CONTROLS) or _by_density(self.arm.mask)
         if giver is None or (of_none and self.arm.weights == "initial"):
             return dict(self.fresh)
         return self._fitted(self.archive.initial(giver.dense))
@@ -203,22 +205,22 @@ class _ArmStart:
             random=random,
         )
 
-    def _start(self, masks: Masks) -> Start:
-        recipe, facts = self.cell.recipe, method.entry(self.arm.method).facts
-        situation = Situation(self.arm.density, self.cell.network.head, recipe)
-        callbacks: list[Callback] = [callback_of(self.arm.method, situation, self.arm.options)]
+    def _start(self, made: Rescaled) -> Start:
+        recipe, facts = self.cell.recipe, METHODS.entry(self.arm.method).facts
+        context = MethodContext(self.arm.density, self.cell.network.head, recipe)
+        callbacks: list[Callback] = [callback_of(self.arm.method, context, self.arm.options)]
         if self.arm.norms == INTERPOLATED:
             names = norm_names(self.network)
-            trained, fresh = self._origins.trained(), self._origins.redrawn()
+            trained, fresh = self._draw_context.trained, self._draw_context.redrawn
             callbacks.insert(0, Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names}))
         return Start(
-            step=self.arm.rewind if facts.get("start") == "rewind" else 0,
-            lr_schedule="last" if facts.get("lr") == "last" else "recipe",
-            lr_factors=rate_factors(self.arm.rescale, masks, recipe.optimizer),
+            step=self.arm.rewind if facts.start == "rewind" else 0,
+            lr_schedule="last" if facts.lr == "last" else "recipe",
+            lr_factors=made.lr_factors,
             callbacks=tuple(callbacks),
         )
 
 
 def _by_density(word: str) -> bool:
     """Whether a mask is a control's that looks at the number of kept weights only."""
-    return word in control and control.entry(word).facts.get("needs") == "density"
+    return word in CONTROLS and CONTROLS.entry(word).facts.needs == "density"

@@ -147,7 +147,10 @@ def _is_normalised(model: nn.Module) -> bool:
 
 def _has_companion(start: Mapping[str, Any]) -> bool:
     """Whether a method acted while a cell was trained, for which the network was left whole."""
-    from oneticket.methods import method
+    from oneticket.methods import METHODS
 
     name = str(start.get("method"))
-    return name in method and bool({"makes", "weights"} & set(method.entry(name).facts))
+    if name not in METHODS:
+        return False
+    facts = METHODS.entry(name).facts
+    return facts.makes == "masks" or facts.weights == "binary"

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from oneticket.methods.base import Lesson, Situation, callback_of, method, method_options, pretraining
+from oneticket.methods.base import (
+    METHODS,
+    PRETRAININGS,
+    MethodContext,
+    PretrainingTask,
+    callback_of,
+    method,
+    method_options,
+    pretraining,
+)
+from oneticket.renamed import old_names
 
-__all__ = ["Lesson", "Situation", "callback_of", "method", "method_options", "pretraining"]
+__all__ = [
+    "METHODS",
+    "PRETRAININGS",
+    "MethodContext",
+    "PretrainingTask",
+    "callback_of",
+    "method",
+    "method_options",
+    "pretraining",
+]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__, {"Lesson": "PretrainingTask", "Situation": "MethodContext", "companion_of": "callback_of"}
+    )
 
 # A new method is one file in this folder: importing it registers what it holds.
-for _module in pkgutil.iter_modules(__path__):
+# `oneticket list` shows things in this order: by file, dynamic_sparse last.
+for _module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name == "dynamic_sparse"):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -5,24 +5,33 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from torch import nn
 
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
-from oneticket.registry import Registry
+from oneticket.lazy import Context
+from oneticket.registry import NoFacts, Registry
 from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtime, Training
 
 
-@dataclass(frozen=True)
-class Situation:
+@dataclass(frozen=True, eq=False, repr=False)
+class MethodContext(Context):
     """What a method knows of the training it is for.
 
-    density : ρ, that the network is to have at the end. head : name of the classifier layer. recipe : of the training.
+    Parameters
+    ----------
+    density : float
+        ρ, that the network is to have at the end.
+    head : str
+        Name of the classifier layer.
+    recipe : Recipe
+        Of the training.
     """
 
+    looker = "method"
     density: float
     head: str
     recipe: Recipe
@@ -30,24 +39,56 @@ class Situation:
 
 Method = Callable[..., Callback]
 
-method: Registry[Method] = Registry("method")
-"""``factory(situation, *, option=default, …)`` gives the callback of one training.
 
-Facts: ``lr="last"`` trains at the recipe's last learning rate, ``start="rewind"`` with the schedule of the rewind
-point; ``makes="masks"`` begins with all weights and ends at ``situation.density`` with masks of its own;
-``weights="binary"`` ends with one magnitude a filter, ``inputs="binary"`` with layers that see signs.
-"""
+class MethodFacts(msgspec.Struct, frozen=True):
+    """What a method states about itself.
 
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a pre-training learns from.
-
-    model : the network at W_0, which it trains in place. head : its classifier, which no pre-training without labels
-    touches. train_set : the source's training data, augmented as the recipe says. recipe, seed, runtime :
-    as for :func:`oneticket.training.train`. checkpoint : makes the checkpoint of a part of the training.
+    Parameters
+    ----------
+    lr : str
+        ``last`` where it trains at the recipe's last learning rate.
+    start : str
+        ``rewind`` where it begins with the schedule of the rewind point.
+    makes : str, optional
+        ``masks`` where it begins with all weights and ends at ``context.density`` with masks of its own.
+    weights : str
+        ``binary`` where it ends with one magnitude a filter.
+    inputs : str
+        ``binary`` where it ends with layers that see the signs of their inputs.
     """
 
+    lr: Literal["recipe", "last"] = "recipe"
+    start: Literal["first", "rewind"] = "first"
+    makes: Literal["masks"] | None = None
+    weights: Literal["real", "binary"] = "real"
+    inputs: Literal["real", "binary"] = "real"
+
+
+METHODS: Registry[Method, MethodFacts] = Registry("method", MethodFacts)
+"""``factory(context, *, option=default, …)`` gives the callback of one training."""
+
+method = METHODS.register
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PretrainingTask(Context):
+    """What a pre-training learns from.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network at W_0, which the pre-training trains in place.
+    head : str
+        Name of its classifier, which no pre-training without labels touches.
+    train_set : BatchSource
+        The source's training data, augmented as the recipe says.
+    recipe, seed, runtime, on_epoch
+        As for :func:`oneticket.training.train`.
+    checkpoint : Callable[[str], Checkpoint], optional
+        Makes the checkpoint of a part of the training, by the name of the part.
+    """
+
+    looker = "pre-training"
     model: nn.Module
     head: str
     train_set: BatchSource
@@ -58,10 +99,12 @@ class Lesson:
     on_epoch: Callable[[EpochRecord], None] | None = None
 
 
-Pretraining = Callable[[Lesson], Training]
+Pretraining = Callable[[PretrainingTask], Training]
 
-pretraining: Registry[Pretraining] = Registry("pre-training")
-"""Trains ``lesson.model`` in place on the source, without the target; the bill is in what it returns."""
+PRETRAININGS: Registry[Pretraining, NoFacts] = Registry("pre-training", NoFacts)
+"""Each trains ``task.model`` in place on the source, without the target; the bill is in what it returns."""
+
+pretraining = PRETRAININGS.register
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +112,7 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError for a method or an option that does not exist, and for a wrong type.
     """
-    parameters = inspect.signature(method[name], eval_str=True).parameters
+    parameters = inspect.signature(METHODS[name], eval_str=True).parameters
     known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for key in options:
         if key not in known:
@@ -85,6 +128,6 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def callback_of(name: str, situation: Situation, options: Mapping[str, Any]) -> Callback:
+def callback_of(name: str, context: MethodContext, options: Mapping[str, Any]) -> Callback:
     """The callback of one training by the method ``name``."""
-    return method[name](situation, **method_options(name, options))
+    return METHODS[name](context, **method_options(name, options))

@@ -19,31 +19,31 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.errors import InputError
-from oneticket.methods.base import Situation, method
+from oneticket.methods.base import MethodContext, method
 from oneticket.methods.binary_inputs import binarisable, binarise_inputs
 from oneticket.prunable import Prunable
 from oneticket.training import Callback, TrainState
 
 
 @method("binary-connect", source="Courbariaux, Bengio & David 2015, Algorithm 1, deterministic", weights="binary")
-def binary_connect(situation: Situation) -> Callback:
+def binary_connect(context: MethodContext) -> Callback:
     """Weights sign(W); the gradient passes as it is, and W is clipped to [−1, 1].
 
     As published, for networks that normalise behind each layer: nothing else undoes the size of ±1.
     """
-    return _Binary(situation.head, scaled=False)
+    return _Binary(context.head, scaled=False)
 
 
 @method("bwn", source="Rastegari et al. 2016, §3.1", weights="binary")
-def bwn(situation: Situation) -> Callback:
+def bwn(context: MethodContext) -> Callback:
     """Binary-Weight-Networks: weights α·sign(W) with α = mean|W| of each filter."""
-    return _Binary(situation.head, scaled=True)
+    return _Binary(context.head, scaled=True)
 
 
 @method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary", inputs="binary")
-def xnor(situation: Situation) -> Callback:
+def xnor(context: MethodContext) -> Callback:
     """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales."""
-    return _Binary(situation.head, scaled=True, inputs=True)
+    return _Binary(context.head, scaled=True, inputs=True)
 
 
 def scales(weight: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import Cutting, checked, interval, refuse_masked
+from oneticket.methods.base import MethodContext, method
+from oneticket.methods.dense_to_sparse import Cutting, checked, interval, refuse_masked
 from oneticket.training import Callback, TrainState
 
 
 @method("gmp", source="Zhu & Gupta 2017", makes="masks")
-def gmp(situation: Situation, *, every: int = 100, stop: float = 0.75) -> Callback:
+def gmp(context: MethodContext, *, every: int = 100, stop: float = 0.75) -> Callback:
     """Gradual magnitude pruning: sparsity grows as s_t = s_f (1 − (1 − t/T)³) while training.
 
     The smallest |W| of the whole network go, and none comes back, every ``every`` steps or a tenth of the phase if that
     is less, until the fraction ``stop`` of the training, T, is over; the rest trains on with the masks of then.
     """
-    return Gradual(situation.density, checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every)))
+    return Gradual(context.density, checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every)))
 
 
 def density_after(progress: float, final: float) -> float:

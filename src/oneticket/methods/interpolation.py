@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oneticket.errors import InputError
-from oneticket.methods.cutting import checked, moment
+from oneticket.methods.dense_to_sparse import checked, moment
 from oneticket.training import Callback, TrainState
 
 

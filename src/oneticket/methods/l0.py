@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
-from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import Cutting, checked
+from oneticket.methods.base import MethodContext, method
+from oneticket.methods.dense_to_sparse import Cutting, checked
 from oneticket.pruning import kept_count
 from oneticket.pruning.selection import largest
 from oneticket.training import Callback, TrainState
@@ -22,7 +22,7 @@ _EDGE = 1e-6  # noise stays this far from 0 and 1, where its logit is infinite
 
 @method("l0", source="Louizos et al. 2018", makes="masks")
 def l0(
-    situation: Situation, *, strength: float = 0.1, gate_lr: float = 0.01, keep: float = 0.5, cut: float = 0.75
+    context: MethodContext, *, strength: float = 0.1, gate_lr: float = 0.01, keep: float = 0.5, cut: float = 0.75
 ) -> Callback:
     """L0 penalty by a hard-concrete gate on each prunable weight; then the weights of the most closed gates go.
 
@@ -33,7 +33,7 @@ def l0(
     deterministic gates ẑ, and train on without gates.
     """
     return HardConcrete(
-        situation.density,
+        context.density,
         checked("l0", "cut", cut, most=1),
         strength=checked("l0", "strength", strength),
         gate_lr=checked("l0", "gate_lr", gate_lr),

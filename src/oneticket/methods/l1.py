@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import Cutting, checked
+from oneticket.methods.base import MethodContext, method
+from oneticket.methods.dense_to_sparse import Cutting, checked
 from oneticket.training import Callback, TrainState
 
 
 @method("l1", source="Tibshirani 1996; proximal step: Daubechies et al. 2004", makes="masks")
-def l1(situation: Situation, *, strength: float = 1e-4, cut: float = 0.75) -> Callback:
+def l1(context: MethodContext, *, strength: float = 1e-4, cut: float = 0.75) -> Callback:
     """L1 penalty on the prunable weights by proximal steps; then the smallest go.
 
     After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), λ = ``strength`` and η the learning rate of that
     weight at that step. After the fraction ``cut`` of the training the ⌊ρN⌉ largest |W| of the whole network stay and
     train on without the penalty. If fewer than that are left above zero, the first of the others by index stay too.
     """
-    return Proximal(situation.density, checked("l1", "cut", cut, most=1), checked("l1", "strength", strength))
+    return Proximal(context.density, checked("l1", "cut", cut, most=1), checked("l1", "strength", strength))
 
 
 @torch.no_grad()

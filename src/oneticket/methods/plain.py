@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from oneticket.methods.base import Situation, method
+from oneticket.methods.base import MethodContext, method
 from oneticket.training import Callback, TrainState
 
 
 @method("train")
-def train(_: Situation) -> Callback:
+def train(_: MethodContext) -> Callback:
     """The whole recipe."""
     return Callback()
 
 
 @method("fine-tune", source="Han et al. 2015; Renda et al. 2020", lr="last")
-def fine_tune(_: Situation) -> Callback:
+def fine_tune(_: MethodContext) -> Callback:
     """The recipe at its last learning rate throughout."""
     return Callback()
 
 
 @method("lr-rewind", source="Renda et al. 2020", start="rewind")
-def lr_rewind(_: Situation) -> Callback:
+def lr_rewind(_: MethodContext) -> Callback:
     """The recipe from the rewind point on, with the schedule it has there."""
     return Callback()
 
 
 @method("linear-probe", source="Alain & Bengio 2017")
-def linear_probe(situation: Situation) -> Callback:
+def linear_probe(context: MethodContext) -> Callback:
     """The head alone; the rest of the network stays as it is, normalisation statistics too."""
-    return _Probe(situation.head)
+    return _Probe(context.head)
 
 
 class _Probe(Callback):

@@ -5,9 +5,19 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from oneticket.models.base import Factory, ModelSpec, build, code_digest, complete, find_factory, initialise, model
+from oneticket.models.base import (
+    MODELS,
+    Factory,
+    ModelSpec,
+    build,
+    code_digest,
+    complete,
+    find_factory,
+    initialise,
+    model,
+)
 
-__all__ = ["Factory", "ModelSpec", "build", "code_digest", "complete", "find_factory", "initialise", "model"]
+__all__ = ["MODELS", "Factory", "ModelSpec", "build", "code_digest", "complete", "find_factory", "initialise", "model"]
 
 # A new family of networks is one file in this folder: importing it registers what it holds.
 for _module in pkgutil.iter_modules(__path__):

@@ -16,13 +16,15 @@ from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json
 from oneticket.models.importing import file_digest, import_function, on_path
 from oneticket.randomness import seeded
-from oneticket.registry import Registry
+from oneticket.registry import NoFacts, Registry
 
 Shape = tuple[int, int, int]
 Factory = Callable[..., nn.Module]
 
-model: Registry[Factory] = Registry("model")
+MODELS: Registry[Factory, NoFacts] = Registry("model", NoFacts)
 """Factories by name: ``factory(input_shape, classes, **options)``, input_shape being channels, height, width."""
+
+model = MODELS.register
 
 _GIVEN = ("input_shape", "classes")
 
@@ -61,11 +63,11 @@ def find_factory(name: str, folder: Path | None = None) -> Factory:
     """
     if ":" in name:
         return import_function(name, folder)
-    if name not in model:
-        error = unknown("model", name, model)
+    if name not in MODELS:
+        error = unknown("model", name, MODELS)
         expected = f"{error.expected}, or an import path package.module:function"
         raise InputError(error.what, expected=expected, nearest=error.nearest)
-    return model[name]
+    return MODELS[name]
 
 
 def _findable(spec: ModelSpec, folder: Path | None) -> AbstractContextManager[None]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 from oneticket.prunable import Prunable
 from oneticket.pruning.base import (
-    Evidence,
+    ALLOCATIONS,
+    CONTROLS,
+    CRITERIA,
     Scores,
     allocation,
     control,
@@ -15,12 +18,16 @@ from oneticket.pruning.base import (
     kept_count,
     prune,
 )
-from oneticket.pruning.circumstances import Circumstances
+from oneticket.pruning.context import ControlContext, ScoreContext
+from oneticket.renamed import old_names
 
 __all__ = [
-    "Circumstances",
-    "Evidence",
+    "ALLOCATIONS",
+    "CONTROLS",
+    "CRITERIA",
+    "ControlContext",
     "Prunable",
+    "ScoreContext",
     "Scores",
     "allocation",
     "control",
@@ -28,6 +35,9 @@ __all__ = [
     "kept_count",
     "prune",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Circumstances": "ControlContext", "Evidence": "ScoreContext"})
 
 # A new criterion, allocation or control is one file in this folder: importing it registers what it holds.
 for _module in pkgutil.iter_modules(__path__):

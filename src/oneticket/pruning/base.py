@@ -4,108 +4,90 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
-from typing import Concatenate, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Concatenate, Literal, TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor
 
 from oneticket.errors import InputError, OneticketError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
-from oneticket.pruning.circumstances import Circumstances
+from oneticket.pruning.context import ControlContext, ScoreContext
 from oneticket.registry import Registry
-
-T = TypeVar("T")
 
 Scores: TypeAlias = dict[str, Tensor]
 """Parameter name → floating-point tensor of that parameter's shape; the smallest scores go first."""
 
-Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
-"""Pairs of inputs and targets."""
+Criterion: TypeAlias = Callable[[Prunable, ScoreContext], Scores]
+Allocation: TypeAlias = Callable[Concatenate[Scores, float, Masks, ...], Masks]
+Control: TypeAlias = Callable[[Masks, ControlContext], Masks]
 
 
-class Evidence:
-    """What a criterion may look at beyond the weights; what it does not ask for is not computed.
-
-    Each argument is called when its property is first asked for, and once at most. Asking for what was not given raises
-    InputError.
+class CriterionFacts(msgspec.Struct, frozen=True):
+    """What a criterion states about itself.
 
     Parameters
     ----------
-    initial : gives W_0 by parameter name (a full state dict will do).
-    batches : gives training batches, in an order of their own, to be gone through from the first as often as asked.
-    generator : gives the random generator (on the CPU) of criteria that draw.
-
-    >>> Evidence(initial=lambda: {"fc.weight": torch.zeros(2, 3)}).initial["fc.weight"].shape
-    torch.Size([2, 3])
+    at : str
+        ``init`` where the scores make sense without training, so that a mask can be had of the untrained network.
+    scores : str
+        ``signed`` where they may be negative.
+    rounds : int
+        How often :func:`prune` asks for scores on the way to the density.
     """
 
-    def __init__(
-        self,
-        *,
-        initial: Callable[[], Mapping[str, Tensor]] | None = None,
-        batches: Callable[[], Batches] | None = None,
-        generator: Callable[[], torch.Generator] | None = None,
-    ) -> None:
-        self._initial, self._batches, self._generator = initial, batches, generator
-
-    @cached_property
-    def initial(self) -> Mapping[str, Tensor]:
-        """W_0, the weights at initialisation, by parameter name."""
-        return _given(self._initial, "initial", "the initial weights")
-
-    @cached_property
-    def batches(self) -> Batches:
-        """Training batches: pairs of inputs and targets."""
-        return _given(self._batches, "batches", "training batches")
-
-    @cached_property
-    def first_batch(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the first batch; InputError when there is none."""
-        for batch in self.batches:
-            return batch
-        raise InputError("the criterion looks at training batches, of which there are none", expected="at least one")
-
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """The random generator, on the CPU."""
-        return _given(self._generator, "generator", "a random generator")
+    at: Literal["end", "init"] = "end"
+    scores: Literal["nonnegative", "signed"] = "nonnegative"
+    rounds: int = 1
 
 
-def _given(source: Callable[[], T] | None, name: str, thing: str) -> T:
-    if source is None:
-        raise InputError(f"the criterion looks at {thing}, which were not given", expected=f"Evidence({name}=…)")
-    return source()
+class AllocationFacts(msgspec.Struct, frozen=True):
+    """What an allocation states about itself.
+
+    Parameters
+    ----------
+    needs : str, optional
+        ``nonnegative`` where it is not defined for signed scores; ``head`` where it is told, as ``head``, which of the
+        weights is the head's, None where that is not prunable.
+    least : str, optional
+        What the lowest density depends on, of allocations that refuse densities which are too low for them.
+    """
+
+    needs: Literal["nonnegative", "head"] | None = None
+    least: str | None = None
 
 
-Criterion: TypeAlias = Callable[[Prunable, Evidence], Scores]
-Allocation: TypeAlias = Callable[Concatenate[Scores, float, Masks, ...], Masks]
-Control: TypeAlias = Callable[[Masks, Circumstances], Masks]
+class ControlFacts(msgspec.Struct, frozen=True):
+    """What a control states about itself.
 
-criterion: Registry[Criterion] = Registry("criterion")
-"""Scores every prunable weight; says nothing about how many go.
+    Parameters
+    ----------
+    needs : str
+        ``density`` where only the number of kept weights is looked at, not where they are.
+    masks_from : str
+        Whose masks it is given: those of the arm's ``own`` ticket, or of a ticket of another seed or depth.
+    """
 
-Facts: ``at="init"`` of criteria that need no training, so that a mask can be had of the network at initialisation;
-``scores="signed"`` of those whose scores may be negative; ``rounds="100"`` of those that :func:`prune` asks again and
-again on the way to the density.
+    needs: Literal["masks", "density"] = "masks"
+    masks_from: Literal["own", "other-seed", "other-depth"] = "own"
+
+
+CRITERIA: Registry[Criterion, CriterionFacts] = Registry("criterion", CriterionFacts)
+"""Each scores every prunable weight; says nothing about how many go."""
+
+ALLOCATIONS: Registry[Allocation, AllocationFacts] = Registry("allocation", AllocationFacts)
+"""Each turns scores (in the model's order), a density and the weights still alive into masks.
+
+Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index.
 """
 
-allocation: Registry[Allocation] = Registry("allocation")
-"""Turns scores (in the model's order), a density and the weights still alive into masks.
+CONTROLS: Registry[Control, ControlFacts] = Registry("control", ControlFacts)
+"""Each makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4)."""
 
-Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by index. Facts: ``needs="nonnegative"`` of
-allocations that are not defined for signed scores; ``needs="head"`` of those that are told which of the weights is the
-head's, as ``head``, None where it is not prunable; ``least`` of those that refuse densities which are too low for them.
-"""
-
-control: Registry[Control] = Registry("control")
-"""Makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4).
-
-Facts: ``needs="density"`` where only the number of kept weights is looked at, not where they are; ``masks_from`` where
-the masks to be given are not those of the arm's own ticket: ``other-seed``, ``other-depth``.
-"""
+criterion, allocation, control = CRITERIA.register, ALLOCATIONS.register, CONTROLS.register
+"""Decorators: ``@criterion("name", source="…", at="init")``."""
 
 
 def kept_count(density: float, total: int) -> int:
@@ -117,13 +99,9 @@ def kept_count(density: float, total: int) -> int:
     return math.floor(density * total + 0.5)
 
 
-# Inside `prune` the registries' names are those of its arguments.
-_CRITERIA, _ALLOCATIONS = criterion, allocation
-
-
 def prune(
     model: Prunable,
-    evidence: Evidence,
+    context: ScoreContext,
     *,
     criterion: str,
     allocation: str,
@@ -135,42 +113,58 @@ def prune(
 
     Parameters
     ----------
-    model : the network, seen as its N prunable weights; those not alive are zero in it. It is not changed.
-    evidence : what the criterion may look at beyond them.
-    criterion, allocation : registered names.
-    density : ρ in (0, 1], of all N weights, not of those alive.
-    alive : the weights that may still be kept; all when None. The result is a subset.
-    rounds : how often the weights are scored and pruned on the way from ``alive`` to ρ, each time by the same factor
+    model : Prunable
+        The network, seen as its N prunable weights; those not alive are zero in it. It is not changed.
+    context : ScoreContext
+        What the criterion may look at beyond them.
+    criterion, allocation : str
+        Registered names.
+    density : float
+        ρ in (0, 1], of all N weights, not of those alive.
+    alive : Masks, optional
+        The weights that may still be kept; all when None. The result is a subset.
+    rounds : int, optional
+        How often the weights are scored and pruned on the way from ``alive`` to ρ, each time by the same factor
         (exponential schedule; Tanaka et al. 2020, Algorithm 1), on a copy whose pruned weights are zero; when None as
         often as the criterion states, which is once for most.
 
-    Raises InputError for an unknown name, a pair that :func:`check_pair` refuses, a density out of range or that leaves
-    no weight, more weights asked for than are alive, no round at all, scores that are not finite or not of the weights'
-    shapes. The masks are on the CPU.
+    Returns
+    -------
+    Masks
+        On the CPU.
 
+    Raises
+    ------
+    InputError
+        For an unknown name, a pair that :func:`check_pair` refuses, a density out of range or that leaves no weight,
+        more weights asked for than are alive, no round at all, scores that are not finite or not of the weights'
+        shapes.
+
+    Examples
+    --------
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-    >>> prune(Prunable(net), Evidence(), criterion="magnitude", allocation="global", density=0.25).kept
+    >>> prune(Prunable(net), ScoreContext(), criterion="magnitude", allocation="global", density=0.25).kept
     3
     """
     check_pair(criterion, allocation)
-    score, facts = _CRITERIA[criterion], _CRITERIA.entry(criterion).facts
+    scoring = CRITERIA.entry(criterion)
     alive = Masks.full(dict(model.weights())) if alive is None else _matching(model, alive)
     _check_density(density, alive)
-    targets = _schedule(alive.density, density, int(facts.get("rounds", "1")) if rounds is None else rounds)
+    targets = _schedule(alive.density, density, scoring.facts.rounds if rounds is None else rounds)
     pruned = model if len(targets) == 1 else private_copy(model)
     for target in targets:
         if pruned is not model:
             _zero_outside(pruned, alive)
-        scores = _checked_scores(pruned, score(pruned, evidence), f"criterion '{criterion}'")
+        scores = _checked_scores(pruned, scoring.function(pruned, context), f"criterion '{criterion}'")
         alive = allocate(allocation, scores, target, alive, model.head_weight)
     return alive
 
 
 def check_pair(criterion: str, allocation: str) -> None:
     """InputError unless both names are registered and the allocation is defined for such scores."""
-    scores, needs = _CRITERIA.entry(criterion).facts.get("scores"), _ALLOCATIONS.entry(allocation).facts.get("needs")
+    scores, needs = CRITERIA.entry(criterion).facts.scores, ALLOCATIONS.entry(allocation).facts.needs
     if scores == "signed" and needs == "nonnegative":
-        unsigned = [e.name for e in _CRITERIA.entries() if e.facts.get("scores") != "signed"]
+        unsigned = [e.name for e in CRITERIA.entries() if e.facts.scores != "signed"]
         raise InputError(
             f"allocation '{allocation}' is not defined for the signed scores of criterion '{criterion}'",
             expected=f"a criterion such as {', '.join(unsigned)}",
@@ -194,8 +188,9 @@ def allocate(allocation: str, scores: Scores, density: float, alive: Masks, head
     Raises InputError for an unknown name and for what the allocation refuses, OneticketError where it kept another
     number of weights than was asked for, or one that was no longer alive.
     """
-    told = {"head": head} if _ALLOCATIONS.entry(allocation).facts.get("needs") == "head" else {}
-    masks, count = _ALLOCATIONS[allocation](scores, density, alive, **told), kept_count(density, alive.total)
+    allocating = ALLOCATIONS.entry(allocation)
+    told = {"head": head} if allocating.facts.needs == "head" else {}
+    masks, count = allocating.function(scores, density, alive, **told), kept_count(density, alive.total)
     if masks.kept != count or not masks <= alive:
         raise OneticketError(
             f"allocation '{allocation}' broke its promise: it kept {masks.kept} weights instead of {count}, "

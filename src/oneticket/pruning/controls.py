@@ -10,7 +10,7 @@ from torch import Tensor
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning.base import control
-from oneticket.pruning.circumstances import Circumstances
+from oneticket.pruning.context import ControlContext
 from oneticket.pruning.correspondence import reindexed, stretched
 from oneticket.pruning.selection import apportion, erk_share, largest, random_positions, smart_shares
 
@@ -23,47 +23,47 @@ of the standard deviation it had at initialisation, σ_l √f_l for inputs of un
 
 
 @control("preserved", source="Morcos et al. 2019, figure A1")
-def preserved(ticket: Masks, _: Circumstances) -> Masks:
+def preserved(ticket: Masks, _: ControlContext) -> Masks:
     """The ticket's own mask."""
     return ticket
 
 
 @control("layer-permuted", source="Morcos et al. 2019, figure A1")
-def layer_permuted(ticket: Masks, circumstances: Circumstances) -> Masks:
+def layer_permuted(ticket: Masks, context: ControlContext) -> Masks:
     """The ticket's mask permuted inside each layer: keeps every layer's density."""
-    return ticket.permuted(circumstances.generator, within="layer")
+    return ticket.permuted(context.generator, within="layer")
 
 
 @control("globally-permuted", source="Morcos et al. 2019", needs="density")
-def globally_permuted(ticket: Masks, circumstances: Circumstances) -> Masks:
+def globally_permuted(ticket: Masks, context: ControlContext) -> Masks:
     """The ticket's mask permuted over the whole network: keeps the overall density only."""
-    return ticket.permuted(circumstances.generator, within="network")
+    return ticket.permuted(context.generator, within="network")
 
 
 @control("even", needs="density")
-def even(ticket: Masks, circumstances: Circumstances) -> Masks:
+def even(ticket: Masks, context: ControlContext) -> Masks:
     """Random positions, every layer at the ticket's overall density."""
-    return _scattered(ticket, [mask.numel() for mask in ticket.values()], circumstances.generator)
+    return _scattered(ticket, [mask.numel() for mask in ticket.values()], context.generator)
 
 
 @control("erk", source="Evci et al. 2020, §3", needs="density")
-def erk(ticket: Masks, circumstances: Circumstances) -> Masks:
+def erk(ticket: Masks, context: ControlContext) -> Masks:
     """Random positions, layer densities ρ_l ∝ Σdims/Πdims (Erdős–Rényi kernel)."""
-    return _scattered(ticket, [erk_share(mask.shape) for mask in ticket.values()], circumstances.generator)
+    return _scattered(ticket, [erk_share(mask.shape) for mask in ticket.values()], context.generator)
 
 
 @control("smart", source="Su et al. 2020", needs="density")
-def smart(ticket: Masks, circumstances: Circumstances) -> Masks:
+def smart(ticket: Masks, context: ControlContext) -> Masks:
     """Random positions, layer densities ρ_l ∝ (L−l+1)² + (L−l+1), l = 1…L in the network's order.
 
     Layers that would exceed 1 are kept whole and the scale is solved again for the others. The published exception for
     the classifier (always 0.3) is left out: by default the head is not pruned.
     """
-    return _scattered(ticket, smart_shares([mask.numel() for mask in ticket.values()]), circumstances.generator)
+    return _scattered(ticket, smart_shares([mask.numel() for mask in ticket.values()]), context.generator)
 
 
 @control("natural-corrected", source="Caron et al. 2020")
-def natural_corrected(ticket: Masks, circumstances: Circumstances) -> Masks:
+def natural_corrected(ticket: Masks, context: ControlContext) -> Masks:
     """Weights that dense training drove to zero are dropped first, the rest at random over the network.
 
     Naturally zero is |W_T| ≤ 10⁻³ σ_l, σ_l the population standard deviation of W_0,l (the bound is ours). When more
@@ -72,45 +72,45 @@ def natural_corrected(ticket: Masks, circumstances: Circumstances) -> Masks:
     """
     if not ticket:
         return ticket
-    natural = torch.cat([_naturally_zero(name, mask, circumstances).flatten() for name, mask in ticket.items()])
+    natural = torch.cat([_naturally_zero(name, mask, context).flatten() for name, mask in ticket.items()])
     # Random places in a queue, every naturally zero weight behind all others.
-    places = torch.randperm(ticket.total, generator=circumstances.generator) - ticket.total * natural
+    places = torch.randperm(ticket.total, generator=context.generator) - ticket.total * natural
     pieces = torch.split(largest(places, ticket.kept), [mask.numel() for mask in ticket.values()])
     return Masks({name: piece.view(m.shape) for (name, m), piece in zip(ticket.items(), pieces, strict=True)})
 
 
 @control("other-seed", masks_from="other-seed")
-def other_seed(ticket: Masks, _: Circumstances) -> Masks:
+def other_seed(ticket: Masks, _: ControlContext) -> Masks:
     """The mask of a ticket found from another seed, as it is."""
     return ticket
 
 
 @control("aligned", source="Adnan et al. 2025", masks_from="other-seed")
-def aligned(ticket: Masks, circumstances: Circumstances) -> Masks:
+def aligned(ticket: Masks, context: ControlContext) -> Masks:
     """The mask of a ticket found from another seed, its channels in the order that matches this seed's."""
-    return Masks(reindexed(ticket, circumstances.matching))
+    return Masks(reindexed(ticket, context.matching))
 
 
 @control("elastic", source="Chen et al. 2021", masks_from="other-depth")
-def elastic(ticket: Masks, circumstances: Circumstances) -> Masks:
+def elastic(ticket: Masks, context: ControlContext) -> Masks:
     """The mask of a ticket of a shallower or deeper network of the family, residual blocks repeated or dropped.
 
     How many weights are kept follows from it; layers keep their densities.
     """
-    return Masks(stretched(ticket, circumstances.shapes))
+    return Masks(stretched(ticket, context.shapes))
 
 
-def _naturally_zero(name: str, mask: Tensor, circumstances: Circumstances) -> Tensor:
-    for state, which in ((circumstances.initial, "initial"), (circumstances.trained, "densely trained")):
+def _naturally_zero(name: str, mask: Tensor, context: ControlContext) -> Tensor:
+    for state, which in ((context.initial, "initial"), (context.trained, "densely trained")):
         if name not in state or state[name].shape != mask.shape:
             raise InputError(
                 f"the {which} weights have no '{name}' of the shape {tuple(mask.shape)}",
                 where="control 'natural-corrected'",
                 expected="the weights of the network that the masks are of",
             )
-    start = circumstances.initial[name].detach().double()
+    start = context.initial[name].detach().double()
     spread = (start - start.mean()).square().mean().sqrt()
-    return circumstances.trained[name].detach().cpu().double().abs() <= NATURALLY_ZERO * float(spread)
+    return context.trained[name].detach().cpu().double().abs() <= NATURALLY_ZERO * float(spread)
 
 
 def _scattered(ticket: Masks, shares: Sequence[int], generator: torch.Generator) -> Masks:

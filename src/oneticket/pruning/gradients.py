@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.prunable import Prunable
-from oneticket.pruning.base import Batches, Evidence, Scores, criterion, private_copy
+from oneticket.pruning.base import Scores, criterion, private_copy
+from oneticket.pruning.context import Batches, ScoreContext
 from oneticket.randomness import seeded
 
 _TEMPERATURE = 200
@@ -24,7 +25,7 @@ _SAMPLES_PER_CLASS = 10
 
 
 @criterion("snip", source="Lee et al. 2019, §4.1", at="init")
-def snip(model: Prunable, evidence: Evidence) -> Scores:
+def snip(model: Prunable, context: ScoreContext) -> Scores:
     """Sensitivity of the loss of one batch to taking the weight away, |g ∘ W|.
 
     g = ∂L/∂W on the first batch, at the weights that ``model`` holds: at initialisation, as published.
@@ -32,14 +33,14 @@ def snip(model: Prunable, evidence: Evidence) -> Scores:
     trial = _in_training(model)
     weights = dict(trial.weights())
     with seeded(0), torch.enable_grad():
-        slopes = _gradients(_loss(trial.model, evidence.first_batch), weights.values())
+        slopes = _gradients(_loss(trial.model, context.first_batch), weights.values())
     return {
         name: (slope * weight.detach()).abs() for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }
 
 
 @criterion("grasp", source="Wang et al. 2020, Algorithm 1", at="init", scores="signed")
-def grasp(model: Prunable, evidence: Evidence) -> Scores:
+def grasp(model: Prunable, context: ScoreContext) -> Scores:
     """What the weight adds to the gradient flow gᵀg, W ∘ (H g); the published score, −W ∘ (H g), loses its largest.
 
     The loss is that of the first 10 samples of each class together (fewer where the batches hold fewer), its logits
@@ -48,7 +49,7 @@ def grasp(model: Prunable, evidence: Evidence) -> Scores:
     """
     trial = _in_training(model)
     weights = dict(trial.weights())
-    samples = _first_of_each_class(evidence.batches, _classes(trial), _SAMPLES_PER_CLASS)
+    samples = _first_of_each_class(context.batches, _classes(trial), _SAMPLES_PER_CLASS)
     with seeded(0), torch.enable_grad():
         slopes = _gradients(_loss(trial.model, samples, _TEMPERATURE), weights.values(), create_graph=True)
         kept = [slope.detach() * (weight != 0) for slope, weight in zip(slopes, weights.values(), strict=True)]

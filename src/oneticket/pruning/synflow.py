@@ -7,13 +7,14 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.prunable import Prunable
-from oneticket.pruning.base import Evidence, Scores, criterion, private_copy
+from oneticket.pruning.base import Scores, criterion, private_copy
+from oneticket.pruning.context import ScoreContext
 
 _NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-@criterion("synflow", source="Tanaka et al. 2020, Algorithm 1", at="init", rounds="100")
-def synflow(model: Prunable, evidence: Evidence) -> Scores:
+@criterion("synflow", source="Tanaka et al. 2020, Algorithm 1", at="init", rounds=100)
+def synflow(model: Prunable, context: ScoreContext) -> Scores:
     """The weight's part of R = 1ᵀ(Π|W_l|)1, (∂R/∂W) ∘ W, in float64.
 
     R is the sum of the outputs for one all-ones input in eval mode, on a copy of the network that has nothing but
@@ -24,7 +25,7 @@ def synflow(model: Prunable, evidence: Evidence) -> Scores:
     blind to the scale of the weights.
     """
     linear = _linearised(model)
-    shape = evidence.first_batch[0][:1].shape
+    shape = context.first_batch[0][:1].shape
     names, weights = zip(*linear.weights(), strict=True)
     with torch.enable_grad():
         ones = torch.ones(shape, dtype=torch.float64, device=weights[0].device)

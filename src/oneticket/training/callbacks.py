@@ -171,7 +171,7 @@ class CallbackList:
 
         Raises InputError where it was written with other callbacks.
         """
-        if "companion" in saved:  # of 0.1, which knew one, or several as one
+        if "companion" in saved:  # in the old form: of one companion, or several as one
             states = saved["companion"].get("companions", [saved["companion"]])
             callbacks = self._acting
         else:

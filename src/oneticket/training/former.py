@@ -1,6 +1,6 @@
-"""Names of 0.1 that go on working for one minor version: a `Companion` is run as a `Callback`, old keywords of `train`.
+"""Old forms that go on working for one minor version: a `Companion` is run as a `Callback`; old keywords of `train`.
 
-Every use warns and says the new name. This file, and its mentions, leave with 0.3.
+Every use warns and says the new form. This file, and what mentions it, leave with :data:`oneticket.renamed.GONE_IN`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.masks import Masks
+from oneticket.renamed import GONE_IN
 
 if TYPE_CHECKING:
     from oneticket.training.callbacks import Callback
@@ -28,7 +29,9 @@ R = TypeVar("R")
 
 def warn_of(old: str, new: str, *, stacklevel: int = 3) -> None:
     """A DeprecationWarning that names the new word."""
-    warnings.warn(f"{old} is deprecated, and leaves with 0.3: use {new}", DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(
+        f"{old} is now {new}; the old form goes in oneticket {GONE_IN}", DeprecationWarning, stacklevel=stacklevel
+    )
 
 
 # -- keywords of `train` ------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ class Course:
 
 
 class Companion:
-    """What acts during training, in the form of 0.1; now `Callback`."""
+    """What acts during training, in its old form; now `Callback`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

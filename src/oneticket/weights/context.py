@@ -1,113 +1,178 @@
-"""The small interface of rescalings: weights, masks and a context → weights of another scale."""
+"""The small interface of rescalings: weights, masks and a context → weights of another scale, and learning rates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import TypeAlias, TypeVar
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal, TypeAlias
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from oneticket.errors import InputError
+from oneticket.lazy import Context, Given
 from oneticket.masks import Masks
 from oneticket.registry import Registry
-from oneticket.weights.base import State, draw
-
-T = TypeVar("T")
+from oneticket.weights.base import DRAWS, State
 
 Masked: TypeAlias = tuple[Mapping[str, Tensor], Masks]
 """Weights of the prunable tensors and the masks that say which of them are kept."""
 
 
-class RescalingContext:
+@dataclass(frozen=True, eq=False, repr=False)
+class RescalingContext(Context):
     """What a rescaling may know beyond weights and masks; what it does not ask for is not computed.
 
     Parameters
     ----------
-    weights : the draw that the weights come from, by its registered name.
-    generator : gives the generator, on the CPU, of weights that are drawn anew.
-    network : gives a module that holds the arm's full masked state, to be used up as scratch.
-    batch : gives inputs of the target's training split, as the network takes them.
-    ticket : gives W_k and the masks of the ticket.
-    random : gives the weights and the masks of the paper's random ticket: a fresh draw on the ticket's masks permuted
-        over the whole network.
+    weights : str
+        The draw that the weights come from, by its registered name.
+    generator : Callable[[], torch.Generator], optional
+        Gives the generator, on the CPU, of weights that are drawn anew.
+    network : Callable[[], nn.Module], optional
+        Gives a module that holds the arm's full masked state, to be used up as scratch.
+    batch : Callable[[], Tensor], optional
+        Gives inputs of the target's training split, as the network takes them.
+    ticket : Callable[[], tuple[Mapping[str, Tensor], Masks]], optional
+        Gives W_k and the masks of the ticket.
+    random : Callable[[], tuple[Mapping[str, Tensor], Masks]], optional
+        Gives the weights and the masks of the paper's random ticket: a fresh draw on the ticket's masks permuted over
+        the whole network.
 
-    Asking for what was not given raises InputError, and so does an unknown draw.
+    Raises
+    ------
+    InputError
+        For an unknown draw, and when a field that was not given is asked for.
 
+    Examples
+    --------
     >>> RescalingContext("re-drawn").redrawn, RescalingContext("sign-constant").redrawn
     (True, False)
     """
 
-    def __init__(
-        self,
-        weights: str,
-        *,
-        generator: Callable[[], torch.Generator] | None = None,
-        network: Callable[[], nn.Module] | None = None,
-        batch: Callable[[], Tensor] | None = None,
-        ticket: Callable[[], Masked] | None = None,
-        random: Callable[[], Masked] | None = None,
-    ) -> None:
-        self._facts = draw.entry(weights).facts
-        self._generator, self._network, self._batch = generator, network, batch
-        self._ticket, self._random = ticket, random
+    looker = "rescaling"
+    weights: str
+    _: KW_ONLY
+    generator: Given[torch.Generator] = Given("a random generator")
+    network: Given[nn.Module] = Given("the network")
+    batch: Given[Tensor] = Given("a batch")
+    ticket: Given[Masked] = Given("the ticket")
+    random: Given[Masked] = Given("the random ticket")
+
+    def __post_init__(self) -> None:
+        DRAWS.entry(self.weights)
 
     @property
     def redrawn(self) -> bool:
         """Whether the weights are a fresh draw, which may be drawn anew; others may only be multiplied."""
-        return self._facts.get("drawn") == "afresh"
+        return DRAWS.entry(self.weights).facts.drawn == "afresh"
 
     @property
     def at_initial_scale(self) -> bool:
         """Whether their magnitudes are those of the initial distribution, and not a ticket's."""
-        return self._facts.get("scale") == "initial"
-
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """The random generator, on the CPU."""
-        return _given(self._generator, "generator", "a random generator")
-
-    def network(self) -> nn.Module:
-        """A module that holds the arm's state and may be changed."""
-        return _given(self._network, "network", "the network")
+        return DRAWS.entry(self.weights).facts.scale == "initial"
 
     def layer(self, name: str) -> nn.Module | None:
         """The layer that the weight ``name`` belongs to, to be looked at; None where no network was given."""
-        return self._looked_at.get_submodule(name.rpartition(".")[0]) if self._looked_at is not None else None
-
-    @cached_property
-    def _looked_at(self) -> nn.Module | None:
-        return self._network() if self._network is not None else None
-
-    def batch(self) -> Tensor:
-        """Inputs of the target's training split."""
-        return _given(self._batch, "batch", "a batch")
-
-    def ticket(self) -> Masked:
-        """W_k and the masks of the ticket."""
-        return _given(self._ticket, "ticket", "the ticket")
-
-    def random(self) -> Masked:
-        """Weights and masks of the random ticket."""
-        return _given(self._random, "random", "the random ticket")
+        return self.network.get_submodule(name.rpartition(".")[0]) if self.has("network") else None
 
 
-def _given(source: Callable[[], T] | None, name: str, thing: str) -> T:
-    if source is None:
-        raise InputError(f"the rescaling looks at {thing}, not given", expected=f"RescalingContext({name}=…)")
-    return source()
+@dataclass(frozen=True)
+class Rescaled:
+    """What a rescaling gives.
+
+    Parameters
+    ----------
+    weights : dict[str, Tensor]
+        The rescaled weights of the prunable tensors: same names, shapes, dtypes, and still masked.
+    lr_factors : Mapping[str, float]
+        What the learning rates of parameters are multiplied by; those not named keep theirs.
+    """
+
+    weights: State
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
 
 
-Rescaling: TypeAlias = Callable[[Mapping[str, Tensor], Masks, RescalingContext], State]
+Rescaling: TypeAlias = Callable[[Mapping[str, Tensor], Masks, RescalingContext], "State | Rescaled"]
 
-rescaling: Registry[Rescaling] = Registry("rescaling")
-"""Masked weights of the prunable tensors → their rescaled values: same names, shapes, dtypes, and still masked.
 
-Facts: ``needs="batch"`` where data and the network are looked at, ``needs="ticket"`` where a ticket and its random twin
-are; ``rates`` where a learning rate of its own belongs to each layer (:func:`rate_factors`); ``again="compounds"``
-where weights that are rescaled already would be rescaled once more.
+class RescalingFacts(msgspec.Struct, frozen=True):
+    """What a rescaling states about itself.
+
+    Parameters
+    ----------
+    needs : str, optional
+        ``batch`` where data and the network are looked at, ``ticket`` where a ticket and its random twin are.
+    again : str, optional
+        ``compounds`` where weights that are rescaled already would be rescaled once more.
+    optimizers : tuple[str, ...]
+        The only optimisers that its learning rates are derived for; none where it is for any.
+    """
+
+    needs: Literal["batch", "ticket"] | None = None
+    again: Literal["compounds"] | None = None
+    optimizers: tuple[str, ...] = ()
+
+
+RESCALINGS: Registry[Rescaling, RescalingFacts] = Registry("rescaling", RescalingFacts)
+"""Each turns masked weights of the prunable tensors into their rescaled values, alone or as :class:`Rescaled`.
+
+Call them by :func:`rescale`.
 """
+
+rescaling = RESCALINGS.register
+
+
+def rescale(
+    name: str, weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext, *, optimizer: str
+) -> Rescaled:
+    """Weights and factors of the learning rates by the rescaling ``name``.
+
+    Parameters
+    ----------
+    name : str
+        A registered rescaling.
+    weights : Mapping[str, Tensor]
+        Of the prunable tensors, by parameter name; what is not kept is zero.
+    masks : Masks
+        What is kept of them.
+    context : RescalingContext
+        What the rescaling may look at beyond them.
+    optimizer : str
+        The optimiser that trains them, by its name in a recipe.
+
+    Returns
+    -------
+    Rescaled
+        Weights of the same names, shapes and dtypes, and factors of the learning rates.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, and for an optimiser that :func:`check_optimizer` refuses.
+
+    Examples
+    --------
+    >>> masks = Masks({"fc.weight": torch.tensor([True, False, False, False])})
+    >>> weights = {"fc.weight": torch.tensor([1.0, 0.0, 0.0, 0.0])}
+    >>> rescale("smup", weights, masks, RescalingContext("rewound"), optimizer="adam")
+    Rescaled(weights={'fc.weight': tensor([2., 0., 0., 0.])}, lr_factors={'fc.weight': 4.0})
+    """
+    check_optimizer(name, optimizer)
+    made = RESCALINGS[name](weights, masks, context)
+    return made if isinstance(made, Rescaled) else Rescaled(made)
+
+
+def check_optimizer(name: str, optimizer: str) -> None:
+    """InputError where the rescaling ``name`` is not derived for the optimiser; also for an unknown rescaling."""
+    able = RESCALINGS.entry(name).facts.optimizers
+    if able and optimizer not in able:
+        raise InputError(
+            f"rescale = '{name}' with the optimiser '{optimizer}', for which its learning rates were not derived",
+            where="rescale",
+            expected=f"{' or '.join(able)}, or rescale = 'layer' for the weights alone",
+        )
 
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def data(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext)
     alone varies by about 1), when it is not executed, and when its weight is not the only prunable one of a module that
     gives one tensor (recurrent cells). A module executed more than once is judged by its first execution.
     """
-    network = context.network()
+    network = context.network
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
@@ -46,7 +46,7 @@ def data(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext)
             for owner, name in _owners(weights)
         ]
         try:
-            network(context.batch())
+            network(context.batch)
         finally:
             for handle in handles:
                 handle.remove()

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from oneticket.registry import Registry
-from oneticket.weights.base import Origins, State
+from oneticket.registry import NoFacts, Registry
+from oneticket.weights.base import DrawContext, State
 
 NORMALISATIONS = (
     nn.modules.batchnorm._NormBase,  # batch and instance normalisation of every dimension
@@ -18,14 +18,16 @@ NORMALISATIONS = (
 )
 """The kinds of layers whose parameters and buffers are normalisation parameters."""
 
-Norms: TypeAlias = Callable[[Mapping[str, Tensor], Origins, Collection[str]], State]
+Norms: TypeAlias = Callable[[Mapping[str, Tensor], DrawContext, Collection[str]], State]
 
-norms: Registry[Norms] = Registry("norms")
-"""Gives the state an arm was drawn with other values of the named normalisation parameters (methods §5).
+NORMS: Registry[Norms, NoFacts] = Registry("norms", NoFacts)
+"""Each gives the state an arm was drawn with other values of the named normalisation parameters (methods §5).
 
-Takes the state, the origins to take others from, and the names that :func:`norm_names` gives; the other entries of the
+Takes the state, the context to take others from, and the names that :func:`norm_names` gives; the other entries of the
 result are those of the state.
 """
+
+norms = NORMS.register
 
 
 def norm_names(model: nn.Module) -> tuple[str, ...]:
@@ -39,27 +41,27 @@ def norm_names(model: nn.Module) -> tuple[str, ...]:
 
 
 @norms("as-drawn")
-def as_drawn(state: Mapping[str, Tensor], _: Origins, __: Collection[str]) -> State:
+def as_drawn(state: Mapping[str, Tensor], _: DrawContext, __: Collection[str]) -> State:
     """Whatever the draw of the weights gave."""
     return dict(state)
 
 
 @norms("fresh", source="Oh et al. 2025")
-def fresh(state: Mapping[str, Tensor], origins: Origins, names: Collection[str]) -> State:
+def fresh(state: Mapping[str, Tensor], context: DrawContext, names: Collection[str]) -> State:
     """As in a fresh draw: gains 1, biases 0 and no statistics, unless the network begins otherwise."""
-    return _taken(state, origins.redrawn(), names)
+    return _taken(state, context.redrawn, names)
 
 
 @norms("rewound", source="Frankle et al. 2020")
-def rewound(state: Mapping[str, Tensor], origins: Origins, names: Collection[str]) -> State:
+def rewound(state: Mapping[str, Tensor], context: DrawContext, names: Collection[str]) -> State:
     """As at the rewind point k."""
-    return _taken(state, origins.rewound(), names)
+    return _taken(state, context.rewound, names)
 
 
 @norms("trained", source="Oh et al. 2025")
-def trained(state: Mapping[str, Tensor], origins: Origins, names: Collection[str]) -> State:
+def trained(state: Mapping[str, Tensor], context: DrawContext, names: Collection[str]) -> State:
     """As at the end of training."""
-    return _taken(state, origins.trained(), names)
+    return _taken(state, context.trained, names)
 
 
 def _taken(state: Mapping[str, Tensor], giver: Mapping[str, Tensor], names: Collection[str]) -> State:

@@ -8,14 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import by_unit, transposed_groups
 from oneticket.weights.base import State
-from oneticket.weights.context import RescalingContext, masked, rescaling
-
-RATED_OPTIMIZERS = ("adam", "adamw")
-"""Optimisers that the learning rates of ``smup`` were derived for: their steps forget the size of the gradient."""
+from oneticket.weights.context import Rescaled, RescalingContext, masked, rescaling
 
 
 @rescaling("none")
@@ -30,8 +26,7 @@ def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> S
 
     Restores the second moment that the layer's N_l entries had before random ones of them were dropped.
     """
-    densities = masks.densities()
-    return {name: masked(weight / math.sqrt(densities[name] or 1.0), masks[name]) for name, weight in weights.items()}
+    return _by_density(weights, masks)
 
 
 @rescaling("fan-in", source="Evci et al. 2022", again="compounds")
@@ -57,37 +52,27 @@ def matched(weights: Mapping[str, Tensor], masks: Masks, context: RescalingConte
     masks permuted over the network. The second moment is the mean of w² over the kept weights of a layer. Where either
     side has none, or it is zero, the layer is left as it is.
     """
-    others, kept = context.ticket() if context.at_initial_scale else context.random()
+    others, kept = context.ticket if context.at_initial_scale else context.random
     return {
         name: masked(weight * _factor(weight[masks[name]], others[name][kept[name]]), masks[name])
         for name, weight in weights.items()
     }
 
 
-@rescaling("smup", source="Dey et al. 2024", rates="1/ρ", again="compounds")
-def smup(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
-    """The weights as of ``layer``, and the learning rate of each layer over its density; for Adam only."""
-    return layer(weights, masks, context)
+# Derived for optimisers whose steps forget the size of the gradient.
+@rescaling("smup", source="Dey et al. 2024", again="compounds", optimizers=("adam", "adamw"))
+def smup(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> Rescaled:
+    """The weights as of ``layer``, and the learning rate of each layer over its density; for Adam only.
 
-
-def rate_factors(name: str, masks: Masks, optimizer: str) -> dict[str, float]:
-    """What the rescaling ``name`` multiplies the learning rates of parameters by; those not named keep theirs.
-
-    1/ρ_l for each prunable tensor where the rescaling says so (its fact ``rates``), 1.0 for one of which nothing is
-    kept; else empty. Raises InputError for such a rescaling with an optimiser that it was not derived for.
-
-    >>> rate_factors("smup", Masks({"fc.weight": torch.tensor([True, False])}), "adam")
-    {'fc.weight': 2.0}
+    The factor is 1/ρ_l, and 1.0 for a layer of which nothing is kept.
     """
-    if "rates" not in rescaling.entry(name).facts:
-        return {}
-    if optimizer not in RATED_OPTIMIZERS:
-        raise InputError(
-            f"rescale = '{name}' with the optimiser '{optimizer}', for which its learning rates were not derived",
-            where="rescale",
-            expected=f"{' or '.join(RATED_OPTIMIZERS)}, or rescale = 'layer' for the weights alone",
-        )
-    return {layer: 1 / (density or 1.0) for layer, density in masks.densities().items()}
+    factors = {name: 1 / (density or 1.0) for name, density in masks.densities().items()}
+    return Rescaled(_by_density(weights, masks), factors)
+
+
+def _by_density(weights: Mapping[str, Tensor], masks: Masks) -> State:
+    densities = masks.densities()
+    return {name: masked(weight / math.sqrt(densities[name] or 1.0), masks[name]) for name, weight in weights.items()}
 
 
 def _factor(own: Tensor, other: Tensor) -> float:

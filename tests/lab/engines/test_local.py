@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from oneticket.lab.engines import Done, LocalEngine, Progress, Task, WorkerDied, engine
+from oneticket.lab.engines import ENGINES, Done, LocalEngine, Progress, Task, WorkerDied
 from oneticket.lab.plan import Plan
 from oneticket.lab.results import COLUMNS, remember, tidy
 from oneticket.lab.scheduler import ATTEMPTS, Summary, Watcher, missing
@@ -231,7 +231,7 @@ def test_closing_ends_the_running_cells(lab: Any) -> None:
 
 
 def test_the_engine_is_found_by_name() -> None:
-    assert isinstance(engine["local"](), LocalEngine)
+    assert isinstance(ENGINES["local"](), LocalEngine)
 
 
 # -- a whole run, ended from outside ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Engines: where cells are computed. One file each, found by name."""
 
 from oneticket.lab.engines.base import (
+    ENGINES,
     CellFailed,
     Crashed,
     DiskFull,
@@ -15,6 +16,7 @@ from oneticket.lab.engines.base import (
 from oneticket.lab.engines.local import LocalEngine
 
 __all__ = [
+    "ENGINES",
     "CellFailed",
     "Crashed",
     "DiskFull",

@@ -12,7 +12,7 @@ import msgspec
 from oneticket.errors import OneticketError
 from oneticket.lab.cell import Workplace
 from oneticket.lab.description import Description
-from oneticket.registry import Registry
+from oneticket.registry import NoFacts, Registry
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -97,5 +97,7 @@ class Engine(Protocol):
         ...
 
 
-engine: Registry[Callable[[], Engine]] = Registry("engine")
+ENGINES: Registry[Callable[[], Engine], NoFacts] = Registry("engine", NoFacts)
 """Engines by name."""
+
+engine = ENGINES.register

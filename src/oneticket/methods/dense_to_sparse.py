@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import allocation, kept_count
+from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.training import Callback, TrainState
 
 
@@ -92,7 +92,7 @@ class Cutting(Callback):
         Of the whole network together, equal ones by index, so that exactly as many are kept even when more are zero.
         """
         magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.training.weights().items()}
-        return allocation["global"](magnitudes, density, self.training.masks)
+        return ALLOCATIONS["global"](magnitudes, density, self.training.masks)
 
     def after_step(self, state: TrainState) -> None:
         if self.is_cut:

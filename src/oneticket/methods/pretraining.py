@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, NonFiniteLoss
-from oneticket.methods.base import Lesson, pretraining
+from oneticket.methods.base import PretrainingTask, pretraining
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
 from oneticket.training import EpochRecord, Loss, OnEpoch, Recipe, Training, train
@@ -24,20 +24,20 @@ HIDDEN = 512  # units of the hidden layer between features and reconstructed pix
 
 
 @pretraining("rotation", source="Gidaris et al. 2018")
-def rotation(lesson: Lesson) -> Training:
+def rotation(task: PretrainingTask) -> Training:
     """Which of four rotations an image has: every image of a batch in all four, so four samples for each image."""
-    return _with_other_head(lesson, 4, _Rotated(lesson.train_set), None)
+    return _with_other_head(task, 4, _Rotated(task.train_set), None)
 
 
 @pretraining("autoencoder", source="Vincent et al. 2010")
-def autoencoder(lesson: Lesson) -> Training:
+def autoencoder(task: PretrainingTask) -> Training:
     """The features before the head reconstruct the input through one hidden layer of 512 units: mean squared error."""
-    pixels = _example(lesson)[0].numel()
-    return _with_other_head(lesson, pixels, lesson.train_set, _reconstruction)
+    pixels = _example(task)[0].numel()
+    return _with_other_head(task, pixels, task.train_set, _reconstruction)
 
 
 @pretraining("layer-wise", source="Bengio et al. 2007")
-def layer_wise(lesson: Lesson) -> Training:
+def layer_wise(task: PretrainingTask) -> Training:
     """One layer after the other: each learns to reconstruct its input from its rectified output, the rest is frozen.
 
     The recipe's epochs are divided over the layers, at least one each, the first ones getting what is left over. The
@@ -45,14 +45,14 @@ def layer_wise(lesson: Lesson) -> Training:
     the squared error is over the power of what is to be reconstructed. Normalisation parameters and statistics stay
     those of W_0. From a last batch that gives a unit one value only, nothing is learned.
     """
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in Prunable(lesson.model, head=lesson.head).names))
-    whole, rest = divmod(lesson.recipe.epochs, len(layers))
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in Prunable(task.model, head=task.head).names))
+    whole, rest = divmod(task.recipe.epochs, len(layers))
     parts: list[Training] = []
     for number, name in enumerate(layers):
         epochs = max(1, whole + (number < rest))
-        stage = _Stage(lesson.model, name, _example(lesson), Streams(lesson.seed).seed("head", "layer-wise", name))
-        with _only(lesson.model, stage.layer):
-            parts.append(_train(lesson, stage, lesson.train_set, stage.loss, part=name, epochs=epochs, before=parts))
+        stage = _Stage(task.model, name, _example(task), Streams(task.seed).seed("head", "layer-wise", name))
+        with _only(task.model, stage.layer):
+            parts.append(_train(task, stage, task.train_set, stage.loss, part=name, epochs=epochs, before=parts))
     return Training(
         history=[record for part in parts for record in part.history],
         snapshots={},
@@ -74,23 +74,23 @@ def _kernels_of_all(parts: Mapping[str, Training]) -> Kernels:
 
 
 # -- with another head --------------------------------------------------------------------------------------------
-def _with_other_head(lesson: Lesson, outputs: int, batches: BatchSource, loss: Loss | None) -> Training:
+def _with_other_head(task: PretrainingTask, outputs: int, batches: BatchSource, loss: Loss | None) -> Training:
     """Train with a head for the task in place of the classifier, which is put back untouched."""
-    parent_name, _, own = lesson.head.rpartition(".")
-    parent, head = lesson.model.get_submodule(parent_name), lesson.model.get_submodule(lesson.head)
+    parent_name, _, own = task.head.rpartition(".")
+    parent, head = task.model.get_submodule(parent_name), task.model.get_submodule(task.head)
     if not isinstance(head, nn.Linear):
         raise InputError(
             f"the head is a {type(head).__name__}", where="pre-training", expected="a linear layer on a feature vector"
         )
-    with seeded(Streams(lesson.seed).seed("head", "pre-training")), torch.device("cpu"):
-        task: nn.Module = nn.Linear(head.in_features, outputs)
+    with seeded(Streams(task.seed).seed("head", "pre-training")), torch.device("cpu"):
+        substitute: nn.Module = nn.Linear(head.in_features, outputs)
         if loss is not None:
-            task = nn.Sequential(nn.Linear(head.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
-    setattr(parent, own, task.to(lesson.runtime.device))
+            substitute = nn.Sequential(nn.Linear(head.in_features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+    setattr(parent, own, substitute.to(task.runtime.device))
     try:
-        return _train(lesson, lesson.model, batches, loss, part="pre-training")
+        return _train(task, task.model, batches, loss, part="pre-training")
     finally:
-        setattr(parent, own, head.to(lesson.runtime.device))
+        setattr(parent, own, head.to(task.runtime.device))
 
 
 def _reconstruction(model: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
@@ -216,17 +216,17 @@ def _only(model: nn.Module, layer: nn.Module) -> Iterator[None]:
 
 
 # -- both ---------------------------------------------------------------------------------------------------------
-def _example(lesson: Lesson) -> Tensor:
-    inputs, _ = next(iter(lesson.train_set.ordered()))
-    lesson.model.to(inputs.device)
+def _example(task: PretrainingTask) -> Tensor:
+    inputs, _ = next(iter(task.train_set.ordered()))
+    task.model.to(inputs.device)
     return inputs
 
 
 def _train(
-    lesson: Lesson, model: nn.Module, batches: BatchSource, loss: Loss | None, *, part: str,
+    task: PretrainingTask, model: nn.Module, batches: BatchSource, loss: Loss | None, *, part: str,
     epochs: int | None = None, before: list[Training] | None = None,
 ) -> Training:  # fmt: skip
-    recipe: Recipe = lesson.recipe if epochs is None else msgspec.structs.replace(lesson.recipe, epochs=epochs)
+    recipe: Recipe = task.recipe if epochs is None else msgspec.structs.replace(task.recipe, epochs=epochs)
     past = [record for training in before or [] for record in training.history]
 
     def told(record: EpochRecord) -> EpochRecord:
@@ -235,14 +235,14 @@ def _train(
         return msgspec.structs.replace(record, epoch=last.epoch + record.epoch, step=last.step + record.step)
 
     def on_epoch(record: EpochRecord) -> None:
-        if lesson.on_epoch is not None:
-            lesson.on_epoch(told(record))
+        if task.on_epoch is not None:
+            task.on_epoch(told(record))
 
     try:
         training = train(
-            model, batches, recipe, seed=lesson.seed, loss=loss, callbacks=[OnEpoch(on_epoch)],
+            model, batches, recipe, seed=task.seed, loss=loss, callbacks=[OnEpoch(on_epoch)],
             runtime=msgspec.structs.replace(
-                lesson.runtime, checkpoint=lesson.checkpoint(part) if lesson.checkpoint else None
+                task.runtime, checkpoint=task.checkpoint(part) if task.checkpoint else None
             ),
         )  # fmt: skip
     except NonFiniteLoss as error:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from oneticket.methods.base import Situation, method
-from oneticket.methods.cutting import budget, checked, interval, moment, refuse_masked
-from oneticket.pruning import allocation
+from oneticket.methods.base import MethodContext, method
+from oneticket.methods.dense_to_sparse import budget, checked, interval, moment, refuse_masked
+from oneticket.pruning import ALLOCATIONS
 from oneticket.pruning.selection import largest, largest_alive
 from oneticket.training import Callback, TrainState
 
@@ -19,16 +19,16 @@ Interest = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @method("set", source="Mocanu et al. 2018; drop fraction: Evci et al. 2020", makes="masks")
-def sparse_evolutionary(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
+def sparse_evolutionary(context: MethodContext, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
     """Sparse from the start (ERK); now and then the smallest weights of a layer go and random ones grow.
 
     Everything else is as in ``rigl``.
     """
-    return Regrowing("set", situation.density, every, stop, drop, _chance)
+    return Regrowing("set", context.density, every, stop, drop, _chance)
 
 
 @method("rigl", source="Evci et al. 2020", makes="masks")
-def rigl(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
+def rigl(context: MethodContext, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
     """Sparse from the start (ERK); now and then the smallest weights go and those of the largest gradients grow.
 
     Begins with a random mask at ρ with ERK layer densities. Every ``every`` steps, or a tenth of the phase if that is
@@ -39,7 +39,7 @@ def rigl(situation: Situation, *, every: int = 100, stop: float = 0.75, drop: fl
     layer stays as it is. Other grown weights, and what the optimiser remembers of them, start at zero. The paper gives
     up the optimiser's step when masks change; here it is taken, with the new masks, so that no arm has fewer steps.
     """
-    return Regrowing("rigl", situation.density, every, stop, drop, _steepness)
+    return Regrowing("rigl", context.density, every, stop, drop, _steepness)
 
 
 def drop_fraction(step: int, end: int, alpha: float) -> float:
@@ -86,7 +86,7 @@ class Regrowing(Callback):
         # Masks begin where those of the other method begin, so that they differ in nothing but what grows.
         generator = state.generator("erk-start", 0)
         chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in state.weights().items()}
-        state.replace_masks(allocation["erk"](chances, self._density, state.masks))
+        state.replace_masks(ALLOCATIONS["erk"](chances, self._density, state.masks))
 
     def after_backward(self, state: TrainState) -> None:
         done = state.step - state.times.first

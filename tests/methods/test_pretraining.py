@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from oneticket.data import ImageBatches, ImageSet, Normalisation
 from oneticket.errors import InputError
-from oneticket.methods import Lesson, pretraining
-from oneticket.methods.lessons import _Rotated, _Stage
+from oneticket.methods import PRETRAININGS, PretrainingTask
+from oneticket.methods.pretraining import _Rotated, _Stage
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.training import Checkpoint, EpochRecord, Recipe, train
@@ -35,10 +35,10 @@ def network(name: str, **options: object) -> nn.Module:
     return build(ModelSpec(name=name, options=dict(options)), input_shape=SHAPE, classes=5, seed=1)
 
 
-def lesson(model: nn.Module, head: str, *, where: Path | None = None, epochs: int = 4, data: ImageSet | None = None,
-           heard: list[EpochRecord] | None = None) -> Lesson:  # fmt: skip
+def task_for(model: nn.Module, head: str, *, where: Path | None = None, epochs: int = 4, data: ImageSet | None = None,
+             heard: list[EpochRecord] | None = None) -> PretrainingTask:  # fmt: skip
     data = data or images()
-    return Lesson(
+    return PretrainingTask(
         model,
         head,
         ImageBatches(data, 32, normalisation=Normalisation.of(data)),
@@ -64,11 +64,11 @@ def pair(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
     return model, find_head(model, 5)
 
 
-@pytest.mark.parametrize("task", list(pretraining))
+@pytest.mark.parametrize("task", list(PRETRAININGS))
 def test_the_body_learns_and_the_head_stays_as_it_is(task: str, pair: tuple[nn.Module, str]) -> None:
     model, head = pair
     before = state(model)
-    training = pretraining[task](lesson(model, head))
+    training = PRETRAININGS[task](task_for(model, head))
     after = state(model)
     assert after.keys() == before.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -81,13 +81,13 @@ def test_the_body_learns_and_the_head_stays_as_it_is(task: str, pair: tuple[nn.M
 
 @pytest.mark.parametrize("task", ["rotation", "autoencoder"])
 def test_the_loss_of_the_task_falls(task: str) -> None:
-    training = pretraining[task](lesson(network("lenet-300-100"), "head", epochs=6))
+    training = PRETRAININGS[task](task_for(network("lenet-300-100"), "head", epochs=6))
     assert training.history[-1].train_loss < 0.7 * training.history[0].train_loss
 
 
 def test_in_layer_wise_pre_training_every_layer_learns_alone_and_reconstructs_better() -> None:
     heard: list[EpochRecord] = []
-    training = pretraining["layer-wise"](lesson(network("lenet-300-100"), "head", epochs=8, heard=heard))
+    training = PRETRAININGS["layer-wise"](task_for(network("lenet-300-100"), "head", epochs=8, heard=heard))
     first, second = training.history[:4], training.history[4:]
     assert first[-1].train_loss < first[0].train_loss
     assert second[-1].train_loss < second[0].train_loss
@@ -101,7 +101,7 @@ def test_layer_wise_pre_training_leaves_normalisation_alone() -> None:
     model = network("vgg11", width=0.125)
     others = {name: value for name, value in state(model).items() if value.dim() < 2}
     assert any("running_var" in name for name in others)
-    pretraining["layer-wise"](lesson(model, "head", epochs=1))
+    PRETRAININGS["layer-wise"](task_for(model, "head", epochs=1))
     for name, value in others.items():
         assert torch.equal(model.state_dict()[name], value), name
     assert not any(torch.equal(state(model)[name], network("vgg11", width=0.125).state_dict()[name])
@@ -111,8 +111,8 @@ def test_layer_wise_pre_training_leaves_normalisation_alone() -> None:
 def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:
     model = network("lenet-300-100")
     one = copy.deepcopy(model)
-    pretraining["layer-wise"](lesson(model, "head", epochs=2))
-    stage = lesson(one, "head", epochs=2)
+    PRETRAININGS["layer-wise"](task_for(model, "head", epochs=2))
+    stage = task_for(one, "head", epochs=2)
     names = [name for name, module in one.named_modules() if isinstance(module, nn.Linear)]
     # Two epochs for two layers: the first one's training is that of one epoch of it alone.
     first = _Stage(one, names[0], stage.train_set.ordered().__next__()[0], _seed(names[0]))
@@ -174,10 +174,10 @@ def test_the_loss_of_the_autoencoder_is_that_of_a_pass_by_hand(name: str, monkey
         begun.append(copy.deepcopy(network))
         return train(network, *arguments, **options)
 
-    monkeypatch.setattr("oneticket.methods.lessons.train", spy)
+    monkeypatch.setattr("oneticket.methods.pretraining.train", spy)
     whole = ImageBatches(data, 96, normalisation=Normalisation.of(data))
     recipe = Recipe.sgd(epochs=1, lr=0.05, batch_size=96)
-    training = pretraining["autoencoder"](Lesson(model, "head", whole, recipe, seed=7))
+    training = PRETRAININGS["autoencoder"](PretrainingTask(model, "head", whole, recipe, seed=7))
     body = begun[0].double()
     first, last = (getattr(body.head, number) for number in ("0", "2"))
     body.head = nn.Identity()
@@ -197,16 +197,16 @@ def test_images_that_are_not_square_cannot_be_rotated() -> None:
     data = images(shape=(1, 8, 6))
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 9), nn.ReLU(), nn.Linear(9, 5))
     with pytest.raises(InputError, match="square"):
-        pretraining["rotation"](lesson(model, "3", data=data))
+        PRETRAININGS["rotation"](task_for(model, "3", data=data))
 
 
-@pytest.mark.parametrize("task", list(pretraining))
+@pytest.mark.parametrize("task", list(PRETRAININGS))
 def test_the_same_lesson_gives_the_same_network_also_after_a_kill(task: str, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
     whole, killed = network("lenet-300-100"), network("lenet-300-100")
-    pretraining[task](lesson(whole, "head"))
+    PRETRAININGS[task](task_for(whole, "head"))
 
     class Deadly(list[EpochRecord]):
         def append(self, record: EpochRecord) -> None:
@@ -215,9 +215,9 @@ def test_the_same_lesson_gives_the_same_network_also_after_a_kill(task: str, tmp
                 raise Killed
 
     with pytest.raises(Killed):
-        pretraining[task](lesson(killed, "head", where=tmp_path, heard=Deadly()))
+        PRETRAININGS[task](task_for(killed, "head", where=tmp_path, heard=Deadly()))
     again = network("lenet-300-100")
-    training = pretraining[task](lesson(again, "head", where=tmp_path))
+    training = PRETRAININGS[task](task_for(again, "head", where=tmp_path))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     assert training.history[-1].epoch == 4
@@ -242,7 +242,7 @@ def test_the_decoder_of_a_convolution_gives_the_shape_of_its_input(stride: int, 
 @pytest.mark.parametrize(("name", "options"), NETWORKS, ids=[name for name, _ in NETWORKS])
 def test_a_last_batch_of_one_image_ends_no_layer_wise_pre_training(name: str, options: dict[str, object]) -> None:
     model = network(name, **options)
-    training = pretraining["layer-wise"](lesson(model, "head", epochs=1, data=images(65)))
+    training = PRETRAININGS["layer-wise"](task_for(model, "head", epochs=1, data=images(65)))
     assert training.samples == 65 * training.history[-1].epoch
     assert all(math.isfinite(record.train_loss) for record in training.history)
 

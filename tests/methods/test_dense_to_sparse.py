@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
-from oneticket.methods.cutting import Cutting, budget, checked, interval, moment
+from oneticket.methods import MethodContext, companion_of
+from oneticket.methods.dense_to_sparse import Cutting, budget, checked, interval, moment
 from oneticket.training import Course, Recipe, train
 
 Small = Callable[..., nn.Sequential]
@@ -136,7 +136,7 @@ def test_methods_that_make_masks_of_all_weights_refuse_others_at_once(
     with pytest.raises(
         InputError, match=rf"method '{name}': the mask of '0\.weight' keeps 11 of 12 .*; expected full masks"
     ):
-        train(model, samples, recipe, masks=masks, companion=companion_of(name, Situation(0.25, "5", recipe), {}))
+        train(model, samples, recipe, masks=masks, companion=companion_of(name, MethodContext(0.25, "5", recipe), {}))
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items() if n not in NAMES), "no step was taken"
 
 
@@ -146,7 +146,7 @@ def test_methods_that_cut_stay_inside_the_masks_they_are_given(
 ) -> None:
     model, recipe = small(), Recipe.sgd(epochs=4, batch_size=2)
     masks = Masks({n: torch.arange(model.get_parameter(n).numel()).view_as(model.get_parameter(n)) > 2 for n in NAMES})
-    companion = companion_of(name, Situation(0.25, "5", recipe), {})
+    companion = companion_of(name, MethodContext(0.25, "5", recipe), {})
     made = train(model, samples, recipe, masks=masks, companion=companion).masks
     assert made is not None
     assert made.kept == 8

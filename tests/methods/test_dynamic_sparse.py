@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import Situation, companion_of
-from oneticket.methods.regrowth import drop_fraction, regrown
+from oneticket.methods import MethodContext, companion_of
+from oneticket.methods.dynamic_sparse import drop_fraction, regrown
 from oneticket.methods.together import Together
 from oneticket.prunable import Prunable
-from oneticket.pruning import allocation
+from oneticket.pruning import ALLOCATIONS
 from oneticket.training import Companion, Course, Recipe, train
 
 Small = Callable[..., nn.Sequential]
@@ -111,7 +111,7 @@ def witnessed(
     """Each of 40 steps before and after the method acted."""
     model, recipe = network(), Recipe.sgd(epochs=10, batch_size=2, lr=0.05)
     before, after = Witness(), Witness()
-    together = Together([after, companion_of(name, Situation(density, "4", recipe), options), before])
+    together = Together([after, companion_of(name, MethodContext(density, "4", recipe), options), before])
     train(model, samples, recipe, masks=Masks.full(dict(Prunable(model).weights())), companion=together, seed=seed)
     return before.seen, after.seen
 
@@ -122,7 +122,7 @@ def test_connections_move_when_and_as_many_as_they_should(name: str, samples: tu
     before, after = witnessed(name, samples)
     start = before[0].masks
     scores = {n: torch.rand(m.shape) for n, m in start.items()}
-    erk = allocation["erk"](scores, 0.3, Masks.full(start))
+    erk = ALLOCATIONS["erk"](scores, 0.3, Masks.full(start))
     assert [row.kept for row in start.table()] == [row.kept for row in erk.table()]
     moved = []
     for step, (then, now) in enumerate(zip(before, after, strict=True)):
@@ -167,7 +167,7 @@ def test_set_grows_anywhere_with_equal_chances(small: Small, course_of: MakeCour
     """Over 400 steps of their own noise each free position is grown as often as another, to 5 standard errors."""
     model = small()
     course = course_of(model, steps=10_000)
-    companion = companion_of("set", Situation(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
+    companion = companion_of("set", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
     companion.begin(course)
     start = course.masks
     layer = max(start, key=lambda name: start[name].numel())
@@ -200,8 +200,8 @@ def test_long_intervals_and_options(samples: tuple[Tensor, Tensor]) -> None:
     moved = [step for step in range(40) if before[step].masks != after[step].masks]
     assert set(moved) <= set(range(2, 20, 2))
     assert len(moved) >= 6
-    situation = Situation(0.5, "5", Recipe.sgd(epochs=1))
+    context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for name in ("set", "rigl"):
         for options in ({"every": 0}, {"stop": 0.0}, {"drop": 1.2}, {"drop": 0.0}):
             with pytest.raises(InputError, match=f"method '{name}'"):
-                companion_of(name, situation, options)
+                companion_of(name, context, options)
