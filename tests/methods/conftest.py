@@ -1,4 +1,4 @@
-"""What the tests of methods share: a small network in double precision, its data, and a course to act on by hand."""
+"""What the tests of methods share: a small network in double precision, its data, and a training to act on by hand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oneticket.data import as_batches
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
-from oneticket.training import Course, MaskKeeper
+from oneticket.training import CallbackList, Recipe, Runtime, Start, TrainState
+from oneticket.training.start import Timetable
 
-MakeCourse = Callable[..., Course]
+MakeState = Callable[..., TrainState]
 
 
 @pytest.fixture
@@ -38,25 +40,17 @@ def samples() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def course_of() -> MakeCourse:
-    """A factory of courses of 40 steps, 10 an epoch, over a network with full masks unless others are given."""
+def state_of() -> MakeState:
+    """A factory of trainings of 40 steps, 10 an epoch, of a network with full masks unless others are given."""
 
-    def make(model: nn.Module, masks: Masks | None = None, *, steps: int = 40, first: int = 0) -> Course:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        weights = dict(Prunable(model).weights())
-        kept = Masks.full(weights) if masks is None else masks
-        keeper = MaskKeeper(optimizer, [(weights[name], mask) for name, mask in kept.items()])
-        streams = Streams(0)
-        return Course(
-            model=model,
-            optimizer=optimizer,
-            keeper=keeper,
-            names=tuple(kept),
-            steps=steps,
-            first=first,
-            per_epoch=10,
-            samples=80,
-            generator=lambda *keys: streams.generator("mask", *keys),
+    def make(model: nn.Module, masks: Masks | None = None, *, steps: int = 40, first: int = 0) -> TrainState:
+        kept = Masks.full(dict(Prunable(model).weights())) if masks is None else masks
+        data = as_batches((torch.zeros(80, 3, dtype=torch.float64), torch.zeros(80, dtype=torch.int64)), 8)
+        times = Timetable(first=first, total=steps, per_epoch=10, lr=lambda _: 0.1)
+        recipe, plain = Recipe.sgd(epochs=4, lr=0.1, momentum=0.9, weight_decay=0.0), Runtime(compact=False)
+        nobody = CallbackList([])
+        return TrainState(
+            model, kept, recipe, data, times, Start(), plain, loss=None, callbacks=nobody, streams=Streams(0)
         )
 
     return make

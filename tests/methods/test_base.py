@@ -8,13 +8,13 @@ from typing import Any, Literal
 import pytest
 
 from oneticket.errors import InputError
-from oneticket.methods import METHODS, MethodContext, companion_of, method, method_options
-from oneticket.training import Companion, Recipe
+from oneticket.methods import METHODS, MethodContext, callback_of, method, method_options
+from oneticket.training import Callback, Recipe
 
 CONTEXT = MethodContext(0.5, "head", Recipe.sgd(epochs=1))
 
 
-class Told(Companion):
+class Told(Callback):
     """Knows what it was made with."""
 
     def __init__(self, *told: Any) -> None:
@@ -28,7 +28,7 @@ def invented() -> Iterator[str]:
     @method(name, makes="masks")
     def invention(
         context: MethodContext, *, rate: float = 0.5, every: int = 10, kind: Literal["soft", "hard"] = "soft"
-    ) -> Companion:
+    ) -> Callback:
         """For a test."""
         return Told(context, rate, every, kind)
 
@@ -50,7 +50,7 @@ def test_numbers_get_the_type_of_the_signature(invented: str) -> None:
 
 
 def test_the_companion_is_made_with_situation_and_options(invented: str) -> None:
-    made = companion_of(invented, CONTEXT, {"kind": "hard"})
+    made = callback_of(invented, CONTEXT, {"kind": "hard"})
     assert isinstance(made, Told)
     assert made.told == (CONTEXT, 0.5, 10, "hard")
 
@@ -66,7 +66,7 @@ def test_the_companion_is_made_with_situation_and_options(invented: str) -> None
     ],
 )
 def test_what_is_wrong_with_an_option_is_said(invented: str, options: dict[str, Any], message: str) -> None:
-    for ask in (lambda: method_options(invented, options), lambda: companion_of(invented, CONTEXT, options)):
+    for ask in (lambda: method_options(invented, options), lambda: callback_of(invented, CONTEXT, options)):
         with pytest.raises(InputError) as caught:
             ask()
         assert message in str(caught.value)
@@ -79,4 +79,4 @@ def test_a_method_without_options_says_so() -> None:
 
 def test_an_unknown_method_is_named_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"unknown method 'rigel'; .*did you mean 'rigl'"):
-        companion_of("rigel", CONTEXT, {})
+        callback_of("rigel", CONTEXT, {})

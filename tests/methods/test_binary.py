@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.binary import binarised, scales, straight_through
 from oneticket.methods.binary_inputs import Sign, Window, binarise_inputs, binary_inputs, input_scales
 from oneticket.methods.footprint import binary_weights
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable, find_head
 from oneticket.randomness import seeded
-from oneticket.training import Companion, Course, Recipe, evaluate, train
+from oneticket.training import Callback, Recipe, TrainState, evaluate, train
 
 METHODS = ("binary-connect", "bwn", "xnor")
 SCALED = ("bwn", "xnor")
 ONE_STEP = Recipe.sgd(epochs=1, batch_size=4, lr=0.5, momentum=0.0, weight_decay=0.0)
 
 
-def companion(name: str, head: str = "head", recipe: Recipe = ONE_STEP) -> Companion:
-    return companion_of(name, MethodContext(1.0, head, recipe), {})
+def callback(name: str, head: str = "head", recipe: Recipe = ONE_STEP) -> Callback:
+    return callback_of(name, MethodContext(1.0, head, recipe), {})
 
 
 def built(network: str, width: float, seed: int = 0, **options: str) -> nn.Module:
@@ -193,7 +193,7 @@ def by_hand(model: Small, inputs: Tensor, targets: Tensor, name: str, lr: float)
 def test_one_step_is_the_one_worked_out_by_hand(name: str, seed: int, batch: tuple[Tensor, Tensor]) -> None:
     model = Small(seed)
     expected = by_hand(model, *batch, name, 0.5)
-    taken = train(model, batch, ONE_STEP, masks=full(model), companion=companion(name), snapshots=["1it"])
+    taken = train(model, batch, ONE_STEP, masks=full(model), callbacks=[callback(name)], snapshots=["1it"])
     for key, value in expected.items():
         np.testing.assert_allclose(taken.snapshots["1it"].state[key].numpy(), value, rtol=1e-9, atol=1e-12, err_msg=key)
 
@@ -202,7 +202,7 @@ def test_one_step_is_the_one_worked_out_by_hand(name: str, seed: int, batch: tup
 def test_only_binary_connect_bounds_its_real_weights(name: str, batch: tuple[Tensor, Tensor]) -> None:
     model, recipe = Small(scale=2.0), Recipe.sgd(epochs=3, batch_size=2, lr=5.0)
     moments = [f"{step}it" for step in range(1, 7)]
-    taken = train(model, batch, recipe, masks=full(model), companion=companion(name), snapshots=moments).snapshots
+    taken = train(model, batch, recipe, masks=full(model), callbacks=[callback(name)], snapshots=moments).snapshots
     largest = [float(taken[moment].state["second.weight"].abs().max()) for moment in moments]
     assert max(largest) == 1.0 if name == "binary-connect" else max(largest) > 1.5
     assert float(model.first.weight.detach().abs().max()) > 1.0, "the real layers are not clipped"
@@ -229,7 +229,7 @@ def test_all_but_the_first_layer_and_the_head_are_binary(name: str, network: str
         data = torch.randn(8, 1, 8, 8), torch.arange(8)
     order = executed(model, data[0])
     recipe = Recipe.sgd(epochs=2, batch_size=4, lr=0.01)
-    train(model, data, recipe, masks=full(model), companion=companion(name, recipe=recipe))
+    train(model, data, recipe, masks=full(model), callbacks=[callback(name, recipe=recipe)])
     assert binary_weights(model, "head") == [key for key in dict(model.named_parameters()) if key in order[1:]]
     assert binary_inputs(model) == ([n.removesuffix(".weight") for n in order[1:]] if name == "xnor" else [])
     for key in order:
@@ -242,7 +242,7 @@ def test_all_but_the_first_layer_and_the_head_are_binary(name: str, network: str
 def test_the_first_layer_is_the_one_that_runs_first(batch: tuple[Tensor, Tensor]) -> None:
     model = Small()
     assert next(iter(full(model))) == "second.weight"
-    train(model, batch, ONE_STEP, masks=full(model), companion=companion("bwn"))
+    train(model, batch, ONE_STEP, masks=full(model), callbacks=[callback("bwn")])
     assert binary_weights(model, "head") == ["second.weight"]
 
 
@@ -251,9 +251,9 @@ def test_without_masks_or_with_the_head_among_them_the_same_layers_are_binary(
     name: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     plain, with_head = Small(), Small()
-    train(plain, batch, ONE_STEP, companion=companion(name))
+    train(plain, batch, ONE_STEP, callbacks=[callback(name)])
     masks = Masks.full({n: p for n, p in with_head.named_parameters() if n.endswith("weight")})
-    train(with_head, batch, ONE_STEP, masks=masks, companion=companion(name))
+    train(with_head, batch, ONE_STEP, masks=masks, callbacks=[callback(name)])
     assert binary_weights(plain, "head") == ["second.weight"]
     for key, value in plain.state_dict().items():
         assert torch.equal(with_head.state_dict()[key], value), key
@@ -266,7 +266,7 @@ def test_a_masked_network_is_ternary(name: str, digits: tuple[tuple[Tensor, Tens
         model = built("conv-2", 0.1)
         masks = Masks({key: torch.rand(mask.shape) < 0.3 for key, mask in full(model).items()})
     recipe = Recipe.adam(epochs=2, batch_size=50)
-    train(model, (images[:200], labels[:200]), recipe, masks=masks, companion=companion(name, recipe=recipe))
+    train(model, (images[:200], labels[:200]), recipe, masks=masks, callbacks=[callback(name, recipe=recipe)])
     for key in binary_weights(model, "head"):
         assert torch.equal(model.get_parameter(key) != 0, masks[key])
     assert len(binary_weights(model, "head")) == 3
@@ -283,33 +283,33 @@ def test_binary_networks_learn_digits(
     train_set, test_set = digits
     model = built(network, width, **({} if network == "lenet-300-100" else {"norm": "batch"}))
     recipe = Recipe.adam(epochs=5, lr=5e-3, batch_size=50)
-    train(model, train_set, recipe, masks=full(model), companion=companion(name, recipe=recipe))
+    train(model, train_set, recipe, masks=full(model), callbacks=[callback(name, recipe=recipe)])
     assert evaluate(model, test_set)[0] > 0.6
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_judging_leaves_the_real_weights_as_they_were(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    model, inner = Small(), companion(name)
+    model, inner = Small(), callback(name)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    class Looking(Companion):
-        def begin(self, course: Course) -> None:
-            inner.begin(course)
+    class Looking(Callback):
+        def on_train_start(self, state: TrainState) -> None:
+            inner.on_train_start(state)
 
-        def after_backward(self, step: int) -> None:
-            inner.after_backward(step)
+        def after_backward(self, state: TrainState) -> None:
+            inner.after_backward(state)
 
-        def before_forward(self, step: int) -> None:
-            inner.before_forward(step)
+        def before_forward(self, state: TrainState) -> None:
+            inner.before_forward(state)
 
-        def judged(self):  # type: ignore[no-untyped-def]
+        def evaluation_weights(self):  # type: ignore[no-untyped-def]
             before = model.second.weight.detach().clone()
-            with inner.judged():
+            with inner.evaluation_weights():
                 inside = model.second.weight.detach().clone()
             seen.append((before, inside, model.second.weight.detach().clone()))
-            return Companion().judged()
+            return Callback().evaluation_weights()
 
-    train(model, batch, ONE_STEP, masks=full(model), companion=Looking(), validation=batch)
+    train(model, batch, ONE_STEP, masks=full(model), callbacks=[Looking()], validation=batch)
     ((before, inside, after),) = seen
     assert torch.equal(before, after)
     assert torch.equal(inside, binarised(before, scaled=name in SCALED))
@@ -320,7 +320,7 @@ def test_an_xnor_network_is_its_weights(digits: tuple[tuple[Tensor, Tensor], tup
     (images, labels), _ = digits
     model, fresh = (built("conv-2", 0.1, seed) for seed in range(2))
     keys = list(model.state_dict())
-    train(model, (images[:100], labels[:100]), ONE_STEP, masks=full(model), companion=companion("xnor"))
+    train(model, (images[:100], labels[:100]), ONE_STEP, masks=full(model), callbacks=[callback("xnor")])
     assert list(model.state_dict()) == keys
     fresh.load_state_dict(model.state_dict())
     expected = model(images[:20])
@@ -346,7 +346,7 @@ def test_each_sample_is_seen_alone() -> None:
 def test_a_network_with_nothing_between_first_layer_and_head_is_refused(batch: tuple[Tensor, Tensor]) -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3)).double()
     with pytest.raises(InputError, match=r"nothing to binarise between the first layer \('0.weight'\)"):
-        train(model, batch, ONE_STEP, masks=full(model), companion=companion("bwn", find_head(model)))
+        train(model, batch, ONE_STEP, masks=full(model), callbacks=[callback("bwn", find_head(model))])
 
 
 def test_inputs_of_other_layers_are_refused() -> None:

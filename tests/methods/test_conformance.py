@@ -14,10 +14,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from oneticket.data import Augmentation, ImageSet, Normalisation
 from oneticket.masks import Masks
-from oneticket.methods import METHODS, MethodContext, companion_of, method_options
+from oneticket.methods import METHODS, MethodContext, callback_of, method_options
 from oneticket.prunable import Prunable, find_head
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, EpochRecord, Recipe, StepDecay, Training, evaluate, train
+from oneticket.training import Checkpoint, EpochRecord, Recipe, Start, StepDecay, Training, evaluate, train
 
 EPOCHS, PER_EPOCH, DENSITY = 4, 5, 0.37
 RECIPES = {
@@ -72,9 +72,9 @@ def run(
     name: str, images: ImageSet, recipe: str = "sgd", *, model: nn.Module | None = None, **options: Any
 ) -> tuple[nn.Module, Training]:
     model = model or network()
-    companion = companion_of(name, MethodContext(DENSITY, find_head(model), RECIPES[recipe]), {})
+    callback = callback_of(name, MethodContext(DENSITY, find_head(model), RECIPES[recipe]), {})
     options = {"seed": 2, "masks": masks_for(name), "validation": images} | options
-    return model, train(model, images, RECIPES[recipe], companion=companion, **options)
+    return model, train(model, images, RECIPES[recipe], callbacks=[callback], **options)
 
 
 def made(training: Training) -> Masks:
@@ -139,12 +139,12 @@ def test_ends_at_its_density_exactly_and_stays_there(
 def test_is_exact_at_any_density_and_in_the_shortest_trainings(name: str, density: float, images: ImageSet) -> None:
     for batch_size in (22, 11, 7):  # trainings of one, two and four steps
         recipe, model = Recipe.sgd(epochs=1, batch_size=batch_size), network()
-        companion = companion_of(name, MethodContext(density, "10", recipe), {})
-        masks = made(train(model, images, recipe, masks=masks_for(name), companion=companion))
+        callback = callback_of(name, MethodContext(density, "10", recipe), {})
+        masks = made(train(model, images, recipe, masks=masks_for(name), callbacks=[callback]))
         assert masks.kept == math.floor(density * masks.total + 0.5)
         assert not outside(model.state_dict(), masks).any()
-    start = train(model, images, recipe, masks=masks_for(name), companion=companion_of(
-        name, MethodContext(density, "10", recipe), {}), start="1ep")  # fmt: skip
+    start = train(model, images, recipe, masks=masks_for(name), start=Start(step="1ep"), callbacks=[callback_of(
+        name, MethodContext(density, "10", recipe), {})])  # fmt: skip
     assert made(start).kept == math.floor(density * masks.total + 0.5), "without a single step"
 
 

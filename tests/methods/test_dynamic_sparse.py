@@ -15,15 +15,19 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.dynamic_sparse import drop_fraction, regrown
-from oneticket.methods.together import Together
 from oneticket.prunable import Prunable
 from oneticket.pruning import ALLOCATIONS
-from oneticket.training import Companion, Course, Recipe, train
+from oneticket.training import Callback, Recipe, TrainState, train
 
 Small = Callable[..., nn.Sequential]
-MakeCourse = Callable[..., Course]
+MakeState = Callable[..., TrainState]
+
+
+def at(state: TrainState, step: int) -> TrainState:
+    state.step = step
+    return state
 
 
 def bools(text: str) -> Tensor:
@@ -80,19 +84,16 @@ class Moment:
 
 
 @dataclass
-class Witness(Companion):
+class Witness(Callback):
     """Writes down every such moment."""
 
     seen: list[Moment] = field(default_factory=list)
 
-    def begin(self, course: Course) -> None:
-        self.course = course
-
-    def after_backward(self, step: int) -> None:
-        weights, memory = self.course.weights(), self.course.optimizer.state
+    def after_backward(self, state: TrainState) -> None:
+        weights, memory = state.weights(), state.optimizer.state
         self.seen.append(
             Moment(
-                self.course.masks,
+                state.masks,
                 {n: w.detach().clone() for n, w in weights.items()},
                 {n: w.grad.clone() for n, w in weights.items() if w.grad is not None},
                 {n: memory[w]["momentum_buffer"].clone() for n, w in weights.items() if w in memory},
@@ -111,8 +112,8 @@ def witnessed(
     """Each of 40 steps before and after the method acted."""
     model, recipe = network(), Recipe.sgd(epochs=10, batch_size=2, lr=0.05)
     before, after = Witness(), Witness()
-    together = Together([after, companion_of(name, MethodContext(density, "4", recipe), options), before])
-    train(model, samples, recipe, masks=Masks.full(dict(Prunable(model).weights())), companion=together, seed=seed)
+    callbacks = [after, callback_of(name, MethodContext(density, "4", recipe), options), before]
+    train(model, samples, recipe, masks=Masks.full(dict(Prunable(model).weights())), callbacks=callbacks, seed=seed)
     return before.seen, after.seen
 
 
@@ -163,19 +164,19 @@ def test_rigl_grows_where_the_gradient_of_the_step_is_largest(samples: tuple[Ten
     assert changed > 10
 
 
-def test_set_grows_anywhere_with_equal_chances(small: Small, course_of: MakeCourse) -> None:
+def test_set_grows_anywhere_with_equal_chances(small: Small, state_of: MakeState) -> None:
     """Over 400 steps of their own noise each free position is grown as often as another, to 5 standard errors."""
     model = small()
-    course = course_of(model, steps=10_000)
-    companion = companion_of("set", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
-    companion.begin(course)
-    start = course.masks
+    state = state_of(model, steps=10_000)
+    callback = callback_of("set", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
+    callback.on_train_start(state)
+    start = state.masks
     layer = max(start, key=lambda name: start[name].numel())
     counts, trials = torch.zeros(start[layer].shape), 400
     for step in range(1, trials + 1):
-        course.replace(start)
-        companion.after_backward(step)
-        counts += course.masks[layer]
+        state.replace_masks(start)
+        callback.after_backward(at(state, step))
+        counts += state.masks[layer]
     kept = int(start[layer].sum())
     dropped = math.floor(kept * drop_fraction(1, 7500, 1.0))
     assert dropped == kept - 1, "nearly all, so nearly every position is free"
@@ -204,4 +205,4 @@ def test_long_intervals_and_options(samples: tuple[Tensor, Tensor]) -> None:
     for name in ("set", "rigl"):
         for options in ({"every": 0}, {"stop": 0.0}, {"drop": 1.2}, {"drop": 0.0}):
             with pytest.raises(InputError, match=f"method '{name}'"):
-                companion_of(name, context, options)
+                callback_of(name, context, options)

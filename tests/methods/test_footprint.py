@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.binary import binarised
 from oneticket.methods.binary_inputs import binarise_inputs
 from oneticket.methods.footprint import (
@@ -168,8 +168,8 @@ def test_the_three_networks_beside_one_another(name: str, linear: bool, digits: 
     def trained(method: str, density: float) -> tuple[nn.Module, Masks]:
         model = build(spec, input_shape=(1, 8, 8), classes=10, seed=0)
         masks = Masks({n: torch.rand(w.shape) < density for n, w in Prunable(model).weights()})
-        companion = companion_of(method, MethodContext(density, "head", recipe), {})
-        train(model, digits, recipe, masks=masks, companion=companion)
+        callback = callback_of(method, MethodContext(density, "head", recipe), {})
+        train(model, digits, recipe, masks=masks, callbacks=[callback])
         return model, masks
 
     with seeded(1):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.gmp import density_after
-from oneticket.training import Course, Recipe, train
+from oneticket.training import Recipe, TrainState, train
 
 Small = Callable[..., nn.Sequential]
 NAMES = ("0.weight", "3.weight")
@@ -45,21 +45,16 @@ def watched(small: Small, samples: tuple[Tensor, Tensor], **options: object) -> 
     """Masks after each of 40 steps, and the weights that each step began with."""
     masks, weights = [], []
     recipe, model = Recipe.sgd(epochs=10, batch_size=2), small()
-    companion = companion_of("gmp", MethodContext(0.25, "5", recipe), options)
-    begin, after = companion.begin, companion.after_step
-    course: list[Course] = []
+    callback = callback_of("gmp", MethodContext(0.25, "5", recipe), options)
+    after = callback.after_step
 
-    def beginning(given: Course) -> None:
-        course.append(given)
-        begin(given)
-
-    def watching(step: int) -> None:
+    def watching(state: TrainState) -> None:
         weights.append(torch.cat([model.get_parameter(name).detach().flatten().clone() for name in NAMES]))
-        after(step)
-        masks.append(course[0].masks)
+        after(state)
+        masks.append(state.masks)
 
-    companion.begin, companion.after_step = beginning, watching  # type: ignore[method-assign]
-    train(model, samples, recipe, masks=Masks.full({n: model.get_parameter(n) for n in NAMES}), companion=companion)
+    callback.after_step = watching  # type: ignore[method-assign]
+    train(model, samples, recipe, masks=Masks.full({n: model.get_parameter(n) for n in NAMES}), callbacks=[callback])
     return masks, weights
 
 
@@ -89,4 +84,4 @@ def test_options_say_when(small: Small, samples: tuple[Tensor, Tensor]) -> None:
     context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for options in ({"every": 0}, {"stop": 0.0}, {"stop": 1.5}):
         with pytest.raises(InputError, match="method 'gmp'"):
-            companion_of("gmp", context, options)
+            callback_of("gmp", context, options)

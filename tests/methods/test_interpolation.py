@@ -12,14 +12,20 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.interpolation import Interpolated
-from oneticket.methods.together import Together
 from oneticket.prunable import Prunable
-from oneticket.training import Checkpoint, Course, EpochRecord, Recipe, train
+from oneticket.training import Checkpoint, EpochRecord, OnEpoch, Recipe, Runtime, TrainState, train
 
 Small = Callable[..., nn.Sequential]
-MakeCourse = Callable[..., Course]
+MakeState = Callable[..., TrainState]
+
+
+def at(state: TrainState, step: int) -> TrainState:
+    state.step = step
+    return state
+
+
 TRAINED = {"1.weight": torch.tensor([2.0, -1.0, 0.5, 3.0]), "1.bias": torch.tensor([1.0, 0.0, -2.0, 0.3])}
 FRESH = {"1.weight": torch.ones(4), "1.bias": torch.zeros(4)}
 
@@ -29,22 +35,22 @@ def psi(model: nn.Module) -> Tensor:
 
 
 def test_a_step_sees_the_mixture_and_has_its_gradient(
-    small: Small, course_of: MakeCourse, samples: tuple[Tensor, Tensor]
+    small: Small, state_of: MakeState, samples: tuple[Tensor, Tensor]
 ) -> None:
     """d loss((1 − a)ψ + a·fresh)/dψ by finite differences, a drawn for the step."""
     model, step, h = small(), 5, 1e-6
-    course = course_of(model)
-    companion = Interpolated(TRAINED, FRESH)
-    companion.begin(course)
+    state = state_of(model)
+    callback = Interpolated(TRAINED, FRESH)
+    callback.on_train_start(state)
     trained, fresh = (torch.cat([t.double() for t in end.values()]) for end in (TRAINED, FRESH))
     assert torch.equal(psi(model), trained)
-    share = float(torch.rand((), generator=course.generator("interpolation", step)))
+    share = float(torch.rand((), generator=state.generator("interpolation", step)))
     assert 0 < share < 1
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    companion.before_forward(step)
+    callback.before_forward(at(state, step))
     torch.testing.assert_close(psi(model), (1 - share) * trained + share * fresh, rtol=1e-12, atol=1e-12)
     F.cross_entropy(model(samples[0]), samples[1]).backward()
-    companion.after_backward(step)
+    callback.after_backward(at(state, step))
     assert torch.equal(psi(model), trained), "put back to the bit"
     assert all(torch.equal(model.get_parameter(n), before[n]) for n, _ in model.named_parameters())
 
@@ -59,32 +65,34 @@ def test_a_step_sees_the_mixture_and_has_its_gradient(
     slopes = [(loss(trained + h * unit) - loss(trained - h * unit)) / (2 * h) for unit in torch.eye(8).double()]
     gradient = torch.cat([model.get_parameter(name).grad for name in FRESH])  # type: ignore[misc]
     torch.testing.assert_close(gradient, torch.tensor(slopes, dtype=torch.float64), rtol=0, atol=1e-8)
-    companion.before_forward(step + 1)
+    callback.before_forward(at(state, step + 1))
     assert not torch.allclose(psi(model), (1 - share) * trained + share * fresh), "another step, another mixture"
 
 
-def test_until_then_parameters_are_trained_as_they_are(small: Small, course_of: MakeCourse) -> None:
+def test_until_then_parameters_are_trained_as_they_are(small: Small, state_of: MakeState) -> None:
     model = small()
-    companion = Interpolated(TRAINED, FRESH, until=0.5)
-    companion.begin(course_of(model))  # 40 steps
+    callback = Interpolated(TRAINED, FRESH, until=0.5)
+    state = state_of(model)  # 40 steps
+    callback.on_train_start(state)
     start, seen = psi(model), []
     for step in range(40):
-        companion.before_forward(step)
+        callback.before_forward(at(state, step))
         seen.append(not torch.equal(psi(model), start))
-        companion.after_backward(step)
-        with companion.judged():
+        callback.after_backward(at(state, step))
+        with callback.evaluation_weights():
             assert torch.equal(psi(model), start)
     assert seen == [True] * 20 + [False] * 20
 
 
-def test_buffers_are_left_to_the_network(small: Small, course_of: MakeCourse) -> None:
+def test_buffers_are_left_to_the_network(small: Small, state_of: MakeState) -> None:
     model = small()
     names = [name for name in model.state_dict() if name.startswith("1.")]
     ends = [{name: torch.full_like(model.state_dict()[name], value) for name in names} for value in (3, 1)]
     before = model.state_dict()["1.running_var"].clone()
-    companion = Interpolated(*ends)
-    companion.begin(course_of(model))
-    companion.before_forward(0)
+    callback = Interpolated(*ends)
+    state = state_of(model)
+    callback.on_train_start(state)
+    callback.before_forward(at(state, 0))
     assert torch.equal(model.state_dict()["1.running_var"], before)
     assert (psi(model) < 3).all()
 
@@ -93,12 +101,12 @@ def test_a_network_without_normalisation_is_left_alone(samples: tuple[Tensor, Te
     with_it, without = (nn.Linear(3, 2).double() for _ in range(2))
     without.load_state_dict(with_it.state_dict())
     recipe = Recipe.sgd(epochs=2, batch_size=4)
-    train(with_it, samples, recipe, companion=Interpolated({}, {}))
+    train(with_it, samples, recipe, callbacks=[Interpolated({}, {})])
     train(without, samples, recipe)
     assert torch.equal(with_it.weight, without.weight)
 
 
-def test_states_that_do_not_fit_are_refused(small: Small, course_of: MakeCourse) -> None:
+def test_states_that_do_not_fit_are_refused(small: Small, state_of: MakeState) -> None:
     with pytest.raises(InputError, match=r"'1.bias' is among only one"):
         Interpolated(TRAINED, {"1.weight": FRESH["1.weight"]})
     with pytest.raises(InputError, match="until = 0"):
@@ -109,7 +117,7 @@ def test_states_that_do_not_fit_are_refused(small: Small, course_of: MakeCourse)
         ({"1.weight": torch.ones(4)}, {"1.weight": torch.ones(1)}),
     ):
         with pytest.raises(InputError, match="does not fit the model"):
-            Interpolated(*ends).begin(course_of(small()))
+            Interpolated(*ends).on_train_start(state_of(small()))
 
 
 @pytest.mark.parametrize("name", ["train", "l0", "rigl", "bwn"])
@@ -124,10 +132,17 @@ def test_goes_with_any_method_and_resumes_to_the_bit(
                 raise KeyboardInterrupt
 
         model = small(seed)
-        method = companion_of(name, MethodContext(0.4, "5", recipe), {})
-        companion = Together([method, Interpolated(TRAINED, FRESH, until=0.8)])
+        method = callback_of(name, MethodContext(0.4, "5", recipe), {})
+        callbacks = [method, Interpolated(TRAINED, FRESH, until=0.8), OnEpoch(kill)]
         masks = Masks.full(dict(Prunable(model).weights()))
-        train(model, samples, recipe, masks=masks, companion=companion, checkpoint=checkpoint, on_epoch=kill)
+        train(
+            model,
+            samples,
+            recipe,
+            masks=masks,
+            runtime=Runtime(checkpoint=checkpoint),
+            callbacks=callbacks,
+        )
         return model
 
     whole = run()

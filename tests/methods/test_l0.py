@@ -15,12 +15,19 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.l0 import HardConcrete, final_gates, largest_by_both, open_probability, sampled_gates
-from oneticket.training import Course, Recipe, train
+from oneticket.training import Recipe, TrainState, train
 
 Small = Callable[..., nn.Sequential]
-MakeCourse = Callable[..., Course]
+MakeState = Callable[..., TrainState]
+
+
+def at(state: TrainState, step: int) -> TrainState:
+    state.step = step
+    return state
+
+
 NAMES = ("0.weight", "3.weight")
 ALPHAS = torch.tensor([-6.0, -2.4, -1.0, -0.1, 0.0, 0.3, 1.7, 2.4, 5.0], dtype=torch.float64)
 
@@ -34,13 +41,13 @@ def gate(log_alpha: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.minimum(1, np.maximum(0, s * 1.2 - 0.1))
 
 
-def make(small: Small, course_of: MakeCourse, **options: float) -> tuple[nn.Sequential, Course, HardConcrete]:
+def make(small: Small, state_of: MakeState, **options: float) -> tuple[nn.Sequential, TrainState, HardConcrete]:
     model = small()
-    course = course_of(model)
-    companion = companion_of("l0", MethodContext(0.25, "5", Recipe.sgd(epochs=4)), options)
-    assert isinstance(companion, HardConcrete)
-    companion.begin(course)
-    return model, course, companion
+    state = state_of(model)
+    callback = callback_of("l0", MethodContext(0.25, "5", Recipe.sgd(epochs=4)), options)
+    assert isinstance(callback, HardConcrete)
+    callback.on_train_start(state)
+    return model, state, callback
 
 
 def flat(model: nn.Module, gradient: bool = False) -> Tensor:
@@ -99,21 +106,21 @@ def test_the_gradient_of_the_expected_gate(small: Small) -> None:
 
 # -- a step --------------------------------------------------------------------------------------------------------
 def test_a_step_has_the_gradients_of_the_gated_loss(
-    small: Small, course_of: MakeCourse, samples: tuple[Tensor, Tensor]
+    small: Small, state_of: MakeState, samples: tuple[Tensor, Tensor]
 ) -> None:
     """Objective: loss(W ∘ z(log α, u)) + λ/n Σ P(z ≠ 0), u that of the step; differences in every log α and every W."""
-    model, course, companion = make(small, course_of, strength=2.0, keep=0.6)
+    model, state, callback = make(small, state_of, strength=2.0, keep=0.6)
     weights, step = flat(model), 7
-    noise = torch.rand(32, generator=course.generator("gate-noise", step)).double()
+    noise = torch.rand(32, generator=state.generator("gate-noise", step)).double()
 
-    companion.before_forward(step)
-    alpha = companion.log_alpha.detach().clone()
+    callback.before_forward(at(state, step))
+    alpha = callback.log_alpha.detach().clone()
     expected = weights * torch.from_numpy(gate(alpha.numpy(), noise.numpy()))
     np.testing.assert_allclose(flat(model), expected, atol=1e-9)
-    penalty = companion.penalty()
+    penalty = callback.penalty(state)
     assert penalty is not None
     (F.cross_entropy(model(samples[0]), samples[1]) + penalty).backward()
-    companion.after_backward(step)
+    callback.after_backward(at(state, step))
     assert torch.equal(flat(model), weights), "put back to the bit"
 
     other = small()
@@ -136,69 +143,69 @@ def test_a_step_has_the_gradients_of_the_gated_loss(
         return (sides[0] - sides[1]) / (2 * h)
 
     np.testing.assert_allclose(flat(model, gradient=True), [slope(0, i) for i in range(32)], atol=1e-8)
-    np.testing.assert_allclose(companion.log_alpha.grad, [slope(1, i) for i in range(32)], atol=1e-8)
+    np.testing.assert_allclose(callback.log_alpha.grad, [slope(1, i) for i in range(32)], atol=1e-8)
     assert (expected == 0).any(), "closed gates are among the cases"
 
 
 def test_noise_differs_from_step_to_step_and_gradients_do_not_add_up(
-    small: Small, course_of: MakeCourse, samples: tuple[Tensor, Tensor]
+    small: Small, state_of: MakeState, samples: tuple[Tensor, Tensor]
 ) -> None:
-    model, _, companion = make(small, course_of)
+    model, state, callback = make(small, state_of)
     seen, gradients = [], []
     for step in (0, 1, 0):
-        companion.before_forward(step)
+        callback.before_forward(at(state, step))
         seen.append(flat(model))
         model.zero_grad()
         F.cross_entropy(model.eval()(samples[0]), samples[1]).backward()
-        companion.after_backward(step)
-        gradients.append(companion.log_alpha.grad)
+        callback.after_backward(at(state, step))
+        gradients.append(callback.log_alpha.grad)
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])
     assert gradients[0] is not None
     assert torch.equal(gradients[0], gradients[2])
 
 
-def test_gates_have_an_adam_of_their_own(small: Small, course_of: MakeCourse, samples: tuple[Tensor, Tensor]) -> None:
+def test_gates_have_an_adam_of_their_own(small: Small, state_of: MakeState, samples: tuple[Tensor, Tensor]) -> None:
     """Its first step is the rate times −g/(|g| + 1e-8)."""
-    model, course, companion = make(small, course_of, gate_lr=0.02)
-    before = companion.log_alpha.detach().clone()
+    model, state, callback = make(small, state_of, gate_lr=0.02)
+    before = callback.log_alpha.detach().clone()
     assert abs(float(before.mean())) < 0.01
     assert 0.005 < float(before.std()) < 0.02
-    companion.before_forward(0)
-    penalty = companion.penalty()
+    callback.before_forward(at(state, 0))
+    penalty = callback.penalty(state)
     assert penalty is not None
     (F.cross_entropy(model(samples[0]), samples[1]) + penalty).backward()
-    companion.after_backward(0)
-    gradient = companion.log_alpha.grad
+    callback.after_backward(at(state, 0))
+    gradient = callback.log_alpha.grad
     assert gradient is not None
-    course.optimizer.step()
-    assert torch.equal(companion.log_alpha.detach(), before), "no parameter of the network's optimiser"
-    companion.after_step(0)
+    state.optimizer.step()
+    assert torch.equal(callback.log_alpha.detach(), before), "no parameter of the network's optimiser"
+    callback.after_step(at(state, 0))
     step = 0.02 * gradient / (gradient.abs() + 1e-8)
-    np.testing.assert_allclose(companion.log_alpha.detach(), before - step, atol=1e-9)
+    np.testing.assert_allclose(callback.log_alpha.detach(), before - step, atol=1e-9)
 
 
 # -- judging and cutting -------------------------------------------------------------------------------------------
-def test_judged_and_cut_with_the_deterministic_gates(small: Small, course_of: MakeCourse) -> None:
-    model, course, companion = make(small, course_of)
+def test_judged_and_cut_with_the_deterministic_gates(small: Small, state_of: MakeState) -> None:
+    model, state, callback = make(small, state_of)
     weights = flat(model)
     with torch.no_grad():
-        companion.log_alpha.copy_(torch.linspace(-4, 4, 32, dtype=torch.float64)[torch.randperm(32)])
-    alpha = companion.log_alpha.detach().clone()
+        callback.log_alpha.copy_(torch.linspace(-4, 4, 32, dtype=torch.float64)[torch.randperm(32)])
+    alpha = callback.log_alpha.detach().clone()
     stays = alpha >= alpha.sort(descending=True).values[7]
     gates = np.clip(logistic(alpha.numpy()) * 1.2 - 0.1, 0, 1)
     expected = torch.from_numpy(np.where(stays, weights.numpy() * gates, 0))
-    with companion.judged():
+    with callback.evaluation_weights():
         np.testing.assert_allclose(flat(model), expected, atol=1e-12)
     assert torch.equal(flat(model), weights)
-    companion.finish()
+    callback.on_train_end(state)
     np.testing.assert_allclose(flat(model), expected, atol=1e-12)
-    kept = torch.cat([mask.flatten() for mask in course.masks.values()])
+    kept = torch.cat([mask.flatten() for mask in state.masks.values()])
     assert torch.equal(kept, stays)
-    assert companion.penalty() is None
-    assert companion.state() == {"is_cut": True}
-    companion.before_forward(31)
-    companion.after_backward(31)
+    assert callback.penalty(state) is None
+    assert callback.state_dict() == {"is_cut": True}
+    callback.before_forward(at(state, 31))
+    callback.after_backward(at(state, 31))
     np.testing.assert_allclose(flat(model), expected, atol=1e-12)
 
 
@@ -214,27 +221,27 @@ def test_ties_go_to_the_larger_weight_then_to_the_earlier(data: st.DataObject) -
     np.testing.assert_array_equal(largest_by_both(first, second, count), expected)
 
 
-def test_only_living_weights_are_kept(small: Small, course_of: MakeCourse) -> None:
+def test_only_living_weights_are_kept(small: Small, state_of: MakeState) -> None:
     model = small()
     alive = Masks({"0.weight": torch.zeros(4, 3, dtype=torch.bool), "3.weight": torch.ones(5, 4, dtype=torch.bool)})
-    course = course_of(model, alive)
-    companion = companion_of("l0", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {})
-    companion.begin(course)
-    companion.finish()
-    assert course.masks.kept == 16
-    assert course.masks <= alive
+    state = state_of(model, alive)
+    callback = callback_of("l0", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {})
+    callback.on_train_start(state)
+    callback.on_train_end(state)
+    assert state.masks.kept == 16
+    assert state.masks <= alive
 
 
 def test_a_strong_penalty_closes_gates_and_a_weak_one_does_not(small: Small, samples: tuple[Tensor, Tensor]) -> None:
     probabilities = []
     for strength in (50.0, 1e-6):
         recipe, model = Recipe.adam(epochs=30, batch_size=4, lr=0.01), small(dtype=torch.float32)
-        companion = companion_of("l0", MethodContext(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1})
-        assert isinstance(companion, HardConcrete)
+        callback = callback_of("l0", MethodContext(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1})
+        assert isinstance(callback, HardConcrete)
         full = Masks.full({name: model.get_parameter(name) for name in NAMES})
         data = samples[0].float(), samples[1]
-        train(model, data, recipe, masks=full, companion=companion)
-        probabilities.append(float(open_probability(companion.log_alpha.detach()).mean()))
+        train(model, data, recipe, masks=full, callbacks=[callback])
+        probabilities.append(float(open_probability(callback.log_alpha.detach()).mean()))
     assert probabilities[0] < 0.1 < 0.7 < probabilities[1]
 
 
@@ -242,4 +249,4 @@ def test_options_are_checked() -> None:
     context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for options in ({"strength": 0.0}, {"gate_lr": -1.0}, {"keep": 1.0}, {"keep": 0.0}, {"cut": 2.0}):
         with pytest.raises(InputError, match="method 'l0'"):
-            companion_of("l0", context, options)
+            callback_of("l0", context, options)

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.l1 import soften
-from oneticket.training import Recipe, StepDecay, train
+from oneticket.training import Recipe, Start, StepDecay, train
 
 Small = Callable[..., nn.Sequential]
 NAMES = ("0.weight", "3.weight")
@@ -50,9 +50,9 @@ def test_the_training_is_sgd_with_proximal_steps_until_the_cut(small: Small, sam
     factors, strength = {"3.weight": 0.5}, 0.3
     recipe = Recipe.sgd(epochs=8, batch_size=8, lr=0.2, momentum=0.0, weight_decay=0.0, schedule=StepDecay(at=("3ep",)))
     model, reference = small(), small()
-    companion = companion_of("l1", MethodContext(0.25, "5", recipe), {"strength": strength})
+    callback = callback_of("l1", MethodContext(0.25, "5", recipe), {"strength": strength})
     full = Masks.full({name: model.get_parameter(name) for name in NAMES})
-    result = train(model, samples, recipe, masks=full, companion=companion, lr_factors=factors)
+    result = train(model, samples, recipe, masks=full, start=Start(lr_factors=factors), callbacks=[callback])
 
     parameters = dict(reference.named_parameters())
     masks = {name: torch.ones_like(parameters[name]) for name in NAMES}
@@ -81,9 +81,9 @@ def test_the_training_is_sgd_with_proximal_steps_until_the_cut(small: Small, sam
 def test_the_density_is_exact_where_the_penalty_left_fewer(small: Small, samples: tuple[Tensor, Tensor]) -> None:
     """A penalty that zeroes everything: the first weights by index are kept, and learn."""
     recipe, model = Recipe.sgd(epochs=4, batch_size=4), small()
-    companion = companion_of("l1", MethodContext(0.25, "5", recipe), {"strength": 1e6, "cut": 0.5})
+    callback = callback_of("l1", MethodContext(0.25, "5", recipe), {"strength": 1e6, "cut": 0.5})
     full = Masks.full({name: model.get_parameter(name) for name in NAMES})
-    masks = train(model, samples, recipe, masks=full, companion=companion).masks
+    masks = train(model, samples, recipe, masks=full, callbacks=[callback]).masks
     assert masks is not None
     assert masks["0.weight"].flatten().nonzero().flatten().tolist() == list(range(8))
     assert not masks["3.weight"].any()
@@ -93,4 +93,4 @@ def test_options_are_checked() -> None:
     context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
     for options in ({"strength": 0.0}, {"strength": -1.0}, {"cut": 0.0}, {"cut": 1.1}):
         with pytest.raises(InputError, match="method 'l1'"):
-            companion_of("l1", context, options)
+            callback_of("l1", context, options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.masks import Masks
-from oneticket.methods import METHODS, MethodContext, companion_of
+from oneticket.methods import METHODS, MethodContext, callback_of
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.pruning import ALLOCATIONS
@@ -41,8 +41,8 @@ def test_a_network_ends_at_its_density_exactly(chosen: str, name: str, density: 
     data = torch.randn(12, 3, 8, 8, generator=generator), torch.arange(12) % 3
     recipe = Recipe.sgd(epochs=3, batch_size=4, lr=0.05)
     full = Masks.full(dict(view.weights()))
-    companion = companion_of(chosen, MethodContext(density, "head", recipe), {})
-    masks = train(model, data, recipe, masks=full, companion=companion).masks
+    callback = callback_of(chosen, MethodContext(density, "head", recipe), {})
+    masks = train(model, data, recipe, masks=full, callbacks=[callback]).masks
     assert masks is not None
     assert masks.kept == math.floor(density * view.total + 0.5)
     for layer, weight in view.weights():
@@ -187,8 +187,8 @@ def test_one_step_of_a_binary_network(chosen: str, name: str, density: float) ->
     before = {n: t.detach().clone() for n, t in model.named_parameters()}
     expected = after_one_step(chosen, formula, binary, before, masks, batch)
     recipe = Recipe.sgd(epochs=1, batch_size=6, lr=RATE, momentum=0.0, weight_decay=0.0)
-    companion = companion_of(chosen, MethodContext(density, "head", recipe), {})
-    found = train(model, batch, recipe, masks=masks, companion=companion, snapshots=["1it"]).snapshots["1it"].state
+    callback = callback_of(chosen, MethodContext(density, "head", recipe), {})
+    found = train(model, batch, recipe, masks=masks, callbacks=[callback], snapshots=["1it"]).snapshots["1it"].state
     for n, value in expected.items():
         torch.testing.assert_close(found[n], value, rtol=1e-8, atol=1e-10, msg=n)
         assert n not in masks or not torch.equal(value, before[n]), n

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.methods import MethodContext, companion_of
+from oneticket.methods import MethodContext, callback_of
 from oneticket.methods import packed as module
 from oneticket.methods.binary import binarised
 from oneticket.methods.binary_inputs import Window, binarise_inputs
@@ -37,8 +37,8 @@ def trained(model: nn.Module, density: float = 1.0, name: str = "xnor") -> nn.Mo
     images = torch.randn(16, 3, 12, 12, generator=generator, dtype=next(model.parameters()).dtype)
     shapes = {key: weight.shape for key, weight in Prunable(model).weights()}
     masks = Masks({key: torch.rand(shape, generator=generator) < density for key, shape in shapes.items()})
-    companion = companion_of(name, MethodContext(density, "head", RECIPE), {})
-    train(model, (images, torch.arange(16) % 5), RECIPE, masks=masks, companion=companion)
+    callback = callback_of(name, MethodContext(density, "head", RECIPE), {})
+    train(model, (images, torch.arange(16) % 5), RECIPE, masks=masks, callbacks=[callback])
     return model.eval()
 
 

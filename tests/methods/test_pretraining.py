@@ -118,7 +118,7 @@ def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:
     first = _Stage(one, names[0], stage.train_set.ordered().__next__()[0], _seed(names[0]))
     for parameter in one.parameters():
         parameter.requires_grad_(parameter in set(first.layer.parameters()))
-    train(first, stage.train_set, Recipe.sgd(epochs=1, lr=0.05, batch_size=32), seed=7, objective=first.loss)
+    train(first, stage.train_set, Recipe.sgd(epochs=1, lr=0.05, batch_size=32), seed=7, loss=first.loss)
     assert torch.equal(model.get_submodule(names[0]).weight, one.get_submodule(names[0]).weight)
 
 
