@@ -24,11 +24,11 @@ import pytest
 import oneticket
 from oneticket.cli import group
 from oneticket.data import Augmentation, DataSpec, source
-from oneticket.lab.arms import ARMS, Arm
-from oneticket.lab.engines import engine
-from oneticket.lab.experiment import Experiment, Transfer, load_experiment, read_experiment
-from oneticket.lab.plan import make_plan
-from oneticket.lab.results import COLUMNS
+from oneticket.lab.execution.engines import engine
+from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.results.table import COLUMNS
+from oneticket.lab.spec.arms import ARMS, Arm
+from oneticket.lab.spec.experiment import Experiment, Transfer, load_experiment, read_experiment
 from oneticket.methods import method, method_options, pretraining
 from oneticket.models import ModelSpec, model
 from oneticket.pruning import allocation, control, criterion

@@ -11,9 +11,9 @@ from rich.console import Console
 
 import oneticket.cli.progress
 from oneticket.cli.progress import _LiveWatcher, duration, make_watcher
-from oneticket.lab.engines import Done, Progress
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import Plan, make_plan
+from oneticket.lab.execution.engines import Done, Progress
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.experiment import load_experiment
 
 
 @pytest.fixture

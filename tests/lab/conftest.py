@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting, run_cell
-from oneticket.lab.engines import Done, Progress, Task
-from oneticket.lab.experiment import read_experiment
-from oneticket.lab.plan import Plan, make_plan
-from oneticket.lab.scheduler import Summary, Watcher, run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.run import Setting, run_cell
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines import Done, Progress, Task
+from oneticket.lab.execution.scheduler import Summary, Watcher, run_plan
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.experiment import read_experiment
 
 Raw = dict[str, Any]
 

@@ -19,12 +19,12 @@ from oneticket.bench.steps import time_ours, time_reference
 from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Setting
-from oneticket.lab.engines import Progress, engine
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import make_plan
-from oneticket.lab.scheduler import Watcher, run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.run import Setting
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines import Progress, engine
+from oneticket.lab.execution.scheduler import Watcher, run_plan
+from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.spec.experiment import load_experiment
 
 REPLICATES = 6
 TOGETHER = Workload(model="resnet20", shape=(3, 32, 32), steps=200, epochs=30, precision="bf16")

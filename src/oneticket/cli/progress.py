@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from oneticket.cli.text import harmless
-from oneticket.lab.watcher import Watcher
+from oneticket.lab.execution.events import Watcher
 
 if TYPE_CHECKING:  # how a finished experiment ended is told without torch
-    from oneticket.lab.engines import Done, Progress
-    from oneticket.lab.plan import Plan
+    from oneticket.lab.execution.engines import Done, Progress
+    from oneticket.lab.planning.plan import Plan
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
 SURE_AFTER = 5  # cells, from which on the time left is worth saying

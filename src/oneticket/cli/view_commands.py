@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from oneticket.lab.arms import Arm
+    from oneticket.lab.spec.arms import Arm
 
 
 @click.command("list")
@@ -36,8 +36,8 @@ def list_everything(kind: str | None, as_json: bool) -> None:
 
 def _kinds() -> dict[str, list[dict[str, str]]]:
     from oneticket.data import source
-    from oneticket.lab.arms import ARM_SOURCES, ARMS
-    from oneticket.lab.engines import engine
+    from oneticket.lab.execution.engines import engine
+    from oneticket.lab.spec.arms import ARM_SOURCES, ARMS
     from oneticket.methods import method, pretraining
     from oneticket.models import model
     from oneticket.pruning import allocation, control, criterion
@@ -126,7 +126,7 @@ def _facts() -> dict[str, dict[str, Any]]:
     from oneticket.data import default_cache
     from oneticket.kernels.machine import this_machine
     from oneticket.kernels.verdicts import known_faults
-    from oneticket.lab.capacity import GIB, cores, default_workers
+    from oneticket.lab.execution.capacity import GIB, cores, default_workers
     from oneticket.training.precision import bf16_units
     from oneticket.version import __version__
 

@@ -1,0 +1,244 @@
+"""The computation of one cell: description and parents' files in, the files of the finished cell out."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import ImageBatches, Normalisation
+from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.machine import this_machine
+from oneticket.kernels.trial import Layout
+from oneticket.lab.cells.assembly import start_of
+from oneticket.lab.cells.description import ArmStart, Description, Pretraining
+from oneticket.lab.cells.outcome import diverged_outcome, inherited_divergence
+from oneticket.lab.cells.parents import Archive, view_of
+from oneticket.lab.cells.store import Store
+from oneticket.lab.cells.tensors import save_masks, save_state
+from oneticket.masks import Masks
+from oneticket.methods import Lesson, method, pretraining
+from oneticket.methods.footprint import binary_weights, stored_bytes
+from oneticket.metrics.paths import find_paths
+from oneticket.metrics.reachability import UnknownPaths
+from oneticket.ticket import versions
+from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, train, training_flops
+from oneticket.training.kernels import Kernels
+
+CONVERGED_WITHIN = 0.005
+"""A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs besides the description, none of which changes a result beyond rounding."""
+
+    store: str
+    cache: str
+    folder: str
+    threads: int = 1
+    device: str = "cpu"
+    layout: Layout = "channels-last"
+    checkpoint_every: float = 20.0
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """What came of a cell, besides its files of tensors."""
+
+    history: Sequence[EpochRecord]
+    steps: int
+    samples: int
+    flops: tuple[int, int]
+    outcome: dict[str, Any]
+    kernels: Kernels
+
+
+def run_cell(
+    cell: Description, setting: Setting, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
+) -> dict[str, Any]:
+    """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
+
+    Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
+    """
+    began = time.perf_counter()
+    archive = Archive(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
+    inherited = inherited_divergence(cell, archive.store)
+    made = (
+        _compute(cell, archive, setting, working, on_epoch)
+        if inherited is None
+        else _nothing(cell, archive, setting, inherited)
+    )
+    with (working / "history.jsonl").open("wb") as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in made.history)
+    train_flops, masked_flops = made.flops
+    cost = Cost(
+        steps=made.steps,
+        samples=made.samples,
+        train_flops=train_flops,
+        masked_flops=masked_flops,
+        seconds=time.perf_counter() - began,
+    )
+    return {
+        "description": msgspec.to_builtins(cell),
+        "environment": _environment(setting, made.kernels),
+        "cost": msgspec.to_builtins(cost),
+        "outcome": made.outcome,
+    }
+
+
+def _compute(
+    cell: Description,
+    archive: Archive,
+    setting: Setting,
+    working: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> _Made:
+    """Train and judge the network, and write what others may build on."""
+    splits = archive.splits(cell)
+    normalisation = Normalisation.of(splits.train)
+
+    def batches(images: Any, size: int, **options: Any) -> ImageBatches:
+        return ImageBatches(images, size, normalisation=normalisation, device=setting.device, **options)
+
+    def checkpoint(part: str) -> Checkpoint:
+        return Checkpoint(working / "checkpoint" / f"{part}.pt", every=setting.checkpoint_every)
+
+    start = start_of(cell, archive)
+    model = start.model
+    example = torch.zeros(1, *cell.network.input, device=setting.device)
+    train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
+    asked = Kernels(_layout_for(cell, setting))
+    channels_last = asked.layout == "channels-last"
+    try:
+        if isinstance(cell.start, Pretraining):
+            training = pretraining[cell.start.task](
+                Lesson(
+                    model, cell.network.head, train_set, cell.recipe, cell.seed, device=setting.device,
+                    channels_last=channels_last, checkpoint=checkpoint, on_epoch=on_epoch,
+                )
+            )  # fmt: skip
+        else:
+            training = train(
+                model,
+                train_set,
+                cell.recipe,
+                masks=start.masks,
+                validation=batches(splits.validation, 512) if len(splits.validation) else None,
+                seed=cell.seed,
+                snapshots=cell.snapshots,
+                channels_last=channels_last,
+                device=setting.device,
+                checkpoint=checkpoint("training"),
+                on_epoch=on_epoch,
+                **start.options,
+            )
+        tested = {}
+        if cell.test:
+            test_set = batches(splits.test, 512)
+            as_trained = training.kernels.layout == "channels-last"
+            with training.kernels.at_work(model):
+                accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=as_trained)
+            if not math.isfinite(loss):
+                text = f"the test loss is {loss} after {training.steps} steps"
+                raise NonFiniteLoss(text, training.steps, training.samples, training.history)
+            tested = {"test_accuracy": accuracy, "test_loss": loss}
+    except NonFiniteLoss as error:
+        flops = training_flops(model.to(setting.device), example, error.samples, start.masks)
+        outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
+        return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
+
+    masks = training.masks or start.masks
+    # What a binary network does to its inputs while it runs is no matter of paths.
+    traced = archive.build(cell.network, cell.seed) if _is_binary(cell) else model
+    outcome = _outcome(model, training, masks, cell) | _paths(traced, masks, cell) | tested
+    for moment, snapshot in training.snapshots.items():
+        save_state(working / f"weights-{moment}.safetensors", snapshot.state)
+        save_state(working / f"optimizer-{moment}.safetensors", snapshot.optimizer)
+    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
+    save_masks(working / "masks.safetensors", kept)
+    save_state(working / "weights-end.safetensors", {n: t.cpu() for n, t in model.state_dict().items()}, masks)
+    flops = training_flops(model, example, training.samples, masks, training.work)
+    return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
+
+
+def _layout_for(cell: Description, setting: Setting) -> Layout:
+    """The layout to train ``cell`` in, if its operations are right there."""
+    # What is built in is known not to rely on the layout; of a user's own network nothing is known.
+    built_in = cell.network.code is None
+    return setting.layout if built_in and len(cell.network.input) == 3 else "contiguous"
+
+
+def _nothing(cell: Description, archive: Archive, setting: Setting, reason: str) -> _Made:
+    """What comes of a cell that can't be trained, since one that it builds on diverged."""
+    model, validation = archive.build(cell.network, cell.seed), archive.splits(cell).validation
+    outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
+    return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, setting)))
+
+
+def _prunable(model: nn.Module, cell: Description) -> int:
+    return view_of(model, cell.network).total
+
+
+# -- what a training leaves ---------------------------------------------------------------------------------------
+def _outcome(model: nn.Module, training: Training, masks: Masks | None, cell: Description) -> dict[str, Any]:
+    judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
+    best = max(judged, key=lambda pair: pair[0])[1] if judged else None
+    last = training.history[-1].val_accuracy if training.history else None
+    # A rewound training counts its steps from the rewind point.
+    begun = training.history[-1].step - training.steps if training.history else 0
+    reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
+    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
+    values: dict[str, Tensor] = dict(model.state_dict())
+    return {
+        "val_accuracy": last,
+        "best_epoch": best.epoch if best else None,
+        "best_val_accuracy": best.val_accuracy if best else None,
+        "steps_to_converge": reached[0] if reached else None,
+        "density": kept.density,
+        "kept": kept.kept,
+        "prunable": kept.total,
+        "collapsed": kept.collapsed(),
+        "bytes": stored_bytes(model, masks, binary_weights(model, cell.network.head) if _is_binary(cell) else ()),
+        "masked_nonzero": sum(int((values[name].cpu()[~mask] != 0).sum()) for name, mask in kept.items()),
+    }
+
+
+def _paths(model: nn.Module, masks: Masks | None, cell: Description) -> dict[str, Any]:
+    """Effective density and dead units; None where the connections of a network cannot be followed."""
+    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
+    try:
+        paths = find_paths(model, kept, torch.zeros(1, *cell.network.input))
+    except UnknownPaths:
+        return {"effective_density": None, "dead_units": None}
+    return {"effective_density": paths.density, "dead_units": paths.dead}
+
+
+def _is_binary(cell: Description) -> bool:
+    return isinstance(cell.start, ArmStart) and method.entry(cell.start.method).facts.get("weights") == "binary"
+
+
+def _environment(setting: Setting, kernels: Kernels) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(setting.device) if setting.device.startswith("cuda") else platform.machine()
+    machine = this_machine()
+    seldom = {
+        "restricted": machine.restricted,
+        "plain_layers": kernels.plain,
+        "kernels_unchecked": kernels.unchecked,
+    }
+    return {
+        **versions(),
+        "device": f"{setting.device} ({device})",
+        "processor": machine.processor,
+        "instructions": machine.instructions,
+        "threads": setting.threads,
+        "layout": kernels.layout,
+        **{key: value for key, value in seldom.items() if value},
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
