@@ -14,7 +14,7 @@ from oneticket.errors import OneticketError
 from oneticket.lab.cells.run import Setting, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import Done, Progress, Task
-from oneticket.lab.execution.scheduler import Summary, Watcher, run_plan
+from oneticket.lab.execution.scheduler import RunListener, Summary, run_plan
 from oneticket.lab.planning.plan import Plan, make_plan
 from oneticket.lab.spec.experiment import read_experiment
 
@@ -108,9 +108,9 @@ class Lab:
 
     def run(self, plan: Plan, store: Store, engine: Any = None, workers: int = 1, **options: Any) -> Summary:
         """Compute what is missing; in this process unless an engine is given."""
-        watcher: Watcher | None = options.pop("watcher", None)
+        listener: RunListener | None = options.pop("listener", None)
         setting = self.setting(store, **options)
-        return run_plan(plan, store, engine or Here(), setting, workers=workers, watcher=watcher)
+        return run_plan(plan, store, engine or Here(), setting, workers=workers, listener=listener)
 
 
 @pytest.fixture(scope="session")

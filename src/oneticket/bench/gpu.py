@@ -22,7 +22,7 @@ from oneticket.errors import OneticketError
 from oneticket.lab.cells.run import Setting
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import Progress, engine
-from oneticket.lab.execution.scheduler import Watcher, run_plan
+from oneticket.lab.execution.scheduler import RunListener, run_plan
 from oneticket.lab.planning.plan import make_plan
 from oneticket.lab.spec.experiment import load_experiment
 
@@ -32,7 +32,7 @@ LARGE = Workload(model="vgg19", shape=(3, 32, 32), steps=20, epochs=2, batch_siz
 _SHORTER = 10
 
 
-class Clock(Watcher):
+class Clock(RunListener):
     """Notes when each cell has finished each of its epochs."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def time_together(folder: Path, file: Path, workload: Workload, device: str) -> 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         store = Store.open(Path(place) / "store", create=True)
         setting = Setting(store=str(store.root), cache=str(folder / "cache"), folder=str(folder), device=device)
-        summary = run_plan(plan, store, engine["local"](), setting, workers=REPLICATES, watcher=clock)
+        summary = run_plan(plan, store, engine["local"](), setting, workers=REPLICATES, listener=clock)
     if not summary.complete:
         raise OneticketError(f"a replicate failed: {next(iter(summary.failed.values()))}")
     return 1 / (epochs_per_second(clock.ends) * workload.steps)

@@ -140,7 +140,7 @@ def _run(
         with suppress(OSError, EOFError):  # seconds of loading, while this process does the same; later it will be told
             start_server()
 
-    from oneticket.cli.progress import make_watcher
+    from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
     from oneticket.lab.cells.run import Setting
     from oneticket.lab.cells.store import Store
@@ -166,7 +166,7 @@ def _run(
     )
     # More threads than cores wait for each other at every operator: a training becomes ten times slower.
     beside = workers or max(default_workers().count // threads, 1)
-    summary = run_plan(graph, opened, make_engine(), setting, workers=beside, watcher=make_watcher(quiet=as_json))
+    summary = run_plan(graph, opened, make_engine(), setting, workers=beside, listener=make_listener(quiet=as_json))
     return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
 
 

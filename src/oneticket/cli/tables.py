@@ -76,17 +76,17 @@ def compared(
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:
-    """The ledger."""
+    """What every network cost, with all that it rests on."""
     _refuse_others("--cost", kind, "table", "csv", "json")
 
     from oneticket.lab.cells.store import Store
-    from oneticket.lab.results.cost import ledger
+    from oneticket.lab.results.cost import cost_report
     from oneticket.lab.results.cost_formats import as_csv, as_json, as_table
 
-    book = ledger(Store.open(store), experiment=experiment)
+    found = cost_report(Store.open(store), experiment=experiment)
     if kind == "table":
-        return "\n".join(map(harmless, as_table(book).splitlines()))
-    return as_csv(book) if kind == "csv" else as_json(book)
+        return "\n".join(map(harmless, as_table(found).splitlines()))
+    return as_csv(found) if kind == "csv" else as_json(found)
 
 
 def footprints(store: Path, kind: str, experiment: str | None) -> list[tuple[str, Table]] | str:

@@ -19,7 +19,7 @@ import oneticket.search
 from oneticket.data import Augmentation, ImageBatches, Normalisation, Splits, open_data
 from oneticket.lab.cells.assembly import Start, start_of
 from oneticket.lab.cells.description import Description, Initial, Pretraining, Round
-from oneticket.lab.cells.parents import Archive
+from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
@@ -72,7 +72,7 @@ class Files(NamedTuple):
 
     def start(self, cell: Description) -> Start:
         """What the code begins a cell with."""
-        return start_of(cell, Archive(self.store, self.lab.cache, self.lab.folder))
+        return start_of(cell, ParentCells(self.store, self.lab.cache, self.lab.folder))
 
     def found(self, kind: type, classes: int, seed: int, network: str, optimizer: str) -> Iterator[str]:
         """The cells of a kind."""

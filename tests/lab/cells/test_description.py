@@ -13,9 +13,9 @@ from oneticket.data import DataRef
 from oneticket.data.steps import Classes, PerClass
 from oneticket.lab.cells.description import (
     ArmStart,
+    CellNamer,
     Description,
     Initial,
-    Naming,
     Network,
     Pretraining,
     Round,
@@ -79,24 +79,24 @@ def test_the_name_is_the_digest_of_what_a_cell_file_holds(kind: str) -> None:
 
 
 def test_naming_many_gives_the_same_names_as_naming_one() -> None:
-    naming = Naming()
+    namer = CellNamer()
     for _ in range(2):
-        assert {kind: naming.identity(each) for kind, each in CELLS.items()} == NAMES
+        assert {kind: namer.identity(each) for kind, each in CELLS.items()} == NAMES
     # Parts that are equal but other objects, and parts that differ in one field only.
     for each in CELLS.values():
         again = msgspec.json.decode(msgspec.json.encode(each), type=Description)
-        assert naming.identity(again) == each.identity
+        assert namer.identity(again) == each.identity
     for field, value in {"seed": 4, "test": False, "snapshots": ("2ep", "3ep"), "schema": 1}.items():
         other = msgspec.structs.replace(CELLS["winning"], **{field: value})
-        assert naming.identity(other) == other.identity != CELLS["winning"].identity
+        assert namer.identity(other) == other.identity != CELLS["winning"].identity
 
 
 def test_a_part_that_is_gone_lends_its_text_to_no_other() -> None:
     """Objects that have been collected leave their address to new ones."""
-    naming = Naming()
+    namer = CellNamer()
     for epochs in range(1, 300):
         each = msgspec.structs.replace(CELLS["dense"], recipe=Recipe(optimizer="sgd", lr=0.1, epochs=epochs))
-        assert naming.identity(each) == each.identity
+        assert namer.identity(each) == each.identity
 
 
 def test_parents_are_the_cells_whose_files_are_read() -> None:

@@ -19,7 +19,7 @@ import oneticket.lab.cells.run
 from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.lab.cells.description import ArmStart, Description, Initial, Pretraining, Round
-from oneticket.lab.cells.parents import Archive
+from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.run import run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
@@ -656,7 +656,7 @@ def test_it_tells_how_many_steps_were_taken_and_the_epochs_before(lab: Any, monk
     assert [line["epoch"] for line in history] == [1]
     per_epoch = history[0]["step"]
     assert record["cost"]["steps"] == 2 * per_epoch
-    images = Archive(lab.store(), lab.cache, lab.folder).splits(dense).train
+    images = ParentCells(lab.store(), lab.cache, lab.folder).splits(dense).train
     assert record["cost"]["samples"] == 2 * len(images)
 
 
@@ -700,7 +700,7 @@ def test_a_layer_that_diverges_pays_for_the_layers_before(lab: Any, monkeypatch:
     assert record["outcome"]["diverged"] == "the loss is nan"
     assert [line["epoch"] for line in history] == [1, 2, 3], "two epochs of the first layer, one of the second"
     assert record["cost"]["steps"] == history[-1]["step"]
-    assert record["cost"]["samples"] == 3 * len(Archive(lab.store(), lab.cache, lab.folder).splits(cell).train)
+    assert record["cost"]["samples"] == 3 * len(ParentCells(lab.store(), lab.cache, lab.folder).splits(cell).train)
 
 
 def test_a_test_loss_that_is_not_finite_is_a_divergence(world: World, tmp_path: Path, monkeypatch: Any) -> None:

@@ -16,7 +16,7 @@ from oneticket.lab.cells.description import Initial
 from oneticket.lab.cells.store import Busy, Store
 from oneticket.lab.execution.capacity import GIB
 from oneticket.lab.execution.engines import CellFailed, Crashed, DiskFull, Done, OutOfMemory, Progress, Task, WorkerDied
-from oneticket.lab.execution.scheduler import ATTEMPTS, ENOUGH, Summary, Watcher, missing
+from oneticket.lab.execution.scheduler import ATTEMPTS, ENOUGH, RunListener, Summary, missing
 from oneticket.lab.planning.plan import Plan
 
 RECORD: dict[str, Any] = {"description": {}, "outcome": {}, "cost": {}}
@@ -72,7 +72,7 @@ class Fake:
         self.closed = True
 
 
-class Heard(Watcher):
+class Heard(RunListener):
     """Writes down what it hears."""
 
     def __init__(self) -> None:
@@ -119,8 +119,10 @@ def store(lab: Any) -> Store:
     return lab.store()  # type: ignore[no-any-return]
 
 
-def go(lab: Any, plan: Plan, store: Store, engine: Fake, workers: int = 1, watcher: Watcher | None = None) -> Summary:
-    return lab.run(plan, store, engine, workers, watcher=watcher)  # type: ignore[no-any-return]
+def go(
+    lab: Any, plan: Plan, store: Store, engine: Fake, workers: int = 1, listener: RunListener | None = None
+) -> Summary:
+    return lab.run(plan, store, engine, workers, listener=listener)  # type: ignore[no-any-return]
 
 
 def roots(plan: Plan) -> list[str]:
@@ -137,7 +139,7 @@ def descendants(plan: Plan, identity: str) -> set[str]:
 
 def test_every_cell_is_computed_once_parents_first_and_counted(lab: Any, plan: Plan, store: Store) -> None:
     engine, heard = Fake(store), Heard()
-    summary = go(lab, plan, store, engine, watcher=heard)
+    summary = go(lab, plan, store, engine, listener=heard)
     assert sorted(engine.order) == sorted(plan.cells)
     assert summary.cells == summary.trained == len(plan.cells)
     assert summary.cached == summary.elsewhere == 0
@@ -187,7 +189,7 @@ def test_what_is_there_is_not_computed_again(lab: Any, plan: Plan, store: Store)
     go(lab, plan, store, Fake(store))
     engine, heard = Fake(store), Heard()
     assert missing(plan, store) == {}
-    summary = go(lab, plan, store, engine, watcher=heard)
+    summary = go(lab, plan, store, engine, listener=heard)
     assert engine.order == []
     assert (summary.cached, summary.trained, summary.complete) == (len(plan.cells), 0, True)
     assert heard.events == [("begin", str(len(plan.cells))), ("end",)]
@@ -322,7 +324,7 @@ def test_a_cell_that_another_run_computes_is_asked_for_again(
     monkeypatch.setattr(oneticket.lab.execution.scheduler, "ASK_AGAIN", 0.05)
     first = roots(plan)[0]
     engine, heard = Fake(store, {first: [Busy("busy")] * 5 + [Done(cached=True)]}), Heard()
-    summary = go(lab, plan, store, engine, watcher=heard)
+    summary = go(lab, plan, store, engine, listener=heard)
     assert engine.order.count(first) == 6, "more often than a cell that fails would be tried"
     assert (summary.elsewhere, summary.trained) == (1, len(plan.cells) - 1)
     assert summary.complete
@@ -345,6 +347,6 @@ def test_to_find_a_cell_busy_is_no_attempt_at_it(
 def test_an_interruption_ends_the_workers_and_passes_through(lab: Any, plan: Plan, store: Store) -> None:
     engine, heard = Fake(store, {roots(plan)[0]: [KeyboardInterrupt()]}), Heard()
     with pytest.raises(KeyboardInterrupt):
-        go(lab, plan, store, engine, watcher=heard)
+        go(lab, plan, store, engine, listener=heard)
     assert engine.closed
     assert heard.events[-1] == ("end",)

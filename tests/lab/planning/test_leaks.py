@@ -18,7 +18,7 @@ from torch import nn
 from oneticket.data import DataSpec, ImageSet, Normalisation, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.planning.leaks import find_leak, image_digests
-from oneticket.lab.planning.resolve import Inventory
+from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.spec.experiment import read_experiment
 from oneticket.search import find_ticket
 from oneticket.ticket import Ticket
@@ -54,12 +54,12 @@ def found(lab: Any, data: dict[str, Any], *, source: str = "a", target: str = "b
     raw = lab.raw(data=data, seeds=1, recipe__sgd__batch_size=4)
     raw["transfer"] = [{"sources": [f"{source}@sgd"], "targets": [f"{target}@sgd"], "arms": ["winning"]}]
     raw["search"]["rounds"] = 1
-    inventory = Inventory(read_experiment(raw), lab.folder, lab.cache)
+    resolved = ResolvedExperiment(read_experiment(raw), lab.folder, lab.cache)
     try:
-        inventory.check(read_experiment(raw).models[0], read_experiment(raw).transfer[0], "transfer[0]")
+        resolved.check(read_experiment(raw).models[0], read_experiment(raw).transfer[0], "transfer[0]")
     except InputError as error:
         return error
-    return inventory.leaks
+    return resolved.leaks
 
 
 # -- digests ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from oneticket.lab.cells.description import ArmStart, Initial, Round
-from oneticket.lab.planning.plan import Plan, Row
+from oneticket.lab.planning.plan import Plan
+from oneticket.lab.planning.rows import Row
 
 FACTORY = """
 from torch import nn

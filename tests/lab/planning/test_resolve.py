@@ -1,4 +1,4 @@
-"""The inventory: experiments that read well and cannot work are refused before anything runs."""
+"""Experiments that read well and cannot work are refused before anything runs."""
 
 from __future__ import annotations
 

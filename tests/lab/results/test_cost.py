@@ -1,4 +1,4 @@
-"""The ledger: it adds up, to what was in fact computed; sharing is seen; and it is told when sharing pays."""
+"""The costs: it adds up, to what was in fact computed; sharing is seen; and it is told when sharing pays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import oneticket.training.loop
 from oneticket.errors import InputError
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.plan import Plan
-from oneticket.lab.results.cost import COLUMNS, MEASURES, Ledger, _targets, ledger
+from oneticket.lab.results.cost import COLUMNS, MEASURES, CostReport, _targets, cost_report
 from oneticket.lab.results.cost_formats import as_csv, as_json, as_table
 from oneticket.lab.results.table import remember
 from oneticket.training import MaskKeeper
@@ -93,7 +93,7 @@ class Done:
         with pytest.MonkeyPatch.context() as patch:
             self.meter.attach(patch)
             assert lab.run(self.plan, self.store).complete
-        self.ledger: Ledger = ledger(self.store)
+        self.report: CostReport = cost_report(self.store)
 
     def records(self) -> dict[str, dict[str, Any]]:
         return {cell: self.store.read(cell) for cell in self.plan.cells}
@@ -107,7 +107,7 @@ def done(shared_lab: Any) -> Done:
 
 # -- adding up ----------------------------------------------------------------------------------------------------
 def test_the_sum_over_cells_is_what_went_through_the_networks(done: Done) -> None:
-    totals = done.ledger.totals
+    totals = done.report.totals
     assert totals.everything.trainings == len(done.plan.cells)
     assert totals.everything.samples == done.meter.samples
     kinds = {record["description"]["start"]["kind"] for record in done.records().values()}
@@ -115,14 +115,14 @@ def test_the_sum_over_cells_is_what_went_through_the_networks(done: Done) -> Non
 
 
 def test_mask_aware_operations_are_those_of_the_masks_at_each_step(shared_lab: Any) -> None:
-    """Of all but pre-trainings, whose own heads the meter sees and the ledger does not count."""
+    """Of all but pre-trainings, whose own heads the meter sees and the report does not count."""
     arms = [arm for arm in ARMS if arm not in ("rotation", "layer-wise")]
     done = Done(shared_lab, name="masks", seeds=1, transfer=[{**GRIDS[0], "arms": arms}])
-    everything, records = done.ledger.totals.everything, done.records()
+    everything, records = done.report.totals.everything, done.records()
     assert everything.masked_flops == done.meter.masked_flops
     dense = sum(3 * 2 * _weights(record) * record["cost"]["samples"] for record in records.values())
     assert everything.train_flops == dense
-    rows = done.ledger.rows
+    rows = done.report.rows
     gradual = next(row for row in rows if row["arm"] == "gmp")
     final = 3 * 2 * gradual["samples"] * (records[gradual["cell"]]["outcome"]["kept"] + 5 * 10)
     assert final < gradual["masked_flops"] < gradual["train_flops"], "not as if it had been sparse from the start"
@@ -133,21 +133,21 @@ def _weights(record: dict[str, Any]) -> int:
 
 
 def test_no_training_is_lost_or_counted_twice(done: Done) -> None:
-    totals, records = done.ledger.totals, done.records()
+    totals, records = done.report.totals, done.records()
     for measure in MEASURES:
         parts = [getattr(part, measure) for part in (totals.networks, totals.own_searches, totals.shared_searches)]
         assert sum(parts) == pytest.approx(getattr(totals.everything, measure), rel=1e-12)
         by_hand = sum((record["cost"] | record["outcome"])[measure] for record in records.values())
         assert getattr(totals.everything, measure) == pytest.approx(by_hand, rel=1e-12)
     for measure in ("trainings", "samples"):
-        rows = {row["cell"]: row for row in done.ledger.rows}.values()
+        rows = {row["cell"]: row for row in done.report.rows}.values()
         own = 1 if measure == "trainings" else None
         each = sum((own or row[measure]) + row[f"search_{measure}"] for row in rows)
         assert getattr(totals.unshared, measure) == each > getattr(totals.everything, measure)
 
 
 def test_a_row_for_every_network_and_every_column_in_it(done: Done) -> None:
-    table = done.ledger.rows
+    table = done.report.rows
     assert all(tuple(row) == COLUMNS for row in table)
     chosen = [row for row in done.plan.rows if row.target_recipe == "sgd"]
     assert [row["cell"] for row in table if row["target_recipe"] == "sgd"] == [row.cell for row in chosen]
@@ -160,7 +160,7 @@ def test_a_row_for_every_network_and_every_column_in_it(done: Done) -> None:
 # -- what rests on what -------------------------------------------------------------------------------------------
 def test_each_arm_rests_on_the_search_that_it_needs(done: Done) -> None:
     """By hand, for density 0.125: three rounds of halving, so a dense training and two rounds of 36 · 10 images."""
-    rows = {(row["arm"], row["seed"]): row for row in done.ledger.rows if row["target_recipe"] == "sgd"}
+    rows = {(row["arm"], row["seed"]): row for row in done.report.rows if row["target_recipe"] == "sgd"}
     trainings = {arm: rows[arm, 0]["search_trainings"] for arm in ("dense", *ARMS)}
     assert trainings == {
         "dense": 0, "winning": 3, "own": 3, "snip": 0, "gmp": 0, "rigl": 0, "rotation": 1, "layer-wise": 1, "xnor": 0,
@@ -177,7 +177,7 @@ def test_each_arm_rests_on_the_search_that_it_needs(done: Done) -> None:
 
 
 def test_learning_rates_that_were_tried_belong_to_the_search(done: Done) -> None:
-    rows = [row for row in done.ledger.rows if row["target_recipe"] == "adam"]
+    rows = [row for row in done.report.rows if row["target_recipe"] == "adam"]
     assert sorted((row["arm"], row["seed"]) for row in rows) == [
         (arm, seed) for arm in ("dense", "own", "winning") for seed in (0, 1)
     ]
@@ -193,10 +193,10 @@ def test_one_experiment_alone_is_charged_for_all_it_rests_on(shared_lab: Any, do
     )
     remember(small, done.store)
     assert shared_lab.run(small, done.store).complete
-    alone = ledger(done.store, experiment="small")
+    alone = cost_report(done.store, experiment="small")
     assert alone.totals.everything.trainings == len(small.cells) == 3
     assert [row["shared_trainings"] for row in alone.rows] == [0, 0], "nobody else in this experiment"
-    both = ledger(done.store)
+    both = cost_report(done.store)
     assert both.totals.everything.trainings == len({*small.cells, *done.plan.cells})
     (done.store.root / "experiments" / "small.json").unlink()
 
@@ -204,12 +204,12 @@ def test_one_experiment_alone_is_charged_for_all_it_rests_on(shared_lab: Any, do
 def test_what_is_not_finished_has_no_row_and_costs_nothing(shared_lab: Any) -> None:
     plan, store = shared_lab.plan(seeds=1), shared_lab.store("empty")
     remember(plan, store)
-    empty = ledger(store)
+    empty = cost_report(store)
     assert empty.rows == empty.break_even == []
     assert empty.totals.everything.trainings == empty.totals.unshared.samples == 0
     assert as_table(empty).startswith("arm")
     with pytest.raises(InputError, match="unknown experiment"):
-        ledger(store, experiment="tyni")
+        cost_report(store, experiment="tyni")
 
 
 def test_a_cell_that_is_gone_is_missed(lab: Any) -> None:
@@ -219,7 +219,7 @@ def test_a_cell_that_is_gone_is_missed(lab: Any) -> None:
     gone = next(cell.parents[0] for cell in plan.cells.values() if cell.parents and cell.start.ticket.round == 3)  # type: ignore[union-attr]
     (store.folder(gone) / "cell.json").unlink()
     with pytest.raises(InputError, match=rf"the cell {gone[:12]}… is gone.*run again"):
-        ledger(store)
+        cost_report(store)
 
 
 # -- any graph at all ---------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_sharing_is_what_a_walk_over_the_graph_finds(
 
     table = {n: below(n) for n, (_, _, shown) in enumerate(graph) if shown}
     uses = Counter(cell for n, search in table.items() for cell in search | {n})
-    found = ledger(store)
+    found = cost_report(store)
     assert [bits(row["search_samples"]) for row in found.rows] == list(table.values())
     assert [bits(row["shared_samples"]) for row in found.rows] == [
         {cell for cell in search if uses[cell] > 1} for search in table.values()
@@ -305,14 +305,14 @@ def test_a_search_of_a_large_source_has_to_be_shared_often(lab: Any) -> None:
             known = {"experiment": "e", "target": "t", "arm": arm, "seed": 0, "cell": name(number)}
             rows.append([known.get(column) for column in COLUMNS[:13]])
     store.write_experiment("e", {"columns": COLUMNS[:13], "rows": rows})
-    (found,) = ledger(store).break_even
+    (found,) = cost_report(store).break_even
     assert (found.arm, found.seeds, found.targets_by_samples) == ("winning", 1, 11)
     assert found.targets_by_masked_flops == 2, "1 + n < 2 n"
 
 
 def test_break_even_of_the_example_by_hand(done: Done) -> None:
     """Five classes cost half of ten to search; the trainings on the target are equally long."""
-    found = {(entry.arm, entry.target_recipe): entry for entry in done.ledger.break_even}
+    found = {(entry.arm, entry.target_recipe): entry for entry in done.report.break_even}
     assert set(found) == {("winning", "sgd"), ("pruned-probe", "sgd"), ("winning", "adam")}
     winning = found["winning", "sgd"]
     assert winning.seeds == 2
@@ -321,7 +321,7 @@ def test_break_even_of_the_example_by_hand(done: Done) -> None:
     # Two rates were tried with either arm. 5 · 180 + n · 2 · 720 < n · (3 · 360 + 2 · 720) from n = 1 on.
     assert found["winning", "adam"].targets_by_samples == 900 // 1080 + 1
     once = each = alone = 0
-    for row in done.ledger.rows:
+    for row in done.report.rows:
         if (row["target_recipe"], row["arm"]) == ("sgd", "winning"):
             once, each = once + row["search_masked_flops"], each + row["masked_flops"]
         elif (row["target_recipe"], row["arm"]) == ("sgd", "own"):
@@ -331,17 +331,17 @@ def test_break_even_of_the_example_by_hand(done: Done) -> None:
 
 # -- written down -------------------------------------------------------------------------------------------------
 def test_csv_and_json_say_the_same(done: Done) -> None:
-    told = json.loads(as_json(done.ledger))
-    assert told["rows"] == done.ledger.rows
+    told = json.loads(as_json(done.report))
+    assert told["rows"] == done.report.rows
     assert told["totals"]["everything"]["samples"] == done.meter.samples
-    assert [entry["arm"] for entry in told["break_even"]] == [entry.arm for entry in done.ledger.break_even]
-    read = list(csv.DictReader(io.StringIO(as_csv(done.ledger))))
-    for text, row in zip(read, done.ledger.rows, strict=True):
+    assert [entry["arm"] for entry in told["break_even"]] == [entry.arm for entry in done.report.break_even]
+    read = list(csv.DictReader(io.StringIO(as_csv(done.report))))
+    for text, row in zip(read, done.report.rows, strict=True):
         assert text == {column: "" if row[column] is None else str(row[column]) for column in COLUMNS}
 
 
 def test_the_table_says_it_in_short(done: Done) -> None:
-    arms, sums, sharing = as_table(done.ledger).strip().split("\n\n")
+    arms, sums, sharing = as_table(done.report).strip().split("\n\n")
     lines = arms.splitlines()
     assert len(lines) == 1 + (1 + len(ARMS)) + 3, "an arm a line, its seeds together"
     assert len({line.index("search samples") for line in lines[:1]}) == 1
@@ -354,8 +354,8 @@ def test_the_table_says_it_in_short(done: Done) -> None:
 
 def test_it_is_read_without_torch(done: Done) -> None:
     code = (
-        "import sys; from pathlib import Path; from oneticket.lab.results.cost import ledger; "
+        "import sys; from pathlib import Path; from oneticket.lab.results.cost import cost_report; "
         "from oneticket.lab.results.cost_formats import as_table; from oneticket.lab.cells.store import Store; "
-        f"as_table(ledger(Store(Path({str(done.store.root)!r})))); assert 'torch' not in sys.modules"
+        f"as_table(cost_report(Store(Path({str(done.store.root)!r})))); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,7 @@ from torch import nn
 import oneticket.lab.results.footprints
 from oneticket.data import Normalisation
 from oneticket.errors import InputError
-from oneticket.lab.cells.parents import Archive
+from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.results.footprints import BATCHES, COLUMNS, as_csv, as_json, footprints, stored_network
@@ -65,7 +65,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def test_a_stored_network_predicts_as_it_did_when_it_was_judged(done: tuple[Plan, Store], shared_lab: Any) -> None:
     """Signs at the inputs of xnor included, without which it would be another network."""
     plan, store = done
-    archive = Archive(store, shared_lab.cache, shared_lab.folder)
+    archive = ParentCells(store, shared_lab.cache, shared_lab.folder)
     for row in tidy(store):
         network = stored_network(row["cell"], archive)
         splits = archive.splits(plan.cells[row["cell"]])

@@ -11,7 +11,7 @@ from torch import Tensor
 from oneticket.errors import InputError
 from oneticket.lab.cells.assembly import Start, start_of
 from oneticket.lab.cells.description import ArmStart, Description, Pretraining, Round
-from oneticket.lab.cells.parents import Archive
+from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
@@ -31,7 +31,7 @@ class Whole(NamedTuple):
 
     plan: Plan
     store: Store
-    archive: Archive
+    archive: ParentCells
 
     def cell(self, arm: str, rescale: str = "none", seed: int = 0) -> Description:
         """The cell of an arm."""
@@ -58,7 +58,7 @@ def whole(shared_lab: Any) -> Whole:
     summary = shared_lab.run(plan, store)
     assert summary.complete, {**summary.failed, **summary.left_out}
     remember(plan, store)
-    return Whole(plan, store, Archive(store, shared_lab.cache, shared_lab.folder))
+    return Whole(plan, store, ParentCells(store, shared_lab.cache, shared_lab.folder))
 
 
 def test_every_arm_has_a_source() -> None:
@@ -267,7 +267,7 @@ def test_a_search_rescaled_after_every_round_begins_its_rounds_so(shared_lab: An
         plan = shared_lab.plan(shared_lab.raw(seeds=1, search__rescale=rescale, transfer=[grid]))
         assert shared_lab.run(plan, store).complete
         first = next(c for c in plan.cells.values() if isinstance(c.start, Round))
-        starts[rescale] = start_of(first, Archive(store, shared_lab.cache, shared_lab.folder))
+        starts[rescale] = start_of(first, ParentCells(store, shared_lab.cache, shared_lab.folder))
     assert starts["none"].masks == starts["layer"].masks
     for name, density in (starts["none"].masks or Masks({})).densities().items():
         assert torch.allclose(starts["layer"].state[name], starts["none"].state[name] / density**0.5)

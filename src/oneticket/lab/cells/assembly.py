@@ -1,4 +1,4 @@
-"""Where a training starts: masks × weights × normalisation × rescaling × method, put together from an archive."""
+"""Where a training starts: masks × weights × normalisation × rescaling × method, put together from finished cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
-from oneticket.lab.cells.parents import Archive, first_entries, state_of, view_of, with_head
+from oneticket.lab.cells.parents import ParentCells, first_entries, state_of, view_of, with_head
 from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.masks import Masks
 from oneticket.methods import Situation, companion_of, method
@@ -35,7 +35,7 @@ class Start(msgspec.Struct, frozen=True):
     options: dict[str, Any]
 
 
-def start_of(cell: Description, archive: Archive) -> Start:
+def start_of(cell: Description, archive: ParentCells) -> Start:
     """What the training of ``cell`` begins with."""
     if isinstance(cell.start, Round):
         return _round_start(cell, cell.start.ticket, archive)
@@ -45,7 +45,7 @@ def start_of(cell: Description, archive: Archive) -> Start:
     return Start(model, state_of(model), None, {})
 
 
-def _round_start(cell: Description, ticket: TicketRef, archive: Archive) -> Start:
+def _round_start(cell: Description, ticket: TicketRef, archive: ParentCells) -> Start:
     search, masks = ticket.search, archive.masks(ticket)
     model = archive.build(cell.network, cell.seed)
     state, options = round_start(search, archive.rewound(ticket), archive.trained(ticket), state_of(model))
@@ -69,7 +69,7 @@ def _holding(model: nn.Module, state: State) -> nn.Module:
 class _ArmStart:
     """One arm of one target, each part worked out when another asks for it."""
 
-    def __init__(self, cell: Description, arm: ArmStart, archive: Archive) -> None:
+    def __init__(self, cell: Description, arm: ArmStart, archive: ParentCells) -> None:
         self.cell, self.arm, self.archive = cell, arm, archive
         self.streams = Streams(cell.seed)
         self.network = archive.build(cell.network, cell.seed)

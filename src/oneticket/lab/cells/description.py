@@ -110,7 +110,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(cell for cell in cells if cell is not None))
 
 
-class Naming:
+class CellNamer:
     """Names many cells: each as :attr:`Description.identity` does, but what they share is written out only once.
 
     Descriptions and their starts differ from cell to cell; networks, data, recipes, tickets, words and densities are

@@ -1,4 +1,4 @@
-"""Archive: what the finished cells of a store, and the networks they are of, hold for the cells that build on them."""
+"""What finished cells hold for those that build on them: weights, masks, data, and the networks they are of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oneticket.search import Replayed, State, next_masks
 _BATCH = 128  # samples that a criterion sees at once
 
 
-class Archive:
+class ParentCells:
     """Looks things up for one worker; what is looked up twice is read once.
 
     store : of the finished cells. data : the cache of decoded images. folder : that of the experiment file, where

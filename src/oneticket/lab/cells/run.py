@@ -21,7 +21,7 @@ from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.assembly import start_of
 from oneticket.lab.cells.description import ArmStart, Description, Pretraining
 from oneticket.lab.cells.outcome import diverged_outcome, inherited_divergence
-from oneticket.lab.cells.parents import Archive, view_of
+from oneticket.lab.cells.parents import ParentCells, view_of
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import save_masks, save_state
 from oneticket.masks import Masks
@@ -68,7 +68,7 @@ def run_cell(
     Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
     """
     began = time.perf_counter()
-    archive = Archive(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
+    archive = ParentCells(Store(Path(setting.store)), Path(setting.cache), Path(setting.folder))
     inherited = inherited_divergence(cell, archive.store)
     made = (
         _compute(cell, archive, setting, working, on_epoch)
@@ -95,7 +95,7 @@ def run_cell(
 
 def _compute(
     cell: Description,
-    archive: Archive,
+    archive: ParentCells,
     setting: Setting,
     working: Path,
     on_epoch: Callable[[EpochRecord], None] | None,
@@ -175,7 +175,7 @@ def _layout_for(cell: Description, setting: Setting) -> Layout:
     return setting.layout if built_in and len(cell.network.input) == 3 else "contiguous"
 
 
-def _nothing(cell: Description, archive: Archive, setting: Setting, reason: str) -> _Made:
+def _nothing(cell: Description, archive: ParentCells, setting: Setting, reason: str) -> _Made:
     """What comes of a cell that can't be trained, since one that it builds on diverged."""
     model, validation = archive.build(cell.network, cell.seed), archive.splits(cell).validation
     outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)

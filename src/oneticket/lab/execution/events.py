@@ -1,4 +1,4 @@
-"""What a run tells: to a watcher while it lasts, and as a summary at its end."""
+"""The events of a run, for a listener while it lasts, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Summary(msgspec.Struct, kw_only=True):
             path.cells += 1
 
 
-class Watcher:
-    """Hears what happens during a run; this one says nothing."""
+class RunListener:
+    """Base class of those who listen to a run; it ignores every event."""
 
     def begin(self, plan: Plan, cached: int) -> None:
         """The run starts; ``cached`` cells are there already."""

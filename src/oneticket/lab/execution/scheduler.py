@@ -14,10 +14,10 @@ from oneticket.lab.cells.run import Setting
 from oneticket.lab.cells.store import Busy, Store
 from oneticket.lab.execution.capacity import Memory
 from oneticket.lab.execution.engines import Crashed, DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
-from oneticket.lab.execution.events import Summary, Watcher
+from oneticket.lab.execution.events import RunListener, Summary
 from oneticket.lab.planning.plan import Plan
 
-__all__ = ["ATTEMPTS", "Summary", "Watcher", "missing", "run_plan"]
+__all__ = ["ATTEMPTS", "RunListener", "Summary", "missing", "run_plan"]
 
 ATTEMPTS = 3  # of a cell whose worker died or ran out of memory; the ones after the first run alone
 ENOUGH = 2  # crashes of cells of one network with one signal, after which such a cell is not tried again
@@ -27,9 +27,9 @@ ASK_AGAIN = 0.5  # seconds until a cell that another process computes is looked 
 class _Run:
     """The mutable state of one run over a plan."""
 
-    def __init__(self, plan: Plan, store: Store, engine: Engine, setting: Setting, workers: int, watcher: Watcher):
+    def __init__(self, plan: Plan, store: Store, engine: Engine, setting: Setting, workers: int, listener: RunListener):
         self.plan, self.store, self.engine, self.setting = plan, store, engine, setting
-        self.workers, self.watcher = workers, watcher
+        self.workers, self.listener = workers, listener
         self.names = list(plan.cells)  # a cell's place in it says when it is its turn
         self.place = {identity: number for number, identity in enumerate(self.names)}
         lacking = missing(plan, store)
@@ -55,7 +55,7 @@ class _Run:
 
     def run(self) -> Summary:
         began = time.monotonic()
-        self.watcher.begin(self.plan, self.summary.cached)
+        self.listener.begin(self.plan, self.summary.cached)
         while self.running or ((self.ready or self.alone or self.later) and not self.stopped):
             self._submit()
             if self.running:
@@ -66,10 +66,10 @@ class _Run:
             while not self.heard.empty():
                 progress = self.heard.get()
                 self.memory.heard(progress.cell, progress.bytes)
-                self.watcher.progress(progress)
+                self.listener.progress(progress)
             for future in done:
                 self._settle(self.running.pop(future), future)
-            self.watcher.tick()
+            self.listener.tick()
         lost = [identity for identity in self.lacking if identity not in self.summary.failed]
         there = self.store.finished(lost)
         reason = self.stopped or "a cell it builds on has failed"
@@ -95,7 +95,7 @@ class _Run:
             reason = self.memory.lacks(identity, beside)
             if reason is not None:
                 if not self.crowded:
-                    self.watcher.crowded(reason)
+                    self.listener.crowded(reason)
                 self.crowded = True
                 return
             heapq.heappop(self.ready)
@@ -104,7 +104,7 @@ class _Run:
 
     def _start(self, identity: str) -> None:
         self.attempts[identity] = self.attempts.get(identity, 0) + 1
-        self.watcher.started(identity)
+        self.listener.started(identity)
         future = self.engine.submit(Task(self.plan.cells[identity], self.setting), self.heard.put)
         self.running[future] = identity
 
@@ -115,11 +115,11 @@ class _Run:
         except Busy:
             self.attempts[identity] -= 1
             heapq.heappush(self.later, (time.monotonic() + ASK_AGAIN, self.place[identity]))
-            self.watcher.postponed(identity)
+            self.listener.postponed(identity)
         except (OutOfMemory, WorkerDied) as error:
             given_up = self._given_up(identity, error)
             if given_up is None:
-                self.watcher.retried(identity, str(error))
+                self.listener.retried(identity, str(error))
                 self.alone.append(identity)
             else:
                 self._fail(identity, f"{error} ({given_up})")
@@ -137,7 +137,7 @@ class _Run:
                 self.summary.diverged[identity] = done.diverged
             self.summary.took_plain_path(self.plan.cells[identity].network.name, done.plain)
             del self.lacking[identity]
-            self.watcher.finished(identity, done)
+            self.listener.finished(identity, done)
             for child in self.children.get(identity, ()):
                 self.lacking[child] -= 1
                 if not self.lacking[child]:
@@ -157,7 +157,7 @@ class _Run:
     def _fail(self, identity: str, reason: str) -> None:
         self.summary.failed[identity] = reason
         self.store.note_failure(identity, self.plan.labels.get(identity, identity[:12]), reason)
-        self.watcher.failed(identity, reason)
+        self.listener.failed(identity, reason)
 
 
 def run_plan(
@@ -167,7 +167,7 @@ def run_plan(
     setting: Setting,
     *,
     workers: int,
-    watcher: Watcher | None = None,
+    listener: RunListener | None = None,
 ) -> Summary:
     """Compute what ``plan`` lacks in ``store``; a cell that fails takes only those that build on it with it.
 
@@ -175,7 +175,7 @@ def run_plan(
     until cells of its network have crashed in the same way twice. KeyboardInterrupt passes through after the workers
     have been ended; everything finished is kept and unfinished cells go on from their checkpoints.
     """
-    listener = watcher or Watcher()
+    listener = listener or RunListener()
     try:
         return _Run(plan, store, engine, setting, workers, listener).run()
     finally:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from oneticket.lab.cells.description import ArmStart, Description, Initial, Naming, Pretraining, Round, TicketRef
+from oneticket.data import DataRef
+from oneticket.lab.cells.description import ArmStart, CellNamer, Description, Initial, Pretraining, Round, TicketRef
 from oneticket.lab.planning.leaks import Leak
-from oneticket.lab.planning.order import by_data
-from oneticket.lab.planning.resolve import Inventory
+from oneticket.lab.planning.resolve import ResolvedExperiment
+from oneticket.lab.planning.rows import Row
 from oneticket.lab.spec.arms import DENSE, Arm
 from oneticket.lab.spec.experiment import Experiment, Transfer, split_role
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
 from oneticket.weights import rescaling
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What a row of the tidy table knows before its cell has run.
-
-    ``lr`` is one learning rate of several that the arm is tried with, None where there is only the recipe's.
-    """
-
-    experiment: str
-    model: str
-    source: str
-    source_recipe: str
-    target: str
-    target_recipe: str
-    arm: str
-    rescale: str
-    density_asked: float
-    round: int
-    seed: int
-    search_trainings: int
-    lr: float | None
-    cell: str
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -64,9 +45,9 @@ class _Role(msgspec.Struct, frozen=True):
 
 
 class _Planner:
-    def __init__(self, experiment: Experiment, inventory: Inventory) -> None:
-        self.experiment, self.inventory = experiment, inventory
-        self.naming = Naming()
+    def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
+        self.experiment, self.resolved = experiment, resolved
+        self.namer = CellNamer()
         self.cells: dict[str, Description] = {}
         self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
@@ -77,7 +58,7 @@ class _Planner:
     def plan(self) -> Plan:
         for spec in self.experiment.models:
             for number, transfer in enumerate(self.experiment.transfer):
-                self.inventory.check(spec, transfer, f"transfer[{number}]")
+                self.resolved.check(spec, transfer, f"transfer[{number}]")
         # One replicate after the other, so that whole comparisons are finished early.
         for spec in self.experiment.models:
             for seed in self.experiment.replicates:
@@ -85,11 +66,11 @@ class _Planner:
                 for transfer in self.experiment.transfer:
                     self._add_transfer(spec, transfer, seed)
                 self.cells |= by_data(self.replicate)
-        leaks = tuple(self.inventory.leaks)
+        leaks = tuple(self.resolved.leaks)
         return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
 
     def _add(self, description: Description, what: str) -> str:
-        identity = self.naming.identity(description)
+        identity = self.namer.identity(description)
         if identity not in self.cells:  # where it would be, the model is listed twice
             self.replicate.setdefault(identity, description)
         self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
@@ -99,8 +80,8 @@ class _Planner:
         """The dense training: round 0 of a search and the dense arm of a target are one cell."""
         return self._add(
             Description(
-                network=self.inventory.network(spec, role.data_name),
-                data=self.inventory.ref(role.data_name),
+                network=self.resolved.network(spec, role.data_name),
+                data=self.resolved.ref(role.data_name),
                 recipe=self._recipe(role, lr),
                 seed=seed,
                 start=Initial(),
@@ -125,8 +106,8 @@ class _Planner:
         if number > 1:
             previous = self._add(
                 Description(
-                    network=self.inventory.network(spec, role.data_name),
-                    data=self.inventory.ref(role.data_name),
+                    network=self.resolved.network(spec, role.data_name),
+                    data=self.resolved.ref(role.data_name),
                     recipe=self.experiment.recipe[role.recipe_name],
                     seed=seed,
                     start=Round(ticket=found[-1]),
@@ -136,7 +117,7 @@ class _Planner:
             )
         # How many rounds were asked for altogether does not change what an earlier round is.
         asked = msgspec.structs.replace(search, rounds=max(number, 1))
-        density = self.inventory.ladder(search)[number]
+        density = self.resolved.ladder(search)[number]
         return TicketRef(dense=dense, previous=previous, round=number, density=density, search=asked)
 
     def _told(self, search: Search) -> str:
@@ -164,7 +145,7 @@ class _Planner:
 
     def _densities(self, arm: Arm, transfer: Transfer) -> list[float]:
         """The densities an arm is trained at; a dense one that stays so has no other than 1."""
-        return [1.0] if arm.stays_dense else self.inventory.densities(transfer)
+        return [1.0] if arm.stays_dense else self.resolved.densities(transfer)
 
     def _rescalings(self, arm: Arm, transfer: Transfer) -> tuple[str, ...]:
         """The rescalings that change an arm: none where there is no mask to make up for."""
@@ -176,8 +157,8 @@ class _Planner:
     ) -> None:  # fmt: skip
         arm = self.experiment.arms()[name]
         owners = {"source": origin, "target": to}
-        search = self.inventory.search_of(name)
-        giver, number = owners[arm.ticket], self.inventory.round(density, search)
+        search = self.resolved.search_of(name)
+        giver, number = owners[arm.ticket], self.resolved.round(density, search)
         ticket = values = pretrained = None
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
@@ -193,8 +174,8 @@ class _Planner:
         elif arm.needs == "pretraining":
             pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
         description = Description(
-            network=self.inventory.network(spec, to.data_name),
-            data=self.inventory.ref(to.data_name),
+            network=self.resolved.network(spec, to.data_name),
+            data=self.resolved.ref(to.data_name),
             recipe=self._recipe(to, lr),
             seed=seed,
             start=ArmStart(
@@ -205,14 +186,14 @@ class _Planner:
                 rescale=rescale,
                 method=arm.method,
                 options=arm.options,
-                density=self.inventory.ladder(search)[number],
+                density=self.resolved.ladder(search)[number],
                 ticket=ticket,
                 values=values,
                 pretrained=pretrained,
                 rewind=str(search.rewind) if arm.starts_at_rewind else "",
             ),
         )
-        what = f"{name} {to}, {100 * self.inventory.ladder(search)[number]:.3g} % of the weights"
+        what = f"{name} {to}, {100 * self.resolved.ladder(search)[number]:.3g} % of the weights"
         cell = self._add(description, what)
         # A row of two owners stands with the source, beside the other arms of that source.
         giver = origin if arm.values is not None else giver
@@ -225,8 +206,8 @@ class _Planner:
 
     def _pretraining(self, spec: ModelSpec, role: _Role, seed: int, task: str) -> str:
         description = Description(
-            network=self.inventory.network(spec, role.data_name),
-            data=self.inventory.ref(role.data_name),
+            network=self.resolved.network(spec, role.data_name),
+            data=self.resolved.ref(role.data_name),
             recipe=self.experiment.recipe[role.recipe_name],
             seed=seed,
             start=Pretraining(task=task),
@@ -265,13 +246,51 @@ class _Planner:
         self.rows.setdefault(msgspec.structs.astuple(row), row)
 
 
+def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
+    """The cells of a replicate in the order to compute them: parents first, one data set after the other.
+
+    Another data set begins only when no cell of the present one can be computed. So the images of a source stay in
+    memory during its search, and those of a target during its arms. Otherwise the order is that of ``cells``, whose
+    parents outside it count as done.
+    """
+    names = list(cells)
+    number = {identity: place for place, identity in enumerate(names)}
+    children: dict[str, list[str]] = {}
+    lacking: dict[str, int] = {}
+    for identity, cell in cells.items():
+        parents = [parent for parent in cell.parents if parent in cells]
+        lacking[identity] = len(parents)
+        for parent in parents:
+            children.setdefault(parent, []).append(identity)
+    ready: dict[DataRef, list[int]] = {}  # of each data set a heap of places
+
+    def release(identity: str) -> None:
+        heapq.heappush(ready.setdefault(cells[identity].data, []), number[identity])
+
+    for identity in names:
+        if not lacking[identity]:
+            release(identity)
+    ordered: dict[str, Description] = {}
+    while ready:
+        data = min(ready, key=lambda ref: ready[ref][0])
+        while ready[data]:
+            identity = names[heapq.heappop(ready[data])]
+            ordered[identity] = cells[identity]
+            for child in children.get(identity, ()):
+                lacking[child] -= 1
+                if not lacking[child]:
+                    release(child)
+        del ready[data]
+    return ordered
+
+
 def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
     """Expand ``experiment``; paths in it are relative to ``folder``. Data is decoded into ``cache`` on first sight.
 
     Raises InputError for everything that would not work: data that is missing or damaged, classes a data set lacks, a
     model without a head, tickets that do not fit a target, densities behind the last round.
     """
-    return _Planner(experiment, Inventory(experiment, folder, cache)).plan()
+    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache)).plan()
 
 
 def _model_label(spec: ModelSpec) -> str:

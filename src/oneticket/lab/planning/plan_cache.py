@@ -1,4 +1,4 @@
-"""Recall: a finished experiment known again by what its plan was made of, without planning it and without torch."""
+"""The plan cache: recognises a finished experiment by a digest of its inputs, without planning it and without torch."""
 
 from __future__ import annotations
 

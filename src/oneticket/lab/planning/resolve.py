@@ -1,4 +1,4 @@
-"""Inventory: the data sets and networks that an experiment names, looked up once, and whether its grid fits them."""
+"""What the names in an experiment stand for: data, networks, rounds; and whether its grid can work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from oneticket.training import Step
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Inventory:
+class ResolvedExperiment:
     """What the names in ``experiment`` stand for; paths in it are relative to ``folder``.
 
     Data is decoded into ``cache`` on first sight. Everything here raises InputError, placed at its key, for what

@@ -1,4 +1,4 @@
-"""Ledger: what each trained network cost with the search it rests on; trainings that several share counted once."""
+"""Cost: what each trained network took with the search it rests on; trainings that several share count once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import msgspec
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.store import Store
-from oneticket.lab.results.rates import best_rates
+from oneticket.lab.planning.rows import RowKey
+from oneticket.lab.results.table import best_rates
 
-KNOWN = (
-    "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
-    "round", "seed", "lr", "cell",
-)  # fmt: skip
+KNOWN = (*RowKey.__struct_fields__, "round", "seed", "lr", "cell")
 MEASURES = ("samples", "train_flops", "masked_flops", "seconds", "bytes")
 COLUMNS = (
     *KNOWN,
@@ -25,16 +23,14 @@ COLUMNS = (
     *(f"search_{what}" for what in ("trainings", *MEASURES)),
     *(f"shared_{what}" for what in ("trainings", *MEASURES)),
 )
-"""The columns of the ledger. ``samples`` … ``bytes`` are of the network's own training; ``search_…`` of everything else
-that had to be trained for it; ``shared_…`` of the part of the search that other networks of the ledger rest on too."""
+"""The columns of the table of costs. ``samples`` … ``bytes`` are of the network's own training; ``search_…`` of
+everything else that had to be trained for it; ``shared_…`` of the part of the search that other networks of the table
+rest on too."""
 
 OWN = "own"
 """The arm that the others are weighed against: one ticket for each target."""
 
 _GRID = ("experiment", "model", "target", "target_recipe", "rescale", "density_asked", "seed")
-_COMPARED = (
-    "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
-)  # fmt: skip
 _WEIGHED = ("masked_flops", "samples", "seconds")
 
 
@@ -54,7 +50,7 @@ class Bill(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """The ledger added up; no training is in two of the three parts, and all of them are in ``everything``.
+    """The table of costs added up; no training is in two of the three parts, and all of them are in ``everything``.
 
     ``networks`` are the trainings that fill a row; of the others ``own_searches`` serve one network and
     ``shared_searches`` several. ``unshared`` is what every network for itself would have cost, with its search.
@@ -67,29 +63,20 @@ class Totals(msgspec.Struct, frozen=True):
     unshared: Bill
 
 
-class BreakEven(msgspec.Struct, frozen=True):
+class BreakEven(RowKey, frozen=True):
     """The number of targets from which on one shared search is cheaper than one search for each, by three measures.
 
     Compared are ``arm`` and ``own`` on one target, over ``seeds`` replicates. Cost of n targets: what ``arm`` rests on
     and ``own`` does not, once, plus n times the rest of it; against n times all of ``own``. None where it never is.
     """
 
-    experiment: str
-    model: str
-    source: str
-    source_recipe: str
-    target: str
-    target_recipe: str
-    arm: str
-    rescale: str
-    density_asked: float
     seeds: int
     targets_by_masked_flops: int | None
     targets_by_samples: int | None
     targets_by_seconds: int | None
 
 
-class Ledger(msgspec.Struct, frozen=True):
+class CostReport(msgspec.Struct, frozen=True):
     """A row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; their sums; break-even."""
 
     rows: list[dict[str, Any]]
@@ -97,8 +84,8 @@ class Ledger(msgspec.Struct, frozen=True):
     break_even: list[BreakEven]
 
 
-def ledger(store: Store, *, experiment: str | None = None) -> Ledger:
-    """The ledger of the finished networks in ``store``, or of those of one experiment.
+def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
+    """What the finished networks in ``store``, or those of one experiment, cost.
 
     Where an arm was tried with several learning rates, the row is that of the rate which validation chose; the
     trainings of its replicate with the other rates belong to its search. Not counted are evaluations, the batches that
@@ -107,14 +94,14 @@ def ledger(store: Store, *, experiment: str | None = None) -> Ledger:
 
     Raises InputError for an experiment that the store does not know, and for cells that are damaged or gone.
     """
-    books = _Books(store)
-    networks = list(_networks(store, books, experiment))
+    records = _Records(store)
+    networks = list(_networks(store, records, experiment))
     bundles: dict[str, frozenset[str]] = {}
     for network in networks:
         bundles[network.cell] = bundles.get(network.cell, frozenset()) | network.bundle
     uses = Counter(cell for bundle in bundles.values() for cell in bundle)
-    rows = [_row(network, uses, books) for network in networks]
-    return Ledger(rows, _totals(bundles, uses, books), list(_break_even(networks, books)))
+    rows = [_row(network, uses, records) for network in networks]
+    return CostReport(rows, _totals(bundles, uses, records), list(_break_even(networks, records)))
 
 
 # -- what rests on what -------------------------------------------------------------------------------------------
@@ -136,14 +123,14 @@ class _Network(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """As much of a finished cell as the ledger needs: its parents, what it cost by measure, and its accuracy."""
+    """As much of a finished cell as its cost needs: its parents, what it cost by measure, and its accuracy."""
 
     parents: tuple[str, ...]
     costs: dict[str, float]
     val_accuracy: float | None
 
 
-class _Books:
+class _Records:
     """The records of a store's cells, each read once."""
 
     def __init__(self, store: Store) -> None:
@@ -189,34 +176,36 @@ def _parents(start: Mapping[str, Any]) -> Iterator[str]:
         yield start["pretrained"]
 
 
-def _networks(store: Store, books: _Books, experiment: str | None) -> Iterator[_Network]:
+def _networks(store: Store, records: _Records, experiment: str | None) -> Iterator[_Network]:
     known = [
         dict(zip(content["columns"], values, strict=True))
         for content in store.experiments(experiment)
         for values in content["rows"]
     ]
     finished = store.finished({row["cell"]: None for row in known})
-    rows = [{**row, "val_accuracy": books.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished]
-    tried: dict[tuple[Any, ...], set[str]] = {}
+    rows = [
+        {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
+    ]
+    tried: dict[tuple[RowKey, int, int], set[str]] = {}
     for row in rows:
         tried.setdefault(_but_rate(row), set()).add(row["cell"])
     for known_row in best_rates(rows):
         cell = known_row["cell"]
         cells = tried[_but_rate(known_row)] if known_row.get("lr") is not None else {cell}
-        yield _Network(known_row, cell, frozenset(cells - {cell}), books.ancestors(cells))
+        yield _Network(known_row, cell, frozenset(cells - {cell}), records.ancestors(cells))
 
 
-def _but_rate(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _but_rate(row: Mapping[str, Any]) -> tuple[RowKey, int, int]:
     """What rows that differ only in their learning rate have in common."""
-    return tuple(row.get(key) for key in KNOWN if key not in ("lr", "cell"))
+    return RowKey.of(row), row["round"], row["seed"]
 
 
 # -- rows and sums ------------------------------------------------------------------------------------------------
-def _row(network: _Network, uses: Mapping[str, int], books: _Books) -> dict[str, Any]:
+def _row(network: _Network, uses: Mapping[str, int], records: _Records) -> dict[str, Any]:
     parts = {
-        "": books.bill([network.cell]),
-        "search_": books.bill(network.search),
-        "shared_": books.bill(cell for cell in network.search if uses[cell] > 1),
+        "": records.bill([network.cell]),
+        "search_": records.bill(network.search),
+        "shared_": records.bill(cell for cell in network.search if uses[cell] > 1),
     }
     costs = {
         f"{part}{what}": value for part, bill in parts.items() for what, value in msgspec.to_builtins(bill).items()
@@ -224,14 +213,14 @@ def _row(network: _Network, uses: Mapping[str, int], books: _Books) -> dict[str,
     return {column: costs[column] if column in costs else network.known.get(column) for column in COLUMNS}
 
 
-def _totals(bundles: Mapping[str, frozenset[str]], uses: Mapping[str, int], books: _Books) -> Totals:
+def _totals(bundles: Mapping[str, frozenset[str]], uses: Mapping[str, int], records: _Records) -> Totals:
     searches = [cell for cell in uses if cell not in bundles]
-    each = [books.bill(bundle) for bundle in bundles.values()]
+    each = [records.bill(bundle) for bundle in bundles.values()]
     return Totals(
-        networks=books.bill(bundles),
-        own_searches=books.bill(cell for cell in searches if uses[cell] == 1),
-        shared_searches=books.bill(cell for cell in searches if uses[cell] > 1),
-        everything=books.bill(uses),
+        networks=records.bill(bundles),
+        own_searches=records.bill(cell for cell in searches if uses[cell] == 1),
+        shared_searches=records.bill(cell for cell in searches if uses[cell] > 1),
+        everything=records.bill(uses),
         unshared=_sum(each),
     )
 
@@ -244,20 +233,26 @@ def _sum(bills: Sequence[Bill]) -> Bill:
 
 
 # -- when sharing pays --------------------------------------------------------------------------------------------
-def _break_even(networks: Sequence[_Network], books: _Books) -> Iterator[BreakEven]:
+def _break_even(networks: Sequence[_Network], records: _Records) -> Iterator[BreakEven]:
     own = {_of(network.known, _GRID): network for network in networks if network.known.get("arm") == OWN}
-    pairs: dict[tuple[Any, ...], list[tuple[Bill, Bill, Bill]]] = {}
+    pairs: dict[RowKey, list[tuple[Bill, Bill, Bill]]] = {}
     for network in networks:
         rival = own.get(_of(network.known, _GRID))
         shared = network.ancestors - rival.bundle if rival is not None else frozenset()
         if rival is None or not shared:
             continue  # nothing that another target could share
-        costs = books.bill(shared), books.bill(network.bundle - shared), books.bill(rival.bundle)
-        pairs.setdefault(_of(network.known, _COMPARED), []).append(costs)
+        costs = records.bill(shared), records.bill(network.bundle - shared), records.bill(rival.bundle)
+        pairs.setdefault(RowKey.of(network.known), []).append(costs)
     for key, replicates in pairs.items():
         bills = [_sum(part) for part in zip(*replicates, strict=True)]  # once, for each target, each for itself
-        targets = [_targets(*(getattr(bill, what) for bill in bills)) for what in _WEIGHED]
-        yield BreakEven(*key, len(replicates), *targets)  # type: ignore[call-arg]
+        flops, samples, seconds = (_targets(*(getattr(bill, what) for bill in bills)) for what in _WEIGHED)
+        yield BreakEven(
+            **msgspec.structs.asdict(key),
+            seeds=len(replicates),
+            targets_by_masked_flops=flops,
+            targets_by_samples=samples,
+            targets_by_seconds=seconds,
+        )
 
 
 def _targets(once: float, each: float, alone: float) -> int | None:

@@ -1,4 +1,4 @@
-"""The ledger written down: aligned text for a terminal, CSV, JSON."""
+"""The costs written down: aligned text for a terminal, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from typing import Any
 
 import msgspec
 
-from oneticket.lab.results.cost import COLUMNS, Bill, Ledger
+from oneticket.lab.planning.rows import RowKey
+from oneticket.lab.results.cost import COLUMNS, Bill, CostReport
 
 FORMATS = ("table", "csv", "json")
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_GROUP = (
-    "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
-)  # fmt: skip
 _PLACE = ("experiment", "model", "source", "target", "arm", "rescale", "weights %")
 _TOTALS = {
     "networks": "the networks themselves",
@@ -40,37 +38,37 @@ _BILL = {
 Lines = list[list[str]]
 
 
-def as_csv(book: Ledger) -> str:
+def as_csv(report: CostReport) -> str:
     """The rows as comma-separated values with a header; an absent value is empty, numbers are written in full."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(book.rows)
+    writer.writerows(report.rows)
     return text.getvalue()
 
 
-def as_json(book: Ledger) -> str:
+def as_json(report: CostReport) -> str:
     """One JSON object: ``rows``, ``totals`` and ``break_even``."""
-    return json.dumps(msgspec.to_builtins(book), indent=1, allow_nan=False)
+    return json.dumps(msgspec.to_builtins(report), indent=1, allow_nan=False)
 
 
-def as_table(book: Ledger) -> str:
+def as_table(report: CostReport) -> str:
     """Text for a terminal: each arm in the mean over its seeds, the sums, and when sharing a search pays."""
-    parts = [_arms(book), _sums(book)]
-    if book.break_even:
-        parts.append(_break_even(book))
+    parts = [_arms(report), _sums(report)]
+    if report.break_even:
+        parts.append(_break_even(report))
     return "\n\n".join("\n".join(_aligned(lines)) for lines in parts) + "\n"
 
 
-def _arms(book: Ledger) -> Lines:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in book.rows:
-        groups.setdefault(tuple(row[key] for key in _GROUP), []).append(row)
+def _arms(report: CostReport) -> Lines:
+    groups: dict[RowKey, list[dict[str, Any]]] = {}
+    for row in report.rows:
+        groups.setdefault(RowKey.of(row), []).append(row)
     costs = [f"{part}{what}" for part in ("", "search_", "shared_") for what in _BILL if f"{part}{what}" in COLUMNS]
     shown = [what for what in costs if not what.startswith("shared_") or what == "shared_trainings"]
     header = [*_PLACE, "n", *(_spoken(what) for what in shown)]
     lines = [
-        [*_place(*key), str(len(rows)), *(_short(fmean(row[what] for row in rows)) for what in shown)]
+        [*_place(key), str(len(rows)), *(_short(fmean(row[what] for row in rows)) for what in shown)]
         for key, rows in groups.items()
     ]
     return _told_apart([header, *lines])
@@ -82,30 +80,26 @@ def _spoken(column: str) -> str:
     return f"{part} {_BILL[what]}".strip()
 
 
-def _sums(book: Ledger) -> Lines:
-    bills: list[tuple[str, Bill]] = [(text, getattr(book.totals, name)) for name, text in _TOTALS.items()]
+def _sums(report: CostReport) -> Lines:
+    bills: list[tuple[str, Bill]] = [(text, getattr(report.totals, name)) for name, text in _TOTALS.items()]
     return [["", *_BILL.values()], *([text, *(_short(getattr(bill, what)) for what in _BILL)] for text, bill in bills)]
 
 
-def _break_even(book: Ledger) -> Lines:
+def _break_even(report: CostReport) -> Lines:
     def told(targets: int | None) -> str:
         return "never" if targets is None else str(targets)
 
     header = [*_PLACE, "n", "one ticket pays from … targets: mask-aware", "samples", "seconds"]
     lines = []
-    for entry in book.break_even:
+    for entry in report.break_even:
         numbers = (entry.targets_by_masked_flops, entry.targets_by_samples, entry.targets_by_seconds)
-        place = _place(*(getattr(entry, key) for key in _GROUP))
-        lines.append([*place, str(entry.seeds), *map(told, numbers)])
+        lines.append([*_place(entry), str(entry.seeds), *map(told, numbers)])
     return _told_apart([header, *lines])
 
 
-def _place(
-    experiment: str, model: str, source: str, source_recipe: str, target: str, target_recipe: str, arm: str,
-    rescale: str, density: float,
-) -> list[str]:  # fmt: skip
-    roles = [f"{source}@{source_recipe}" if source else "", f"{target}@{target_recipe}"]
-    return [experiment, model, *roles, arm, rescale, f"{100 * density:.3g}"]
+def _place(key: RowKey) -> list[str]:
+    roles = [f"{key.source}@{key.source_recipe}" if key.source else "", f"{key.target}@{key.target_recipe}"]
+    return [key.experiment, key.model, *roles, key.arm, key.rescale, f"{100 * key.density_asked:.3g}"]
 
 
 def _told_apart(lines: Lines) -> Lines:

@@ -16,7 +16,7 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import ArmStart, Description
-from oneticket.lab.cells.parents import Archive
+from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks
 from oneticket.lab.results.table import TidyRow, tidy
@@ -52,13 +52,13 @@ def footprints(store: Store, *, experiment: str | None = None, folder: Path | No
 
     Raises InputError for an experiment that the store does not know, and where there is no such network.
     """
-    archive = Archive(store, Path(), folder or Path.cwd())  # no images are looked at
+    cells = ParentCells(store, Path(), folder or Path.cwd())  # no images are looked at
     places: dict[tuple[Any, ...], dict[tuple[Any, ...], list[TidyRow]]] = {}
     for row in tidy(store, experiment=experiment):
         networks = places.setdefault(_of(row, _PLACE), {})
         networks.setdefault(_of(row, _NETWORK), []).append(row)
     with _one_thread():
-        found = [line for networks in places.values() for line in _beside(list(networks.values()), archive)]
+        found = [line for networks in places.values() for line in _beside(list(networks.values()), cells)]
     if not found:
         raise InputError(
             "no network to measure is finished",
@@ -82,17 +82,17 @@ def as_json(lines: Sequence[dict[str, Any]]) -> str:
     return json.dumps(list(lines), indent=1, allow_nan=False)
 
 
-def stored_network(cell: str, archive: Archive) -> nn.Module:
+def stored_network(cell: str, cells: ParentCells) -> nn.Module:
     """The network that a finished cell ended with, as it predicts: where its method binarises inputs, with that."""
-    description = archive.description(cell)
-    network = archive.build(description.network, description.seed)
-    network.load_state_dict(archive.end(cell))
+    description = cells.description(cell)
+    network = cells.build(description.network, description.seed)
+    network.load_state_dict(cells.end(cell))
     if _facts(description).get("inputs") == "binary":
         binarise_inputs(network, binary_weights(network, description.network.head))
     return network.eval()
 
 
-def _beside(networks: Sequence[list[TidyRow]], archive: Archive) -> Iterator[dict[str, Any]]:
+def _beside(networks: Sequence[list[TidyRow]], cells: ParentCells) -> Iterator[dict[str, Any]]:
     """The rows of one target: its networks, each as the rows of its seeds, in the ways there are."""
     measured: dict[tuple[int, str], nn.Module] = {}
     shape: tuple[int, ...] = ()
@@ -100,11 +100,11 @@ def _beside(networks: Sequence[list[TidyRow]], archive: Archive) -> Iterator[dic
         cell = next((row["cell"] for row in seeds if row["test_loss"] is not None), None)
         if cell is None:
             continue
-        description = _description(cell, archive)
+        description = _description(cell, cells)
         if seeds[0]["arm"] in ARMS or _facts(description).get("weights") == "binary":
-            masks = load_masks(archive.store.folder(cell) / "masks.safetensors")
+            masks = load_masks(cells.store.folder(cell) / "masks.safetensors")
             shape = description.network.input
-            measured |= {(number, way): net for way, net in ways(stored_network(cell, archive), masks).items()}
+            measured |= {(number, way): net for way, net in ways(stored_network(cell, cells), masks).items()}
     if not measured:
         return
     taken = {}
@@ -113,13 +113,13 @@ def _beside(networks: Sequence[list[TidyRow]], archive: Archive) -> Iterator[dic
         taken[f"seconds_{size}"] = seconds_per_sample(measured, images, repeats=turns)
     for number, way in measured:
         seconds = {column: times[number, way] for column, times in taken.items()}
-        line = {**_over_seeds(networks[number], archive.store), "way": way, **seconds}
+        line = {**_over_seeds(networks[number], cells.store), "way": way, **seconds}
         yield {column: line[column] for column in COLUMNS}
 
 
-def _description(cell: str, archive: Archive) -> Description:
+def _description(cell: str, cells: ParentCells) -> Description:
     try:
-        return archive.description(cell)
+        return cells.description(cell)
     except msgspec.ValidationError as error:
         raise InputError(
             f"the cell {cell[:12]}… is of another version ({error})", expected="the experiment run again"

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import msgspec
 
 from oneticket.errors import InputError, unknown
 from oneticket.lab.cells.store import Store
-from oneticket.lab.results.rates import best_rates
+from oneticket.lab.planning.rows import RowKey
 
 if TYPE_CHECKING:  # tables are read without torch, which planning loads
     from oneticket.lab.planning.plan import Plan
@@ -64,6 +64,25 @@ def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
     figures = {cell: store.figures(cell) for cell in store.finished({row["cell"]: None for row in known})}
     rows = [figures[row["cell"]] | row for row in known if row["cell"] in figures]
     return [{column: row.get(column) for column in COLUMNS} for row in best_rates(rows)]
+
+
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of arms with one learning rate, and of the others those of the best rate; their order stays.
+
+    ``rows`` hold what the plan knows of a row and its ``val_accuracy``. The best rate has the highest mean over the
+    seeds, of equal ones it is the lowest; while an experiment is unfinished, rates that lack a seed which another has
+    are left out. The test accuracy plays no part.
+    """
+    tried: dict[RowKey, dict[float, list[float]]] = {}
+    for row in rows:
+        if row.get("lr") is not None:
+            tried.setdefault(RowKey.of(row), {}).setdefault(row["lr"], []).append(row["val_accuracy"])
+    best = {}
+    for arm, by_rate in tried.items():
+        seeds = max(map(len, by_rate.values()))
+        whole = {rate: sum(values) / seeds for rate, values in by_rate.items() if len(values) == seeds}
+        best[arm] = min(whole, key=lambda rate: (-whole[rate], rate))
+    return [row for row in rows if row.get("lr") is None or row["lr"] == best[RowKey.of(row)]]
 
 
 def as_csv(rows: Sequence[TidyRow]) -> str:

@@ -1,4 +1,4 @@
-"""Refusals: what a typed reading of an experiment file rejects, said with key, expectation and nearest valid word."""
+"""Parsing: an experiment file → tables → typed structs; an error names the key, what is expected, the nearest word."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 import oneticket.lab.execution.engines.lastwords
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import CellFailed, Crashed, Done, LocalEngine, Task, WorkerDied
-from oneticket.lab.execution.scheduler import ATTEMPTS, Summary, Watcher
+from oneticket.lab.execution.scheduler import ATTEMPTS, RunListener, Summary
 from oneticket.lab.planning.plan import Plan
 
 DENSE = {"targets": ["digits@sgd"], "arms": ["dense"]}
@@ -133,11 +133,11 @@ def test_a_network_that_always_crashes_is_given_up(lab: Any, seeds: int, attempt
     plan, store = planned(lab, "abort", seeds), lab.store()
     started: list[str] = []
 
-    class Counting(Watcher):
+    class Counting(RunListener):
         def started(self, cell: str) -> None:
             started.append(cell)
 
-    summary: Summary = lab.run(plan, store, LocalEngine(), watcher=Counting())
+    summary: Summary = lab.run(plan, store, LocalEngine(), listener=Counting())
     assert sorted(started.count(identity) for identity in plan.cells) == attempts
     for identity, reason in summary.failed.items():
         assert str(store.root / "failures" / f"{identity}.txt") in reason

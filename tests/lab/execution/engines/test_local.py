@@ -16,7 +16,7 @@ import pytest
 
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import Done, LocalEngine, Progress, Task, WorkerDied, engine
-from oneticket.lab.execution.scheduler import ATTEMPTS, Summary, Watcher, missing
+from oneticket.lab.execution.scheduler import ATTEMPTS, RunListener, Summary, missing
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.results.table import COLUMNS, remember, tidy
 
@@ -127,7 +127,7 @@ def test_a_cell_that_is_there_already_is_not_computed_again(lab: Any) -> None:
     assert not list((store.root / "working").iterdir())
 
 
-class Killer(Watcher):
+class Killer(RunListener):
     """Kills the worker of a cell when it makes progress, so many times."""
 
     def __init__(self, local: LocalEngine, times: int) -> None:
@@ -153,7 +153,7 @@ def test_a_killed_worker_is_started_again_and_goes_on_to_the_same_result(lab: An
     lab.run(plan, whole)
     local = LocalEngine()
     killer = Killer(local, times=2)
-    summary = lab.run(plan, killed, local, watcher=killer, checkpoint_every=0)
+    summary = lab.run(plan, killed, local, listener=killer, checkpoint_every=0)
     assert summary.complete
     assert len(killer.reasons) == 2
     assert all("its process ended with" in reason for reason in killer.reasons)
@@ -177,11 +177,11 @@ def test_how_a_cell_failed_is_told_in_one_line(lab: Any, kind: str, reasons: lis
     store = lab.store()
     started: list[str] = []
 
-    class Counting(Watcher):
+    class Counting(RunListener):
         def started(self, cell: str) -> None:
             started.append(cell)
 
-    summary: Summary = lab.run(plan, store, LocalEngine(), watcher=Counting())
+    summary: Summary = lab.run(plan, store, LocalEngine(), listener=Counting())
     (reason,) = summary.failed.values()
     assert all(part in reason for part in reasons), reason
     assert "\n" not in reason

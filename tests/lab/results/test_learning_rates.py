@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneticket.lab.results.rates import best_rates
+from oneticket.lab.results.table import best_rates
 
 KEYS = ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked")
 
