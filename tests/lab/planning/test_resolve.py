@@ -146,6 +146,7 @@ def test_a_density_that_leaves_no_weight_is_refused_with_the_least_possible_one(
     message = refused(lab, search__rounds=30, transfer__0__densities=[0.5**20])
     assert message.startswith("transfer[0].densities: round 20")
     assert "leaves no weight at all of 1035" in message
+    assert "leaves no weight at all" in refused(lab, search__rounds=5000, transfer__0__densities="all")
 
 
 def test_a_density_too_low_for_what_an_allocation_keeps_is_refused(lab: Any) -> None:

@@ -117,7 +117,7 @@ class _Planner:
             )
         # How many rounds were asked for altogether does not change what an earlier round is.
         asked = msgspec.structs.replace(search, rounds=max(number, 1))
-        density = self.resolved.ladder(search)[number]
+        density = self.resolved.ladder(search).rungs[number].density
         return TicketRef(dense=dense, previous=previous, round=number, density=density, search=asked)
 
     def _told(self, search: Search) -> str:
@@ -158,18 +158,18 @@ class _Planner:
         arm = self.experiment.arms()[name]
         owners = {"source": origin, "target": to}
         search = self.resolved.search_of(name)
-        giver, number = owners[arm.ticket], self.resolved.round(density, search)
+        giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
         ticket = values = pretrained = None
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and rescaling.entry(rescale).facts.get("needs") == "ticket"):
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
             found_in = arm.found_in or spec
-            ticket = self._ticket(found_in, giver, from_seed, number, search)
+            ticket = self._ticket(found_in, giver, from_seed, rung.number, search)
             # A ticket of round 0, all weights at W_k, has taken the dense training too.
-            cost = max(number, 1)
+            cost = max(rung.number, 1)
             owner = owners[arm.values or arm.ticket]
             if from_seed != seed or owner != giver:
-                values = self._ticket(spec, owner, seed, number, search)
+                values = self._ticket(spec, owner, seed, rung.number, search)
                 cost *= 2
         elif arm.needs == "pretraining":
             pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
@@ -186,18 +186,17 @@ class _Planner:
                 rescale=rescale,
                 method=arm.method,
                 options=arm.options,
-                density=self.resolved.ladder(search)[number],
+                density=rung.density,
                 ticket=ticket,
                 values=values,
                 pretrained=pretrained,
                 rewind=str(search.rewind) if arm.starts_at_rewind else "",
             ),
         )
-        what = f"{name} {to}, {100 * self.resolved.ladder(search)[number]:.3g} % of the weights"
-        cell = self._add(description, what)
+        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights")
         # A row of two owners stands with the source, beside the other arms of that source.
         giver = origin if arm.values is not None else giver
-        self._add_row(spec, giver, to, name, rescale, density, number, seed, cost, lr, cell)
+        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell)
 
     def _other(self, seed: int) -> int:
         """The replicate after this one, the first after the last."""

@@ -10,6 +10,7 @@ import torch
 from oneticket.data import DataRef, Splits, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
+from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.spec.experiment import Experiment, Transfer, split_role
 from oneticket.masks import Masks
@@ -34,10 +35,9 @@ class ResolvedExperiment:
     def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
         self._searches: dict[str, Search] = {}
-        self._ladders: dict[Search, list[float]] = {}
+        self._ladders: dict[Search, Ladder] = {}
         self._refs: dict[str, DataRef] = {}
         self._splits: dict[str, Splits] = {}
-        self._rounds: dict[tuple[float, Search], int] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
         self._leaks: dict[tuple[str, str], Leak] = {}
 
@@ -107,34 +107,17 @@ class ResolvedExperiment:
             self._searches[arm] = self.experiment.search_of(arm)
         return self._searches[arm]
 
-    def ladder(self, search: Search) -> list[float]:
-        """The density of every round of a search, from 1 at round 0."""
+    def ladder(self, search: Search) -> Ladder:
+        """The rounds of a search by their densities."""
         if search not in self._ladders:
-            self._ladders[search] = search.densities()
+            self._ladders[search] = Ladder(search)
         return self._ladders[search]
 
     def densities(self, transfer: Transfer) -> list[float]:
         """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
-        ladder = self.ladder(self.experiment.search)
-        return ladder[1:] if isinstance(transfer.densities, str) else list(transfer.densities)
-
-    def round(self, density: float, search: Search) -> int:
-        """The round whose density is nearest on the logarithmic scale that rounds live on; InputError when far off."""
-        if (density, search) not in self._rounds:
-            self._rounds[density, search] = self._nearest(density, search)
-        return self._rounds[density, search]
-
-    def _nearest(self, density: float, search: Search) -> int:
-        ladder = self.ladder(search)
-        ratios = [max(density / rung, rung / density) for rung in ladder]
-        number = ratios.index(min(ratios))
-        # Half a step of the ladder is as far as the nearest round can be; what is further lies behind its end.
-        if ratios[number] > (1 - search.prune) ** -0.5 * (1 + 1e-9):
-            raise InputError(
-                f"density {density:g} is behind the last round (round {len(ladder) - 1} has {ladder[-1]:.3g})",
-                expected="a larger density, or more rounds under [search]",
-            )
-        return number
+        if not isinstance(transfer.densities, str):
+            return list(transfer.densities)
+        return [rung.density for rung in self.ladder(self.experiment.search).rungs[1:]]
 
     # -- whether it fits -----------------------------------------------------------------------------------------
     def check(self, spec: ModelSpec, transfer: Transfer, where: str) -> None:
@@ -173,38 +156,38 @@ class ResolvedExperiment:
     def _check_rounds(self, spec: ModelSpec, transfer: Transfer, search: Search, place: str, where: str) -> None:
         """Refuse densities that a search does not reach or that leave nothing, and a rewind point out of place."""
         try:
-            deepest = max((self.round(density, search) for density in self.densities(transfer)), default=0)
+            deepest = self._deepest(transfer, search)
         except InputError as error:
             raise error.at(f"{where}.densities" if place == "search" else place) from None
         self._check_ladder(transfer, search, place)
-        density = self._deepest(transfer, search)
         for role in (*transfer.sources, *transfer.targets):
             data, recipe = split_role(role)
             total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
-            if kept_count(density, total) < 1:
+            if kept_count(deepest.density, total) < 1:
                 raise InputError(
-                    f"round {deepest} (density {density:.3g}) leaves no weight at all of {total}",
+                    f"round {deepest.number} (density {deepest.density:.3g}) leaves no weight at all of {total}",
                     where=f"{where}.densities",
                     expected=f"a density of at least {1 / total:.2g}",
                 )
-            self._check_rewind(data, recipe, deepest, search, place)
+            self._check_rewind(data, recipe, deepest.number, search, place)
 
     def _check_ladder(self, transfer: Transfer, search: Search, place: str) -> None:
         """Refuse a search of an arm's own whose rounds have other densities than those of the arms beside it."""
+        reach = self.ladder(self.experiment.search).reach
         for density in self.densities(transfer):
-            number = self.round(density, search)
-            rung = self.ladder(search)[number]
-            if max(density / rung, rung / density) > (1 - self.experiment.search.prune) ** -0.5 * (1 + 1e-9):
+            rung = self.ladder(search).nearest(density)
+            if distance(density, rung) > reach:
                 raise InputError(
-                    f"has no round near density {density:g}: round {number} has {rung:.3g}",
+                    f"has no round near density {density:g}: round {rung.number} has {rung.density:.3g}",
                     where=place,
                     expected="a prune whose rounds come to the densities of the grid",
                 )
 
-    def _deepest(self, transfer: Transfer, search: Search) -> float:
-        """The lowest density of a grid, in the rounds of a search."""
-        asked = [self.round(density, search) for density in self.densities(transfer)]
-        return self.ladder(search)[max(asked, default=0)]
+    def _deepest(self, transfer: Transfer, search: Search) -> Rung:
+        """The last round that a grid takes from a search."""
+        ladder = self.ladder(search)
+        asked = [ladder.nearest(density) for density in self.densities(transfer)]
+        return max(asked, key=lambda rung: rung.number, default=ladder.rungs[0])
 
     def _check_allocations(self, network: Network, shapes: Shapes, transfer: Transfer) -> None:
         """Refuse a density that is too low for what an allocation keeps in any case."""
@@ -212,7 +195,7 @@ class ResolvedExperiment:
         head = f"{network.head}.weight"
         for name in transfer.arms:
             arm, search = self.experiment.arms()[name], self.search_of(name)
-            density = self._deepest(transfer, search)
+            density = self._deepest(transfer, search).density
             if arm.needs == "ticket":
                 place = self._searches_in(transfer)[search]
                 used[search.allocation, density] = f"{place}.allocation"
