@@ -12,29 +12,23 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oneticket.data import ImageBatches, Normalisation
 from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.assembly import start_of
-from oneticket.lab.cells.description import ArmStart, Description, Pretraining
-from oneticket.lab.cells.outcome import diverged_outcome, inherited_divergence
+from oneticket.lab.cells.description import Description, Pretraining
+from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
 from oneticket.lab.cells.parents import ParentCells, view_of
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import save_masks, save_state
 from oneticket.masks import Masks
-from oneticket.methods import Lesson, method, pretraining
-from oneticket.methods.footprint import binary_weights, stored_bytes
-from oneticket.metrics.paths import find_paths
-from oneticket.metrics.reachability import UnknownPaths
+from oneticket.methods import Lesson, pretraining
 from oneticket.ticket import versions
 from oneticket.training import Checkpoint, Cost, EpochRecord, Training, evaluate, train, training_flops
 from oneticket.training.kernels import Kernels
-
-CONVERGED_WITHIN = 0.005
-"""A training has converged at the first epoch whose validation accuracy is within half a point of its last one."""
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +50,7 @@ class _Made(msgspec.Struct, frozen=True):
     steps: int
     samples: int
     flops: tuple[int, int]
-    outcome: dict[str, Any]
+    outcome: Outcome
     kernels: Kernels
 
 
@@ -89,7 +83,7 @@ def run_cell(
         "description": msgspec.to_builtins(cell),
         "environment": _environment(setting, made.kernels),
         "cost": msgspec.to_builtins(cost),
-        "outcome": made.outcome,
+        "outcome": msgspec.to_builtins(made.outcome),
     }
 
 
@@ -139,33 +133,40 @@ def _compute(
                 on_epoch=on_epoch,
                 **start.options,
             )
-        tested = {}
-        if cell.test:
-            test_set = batches(splits.test, 512)
-            as_trained = training.kernels.layout == "channels-last"
-            with training.kernels.at_work(model):
-                accuracy, loss = evaluate(model, test_set, device=setting.device, channels_last=as_trained)
-            if not math.isfinite(loss):
-                text = f"the test loss is {loss} after {training.steps} steps"
-                raise NonFiniteLoss(text, training.steps, training.samples, training.history)
-            tested = {"test_accuracy": accuracy, "test_loss": loss}
+        tested = _test(model, training, batches(splits.test, 512), setting.device) if cell.test else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(setting.device), example, error.samples, start.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
 
     masks = training.masks or start.masks
-    # What a binary network does to its inputs while it runs is no matter of paths.
-    traced = archive.build(cell.network, cell.seed) if _is_binary(cell) else model
-    outcome = _outcome(model, training, masks, cell) | _paths(traced, masks, cell) | tested
+    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
+    # Paths ignore the input binarisation of a binary network.
+    traced = archive.build(cell.network, cell.seed) if is_binary(cell) else model
+    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested)
+    _save(working, model, training, masks, kept)
+    flops = training_flops(model, example, training.samples, masks, training.work)
+    return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
+
+
+def _test(model: nn.Module, training: Training, test_set: ImageBatches, device: str) -> tuple[float, float]:
+    """Accuracy and loss on the test split; raises NonFiniteLoss where the loss is not a finite number."""
+    as_trained = training.kernels.layout == "channels-last"
+    with training.kernels.at_work(model):
+        accuracy, loss = evaluate(model, test_set, device=device, channels_last=as_trained)
+    if not math.isfinite(loss):
+        text = f"the test loss is {loss} after {training.steps} steps"
+        raise NonFiniteLoss(text, training.steps, training.samples, training.history)
+    return accuracy, loss
+
+
+def _save(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
+    """Write the tensors that other cells may build on."""
     for moment, snapshot in training.snapshots.items():
         save_state(working / f"weights-{moment}.safetensors", snapshot.state)
         save_state(working / f"optimizer-{moment}.safetensors", snapshot.optimizer)
-    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     save_masks(working / "masks.safetensors", kept)
     save_state(working / "weights-end.safetensors", {n: t.cpu() for n, t in model.state_dict().items()}, masks)
-    flops = training_flops(model, example, training.samples, masks, training.work)
-    return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
 def _layout_for(cell: Description, setting: Setting) -> Layout:
@@ -184,44 +185,6 @@ def _nothing(cell: Description, archive: ParentCells, setting: Setting, reason: 
 
 def _prunable(model: nn.Module, cell: Description) -> int:
     return view_of(model, cell.network).total
-
-
-# -- what a training leaves ---------------------------------------------------------------------------------------
-def _outcome(model: nn.Module, training: Training, masks: Masks | None, cell: Description) -> dict[str, Any]:
-    judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
-    best = max(judged, key=lambda pair: pair[0])[1] if judged else None
-    last = training.history[-1].val_accuracy if training.history else None
-    # A rewound training counts its steps from the rewind point.
-    begun = training.history[-1].step - training.steps if training.history else 0
-    reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
-    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
-    values: dict[str, Tensor] = dict(model.state_dict())
-    return {
-        "val_accuracy": last,
-        "best_epoch": best.epoch if best else None,
-        "best_val_accuracy": best.val_accuracy if best else None,
-        "steps_to_converge": reached[0] if reached else None,
-        "density": kept.density,
-        "kept": kept.kept,
-        "prunable": kept.total,
-        "collapsed": kept.collapsed(),
-        "bytes": stored_bytes(model, masks, binary_weights(model, cell.network.head) if _is_binary(cell) else ()),
-        "masked_nonzero": sum(int((values[name].cpu()[~mask] != 0).sum()) for name, mask in kept.items()),
-    }
-
-
-def _paths(model: nn.Module, masks: Masks | None, cell: Description) -> dict[str, Any]:
-    """Effective density and dead units; None where the connections of a network cannot be followed."""
-    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
-    try:
-        paths = find_paths(model, kept, torch.zeros(1, *cell.network.input))
-    except UnknownPaths:
-        return {"effective_density": None, "dead_units": None}
-    return {"effective_density": paths.density, "dead_units": paths.dead}
-
-
-def _is_binary(cell: Description) -> bool:
-    return isinstance(cell.start, ArmStart) and method.entry(cell.start.method).facts.get("weights") == "binary"
 
 
 def _environment(setting: Setting, kernels: Kernels) -> dict[str, Any]:
