@@ -177,9 +177,9 @@ def test_a_store_is_opened_again(store: Store) -> None:
 
 
 def test_a_folder_that_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no store"):
+    with pytest.raises(InputError, match="is not a store"):
         Store.open(tmp_path)
-    with pytest.raises(InputError, match="is no store"):
+    with pytest.raises(InputError, match="is not a store"):
         Store.open(tmp_path / "nowhere")
     assert not is_store(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -116,11 +116,11 @@ def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_t
         (b"", "has no column"),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,good,1.0\n",
-            "line 2, test_accuracy: 'good' is none; expected a number",
+            "line 2, test_accuracy: 'good' is not a number; expected a number or an empty field",
         ),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,nan,1.0\n",
-            "line 2, test_accuracy: 'nan' is none",
+            "line 2, test_accuracy: 'nan' is not a number",
         ),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,,1.0,0,0.5,1.0\n",
@@ -128,7 +128,7 @@ def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_t
         ),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0.5,0.5,1.0\n",
-            "line 2, seed: '0.5' is none; expected a whole number",
+            "line 2, seed: '0.5' is not a whole number; expected a whole number or an empty field",
         ),
     ],
 )

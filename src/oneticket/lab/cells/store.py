@@ -60,11 +60,13 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
-        """The store at ``root``; InputError when it is none, was written by a later version, or can't be written."""
+        """The store at ``root``; InputError when it is not one, was written by a later version, or can't be written."""
         marker = root / "store.json"
         if not is_store(root):
             if not create:
-                raise InputError("is no store of oneticket", where=str(root), expected="a folder that `run` has made")
+                raise InputError(
+                    "is not a store of oneticket", where=str(root), expected="a folder that `run` has made"
+                )
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 _write_whole(marker, canonical_json({"store": STORE_VERSION}))

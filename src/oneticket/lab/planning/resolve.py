@@ -210,7 +210,7 @@ class ResolvedExperiment:
                     raise error.at(where) from None
 
     def _check_depth(self, other: ModelSpec, spec: ModelSpec, source: str, target: str) -> None:
-        """Refuse an elastic ticket of a network that is no shallower or deeper one of the same family."""
+        """Refuse an elastic ticket whose network is of another family."""
         there, here = (self._built(model, data)[1] for model, data in ((other, source), (spec, target)))
         stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
 

@@ -38,7 +38,7 @@ COUNTS = frozenset(
     ("round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops")
 )
 NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
-"""Without these columns a file is no table of results: who diverged has no loss, and must not be taken for who has."""
+"""Required columns of a file; ``test_loss`` tells trainings that diverged from the others."""
 
 FORMATS = ("table", "csv", "json", "parquet")
 
@@ -129,7 +129,7 @@ def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
         except ValueError:
             kind = "a whole number" if column in COUNTS else "a number"
             where = f"{path}, line {number}, {column}"
-            raise InputError(f"'{text}' is none", where=where, expected=f"{kind}, or nothing") from None
+            raise InputError(f"'{text}' is not {kind}", where=where, expected=f"{kind} or an empty field") from None
     for column in ("experiment", "target", "arm", "seed"):
         if row[column] in ("", None):
             raise InputError("nothing there", where=f"{path}, line {number}, {column}", expected="one network a line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def split_role(text: str) -> tuple[str, str]:
     """``fashion@sgd`` → (``fashion``, ``sgd``)."""
     data, at, recipe = text.partition("@")
     if not (data and at and recipe):
-        raise InputError(f"'{text}' is no source or target", expected="data@recipe, such as fashion@sgd")
+        raise InputError(f"'{text}' is not a valid source or target", expected="data@recipe, such as fashion@sgd")
     return data, recipe
 
 
@@ -140,7 +141,7 @@ def _check(experiment: Experiment) -> None:
 def _check_name(word: str, where: str) -> None:
     if not _NAME.fullmatch(word):
         expected = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
-        raise InputError(f"'{word}' is no name", where=where, expected=expected)
+        raise InputError(f"'{word}' is not a valid name", where=where, expected=expected)
 
 
 def _check_replicates(experiment: Experiment) -> None:
@@ -154,42 +155,60 @@ def _check_replicates(experiment: Experiment) -> None:
 
 def _check_search(search: Search, where: str) -> None:
     for registry, word in ((criterion, search.criterion), (allocation, search.allocation)):
-        if word not in registry:
-            raise unknown(registry.kind, word, list(registry), where=f"{where}.{registry.kind}")
+        _check_known(registry.kind, word, registry, f"{where}.{registry.kind}")
     try:
         check_pair(search.criterion, search.allocation)
     except InputError as error:
         raise error.at(f"{where}.allocation") from None
-    if search.rescale not in rescaling:
-        raise unknown("rescaling", search.rescale, list(rescaling), where=f"{where}.rescale")
+    _check_known("rescaling", search.rescale, rescaling, f"{where}.rescale")
     if search.rounds > MOST:
         raise InputError(f"rounds = {search.rounds}", where=f"{where}.rounds", expected=f"at most {MOST}")
     if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
         raise InputError("a parameter is named twice", where=f"{where}.prunable", expected="each once")
 
 
+# -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
 def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> None:
-    arms = experiment.arms()
+    """Refuse a grid that cannot be, as far as the file alone tells; ``where`` is its place in the file."""
     for key in ("targets", "arms", "rescale"):
         if not getattr(transfer, key):
             raise InputError("an empty list", where=f"{where}.{key}", expected="at least one")
     for key, roles in (("sources", transfer.sources), ("targets", transfer.targets)):
         for role in roles:
-            try:
-                data, recipe = split_role(role)
-            except InputError as error:
-                raise error.at(f"{where}.{key}") from None
-            if data not in experiment.data:
-                raise unknown("data set", data, experiment.data, where=f"{where}.{key}")
-            if recipe not in experiment.recipe:
-                raise unknown("recipe", recipe, experiment.recipe, where=f"{where}.{key}")
+            _check_role(experiment, role, f"{where}.{key}")
     for name in transfer.arms:
-        if name not in arms:
-            raise unknown("arm", name, arms, where=f"{where}.arms")
-        if arms[name].looks_at_source and not transfer.sources:
-            raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
-        if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
-            raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
+        _check_arm(experiment, transfer, name, where)
+    _check_search_rescalings(experiment, transfer)
+    for name in transfer.rescale:
+        _check_rescaling(experiment, transfer, name, f"{where}.rescale")
+    if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):
+        raise InputError(f"lr = {list(transfer.lr)}", where=f"{where}.lr", expected="numbers above 0, each once")
+    if not isinstance(transfer.densities, str):
+        _check_densities(transfer.densities, f"{where}.densities")
+
+
+def _check_role(experiment: Experiment, role: str, where: str) -> None:
+    """Data set and recipe of a source or target are in the file."""
+    try:
+        data, recipe = split_role(role)
+    except InputError as error:
+        raise error.at(where) from None
+    _check_known("data set", data, experiment.data, where)
+    _check_known("recipe", recipe, experiment.recipe, where)
+
+
+def _check_arm(experiment: Experiment, transfer: Transfer, name: str, where: str) -> None:
+    """An arm is known, and the grid has the source and the other seed that it looks at."""
+    arms = experiment.arms()
+    _check_known("arm", name, arms, f"{where}.arms")
+    if arms[name].looks_at_source and not transfer.sources:
+        raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
+    if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
+        raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
+
+
+def _check_search_rescalings(experiment: Experiment, transfer: Transfer) -> None:
+    """Every search of the grid can rescale the weights of its rounds, with the optimiser of each role."""
     searches = {"search": experiment.search}
     searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
     for (place, search), role in product(searches.items(), (*transfer.sources, *transfer.targets)):
@@ -197,21 +216,27 @@ def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> N
             check_rescaling(search.rescale, experiment.recipe[split_role(role)[1]].optimizer, search.method)
         except InputError as error:
             raise error.at(f"{place}.rescale, for {role}") from None
-    for name in transfer.rescale:
-        if name not in rescaling:
-            raise unknown("rescaling", name, list(rescaling), where=f"{where}.rescale")
-        for role in transfer.targets:
-            try:
-                rate_factors(name, Masks({}), experiment.recipe[split_role(role)[1]].optimizer)
-            except InputError as error:
-                raise error.at(f"{where}.rescale") from None
-    if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):
-        raise InputError(f"lr = {list(transfer.lr)}", where=f"{where}.lr", expected="numbers above 0, each once")
-    if not isinstance(transfer.densities, str):
-        if not transfer.densities:
-            raise InputError("an empty list", where=f"{where}.densities", expected='at least one, or "all"')
-        for density in transfer.densities:
-            if not 0 < density <= 1:
-                raise InputError(
-                    f"density {density}", where=f"{where}.densities", expected="above 0, at most 1 (a fraction, not %)"
-                )
+
+
+def _check_rescaling(experiment: Experiment, transfer: Transfer, name: str, where: str) -> None:
+    """A rescaling of the arms is known, and its factors are derived for the optimiser of each target."""
+    _check_known("rescaling", name, rescaling, where)
+    for role in transfer.targets:
+        try:
+            rate_factors(name, Masks({}), experiment.recipe[split_role(role)[1]].optimizer)
+        except InputError as error:
+            raise error.at(where) from None
+
+
+def _check_densities(densities: Collection[float], where: str) -> None:
+    if not densities:
+        raise InputError("an empty list", where=where, expected='at least one, or "all"')
+    for density in densities:
+        if not 0 < density <= 1:
+            raise InputError(f"density {density}", where=where, expected="above 0, at most 1 (a fraction, not %)")
+
+
+def _check_known(kind: str, word: str, known: Iterable[str], where: str) -> None:
+    words = list(known)
+    if word not in words:
+        raise unknown(kind, word, words, where=where)

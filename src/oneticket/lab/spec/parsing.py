@@ -102,7 +102,10 @@ def _refusal(error: msgspec.ValidationError, raw: Any, kind: Any, where: str) ->
         words = _choices(kind, raw, parts)
         word = match[1].strip("'\"")
         return InputError(
-            f"{match[1]} is no choice", where=place, expected=f"one of {', '.join(words)}", nearest=nearest(word, words)
+            f"{match[1]} is not a valid choice",
+            where=place,
+            expected=f"one of {', '.join(words)}",
+            nearest=nearest(word, words),
         )
     if match := _OTHER_TYPE.fullmatch(what):
         expected, got = (" or ".join(_KINDS.get(word, word) for word in text.split(" | ")) for text in match.groups())
