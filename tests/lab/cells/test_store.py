@@ -16,8 +16,9 @@ import pytest
 from filelock import SoftFileLease
 
 from oneticket.errors import InputError
-from oneticket.lab.cells.store import STORE_VERSION, Busy, Store, is_store
+from oneticket.lab.cells.store import LEASE_SECONDS, STORE_VERSION, Busy, Store, is_store
 
+PATIENCE = 600.0  # seconds until what has not happened is taken never to happen
 CELL = "ab" + "0" * 62
 RECORD = {"description": {}, "outcome": {"test_accuracy": 0.5}, "cost": {"seconds": 1.0}}
 
@@ -281,18 +282,37 @@ def test_a_claim_is_free_again_after_an_error(store: Store) -> None:
         assert not (store.root / "working" / CELL).exists()
 
 
+def claim(store: Store, identity: str = CELL, *, seconds: float = LEASE_SECONDS) -> SoftFileLease:
+    """The claim of a holder that lives and refreshes it."""
+    lease = SoftFileLease(str(store.root / "leases" / f"{identity}.lease"), lease_duration=seconds)
+    lease.acquire()
+    return lease
+
+
+def silent(lease: SoftFileLease) -> SoftFileLease:
+    """The claim of a holder that fell silent a minute ago, as when it died on another machine."""
+    heartbeat = lease._claim.heartbeat
+    assert heartbeat is not None
+    lease._stop_heartbeat()
+    heartbeat.thread.join()  # its last touch is behind it
+    os.utime(lease.lock_file, (time.time() - 60,) * 2)
+    return lease
+
+
+def test_a_claim_that_its_holder_refreshes_is_busy(store: Store) -> None:
+    lease = claim(store)
+    with pytest.raises(Busy), store.claimed(CELL):
+        pass
+    lease.release()
+
+
 def test_a_claim_that_nobody_refreshes_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a process that died on another machine: nothing but its silence tells."""
     monkeypatch.setattr("oneticket.lab.cells.store.LEASE_SECONDS", 0.5)
-    (store.root / "leases").mkdir(exist_ok=True)
-    silent = SoftFileLease(str(store.root / "leases" / f"{CELL}.lease"), lease_duration=0.5)
-    silent.acquire()
-    with pytest.raises(Busy), store.claimed(CELL):
-        pass
-    silent._stop_heartbeat()
-    time.sleep(0.7)
+    lease = silent(claim(store, seconds=0.5))
     with store.claimed(CELL) as working:
         assert working.is_dir()
+    assert lease.is_locked, "it was not given back"
 
 
 def test_claims_on_finished_cells_go_when_the_store_is_opened_if_their_holders_are_gone(
@@ -313,13 +333,10 @@ def test_claims_on_finished_cells_go_when_the_store_is_opened_if_their_holders_a
 def test_a_silent_claim_on_a_finished_cell_goes_and_one_on_an_unfinished_cell_stays(store: Store) -> None:
     other = "cd" + "0" * 62
     finish(store)
-    for identity in (CELL, other):
-        lease = SoftFileLease(str(store.root / "leases" / f"{identity}.lease"), lease_duration=30.0)
-        lease.acquire()
-        lease._stop_heartbeat()
-        os.utime(lease.lock_file, (time.time() - 60,) * 2)
+    leases = [silent(claim(store, identity)) for identity in (CELL, other)]
     Store.open(store.root, create=True)
     assert [path.stem for path in (store.root / "leases").iterdir()] == [other]
+    assert all(lease.is_locked for lease in leases), "neither was given back"
 
 
 def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
@@ -329,6 +346,7 @@ def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
     place = store.root / "leases" / f"{CELL}.lease"
     place.parent.mkdir(exist_ok=True)
     place.touch()
+    monkeypatch.setattr("oneticket.lab.cells.store.RECORDLESS_SECONDS", 3600.0)
     with pytest.raises(Busy), store.claimed(CELL):
         pass
     monkeypatch.setattr("oneticket.lab.cells.store.RECORDLESS_SECONDS", 0.0)
@@ -345,4 +363,4 @@ def test_who_lost_a_claim_is_told(store: Store, monkeypatch: pytest.MonkeyPatch)
     told = threading.Event()
     with store.claimed(CELL, on_lost=told.set):
         (store.root / "leases" / f"{CELL}.lease").unlink()
-        assert told.wait(5)
+        assert told.wait(PATIENCE)

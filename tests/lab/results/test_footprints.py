@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -41,7 +42,9 @@ class Seen:
     def __init__(self) -> None:
         self.calls: list[tuple[list[nn.Module], torch.Tensor, int, int]] = []
 
-    def __call__(self, networks: Mapping[Any, nn.Module], inputs: torch.Tensor, *, repeats: int) -> dict[Any, float]:
+    def __call__(
+        self, networks: Mapping[Any, nn.Module], inputs: torch.Tensor, *, repeats: int, clock: Callable[[], float]
+    ) -> dict[Any, float]:
         self.calls.append((list(networks.values()), inputs, repeats, torch.get_num_threads()))
         return {name: len(self.calls) + number / 1000 for number, name in enumerate(networks)}
 
@@ -148,8 +151,16 @@ def test_all_networks_of_a_target_are_measured_together_with_one_thread(done: tu
 def test_times_are_measured_and_nothing_is_written(done: tuple[Plan, Store]) -> None:
     _, store = done
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
-    assert all(0 < row["seconds_128"] < row["seconds_1"] < 1 for row in footprints(store))
+    assert all(row["seconds_128"] > 0 and row["seconds_1"] > 0 for row in footprints(store))
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+
+
+def test_times_are_of_one_image(done: tuple[Plan, Store]) -> None:
+    """By a clock that goes on by a second whenever somebody looks at it: each prediction takes one."""
+    ticks = itertools.count()
+    rows = footprints(done[1], clock=lambda: float(next(ticks)))
+    assert {(row["seconds_1"], row["seconds_128"]) for row in rows} == {(1.0, 1 / 128)}
+    assert next(ticks) == 2 * len(rows) * sum(BATCHES.values())
 
 
 def test_csv_and_json_say_the_same(done: tuple[Plan, Store], seen: Seen) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,19 @@ COLUMNS = (
 :func:`oneticket.methods.footprint.ways`, ``seconds_128`` the time of one image where 128 are predicted at once."""
 
 
-def footprints(store: Store, *, experiment: str | None = None, folder: Path | None = None) -> list[dict[str, Any]]:
+def footprints(
+    store: Store,
+    *,
+    experiment: str | None = None,
+    folder: Path | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[dict[str, Any]]:
     """A row for each way to run the dense, the ``winning`` and the binary networks of ``store``, target by target.
 
     Accuracies and bytes are those of the cells. Times are of the network of the first seed that has one, predicting
     noise with one thread of this machine: median over the turns, in which all networks of one target alternate. Of
     trainings that diverged there is no network: they count in the accuracy, as guessing. ``folder`` is where import
-    paths of models of a user's own begin, the current one by default.
+    paths of models of a user's own begin, the current one by default; ``clock`` gives the time in seconds.
 
     Raises InputError for an experiment that the store does not know, and where there is no such network.
     """
@@ -58,7 +65,7 @@ def footprints(store: Store, *, experiment: str | None = None, folder: Path | No
         networks = places.setdefault(_of(row, _PLACE), {})
         networks.setdefault(_of(row, _NETWORK), []).append(row)
     with _one_thread():
-        found = [line for networks in places.values() for line in _beside(list(networks.values()), cells)]
+        found = [line for networks in places.values() for line in _beside(list(networks.values()), cells, clock)]
     if not found:
         raise InputError(
             "no network to measure is finished",
@@ -92,7 +99,9 @@ def stored_network(cell: str, cells: ParentCells) -> nn.Module:
     return network.eval()
 
 
-def _beside(networks: Sequence[list[TidyRow]], cells: ParentCells) -> Iterator[dict[str, Any]]:
+def _beside(
+    networks: Sequence[list[TidyRow]], cells: ParentCells, clock: Callable[[], float]
+) -> Iterator[dict[str, Any]]:
     """The rows of one target: its networks, each as the rows of its seeds, in the ways there are."""
     measured: dict[tuple[int, str], nn.Module] = {}
     shape: tuple[int, ...] = ()
@@ -110,7 +119,7 @@ def _beside(networks: Sequence[list[TidyRow]], cells: ParentCells) -> Iterator[d
     taken = {}
     for size, turns in BATCHES.items():
         images = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0))
-        taken[f"seconds_{size}"] = seconds_per_sample(measured, images, repeats=turns)
+        taken[f"seconds_{size}"] = seconds_per_sample(measured, images, repeats=turns, clock=clock)
     for number, way in measured:
         seconds = {column: times[number, way] for column, times in taken.items()}
         line = {**_over_seeds(networks[number], cells.store), "way": way, **seconds}

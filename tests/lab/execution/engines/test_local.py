@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from oneticket.lab.execution.scheduler import ATTEMPTS, RunListener, Summary, mi
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.results.table import COLUMNS, remember, tidy
 
+PATIENCE = 600.0  # seconds until what has not happened is taken never to happen
 DENSE = {"targets": ["digits@sgd"], "arms": ["dense"]}
 
 TROUBLE = """
@@ -109,7 +111,7 @@ def test_progress_is_told_for_every_epoch(lab: Any) -> None:
     plan = lab.plan(seeds=1, transfer=[DENSE])
     ((identity, cell),) = plan.cells.items()
     local, told = LocalEngine(), list[Progress]()
-    done = local.submit(Task(cell, lab.setting(lab.store())), told.append).result(timeout=120)
+    done = local.submit(Task(cell, lab.setting(lab.store())), told.append).result(timeout=PATIENCE)
     local.close()
     assert [(p.cell, p.epoch, p.epochs) for p in told] == [(identity, 1, 3), (identity, 2, 3), (identity, 3, 3)]
     assert not done.cached
@@ -122,7 +124,7 @@ def test_a_cell_that_is_there_already_is_not_computed_again(lab: Any) -> None:
     lab.run(plan, store)
     local = LocalEngine()
     (cell,) = plan.cells.values()
-    assert local.submit(Task(cell, lab.setting(store)), lambda _: None).result(timeout=120) == Done(cached=True)
+    assert local.submit(Task(cell, lab.setting(store)), lambda _: None).result(timeout=PATIENCE) == Done(cached=True)
     local.close()
     assert not list((store.root / "working").iterdir())
 
@@ -212,16 +214,15 @@ def test_a_process_that_cannot_be_started_is_a_worker_that_died(lab: Any, monkey
     (cell,) = lab.plan(seeds=1, transfer=[DENSE]).cells.values()
     future = local.submit(Task(cell, lab.setting(lab.store())), lambda _: None)
     with pytest.raises(WorkerDied, match="Resource temporarily unavailable"):
-        future.result(timeout=10)
+        future.result(timeout=PATIENCE)
 
 
 def test_closing_ends_the_running_cells(lab: Any) -> None:
     plan, store = lab.plan(seeds=1, transfer=[DENSE], recipe__sgd__epochs=10**6), lab.store()
     (cell,) = plan.cells.values()
-    local, told = LocalEngine(), list[Progress]()
-    local.submit(Task(cell, lab.setting(store)), told.append)
-    while not told:
-        time.sleep(0.05)
+    local, told = LocalEngine(), threading.Event()
+    local.submit(Task(cell, lab.setting(store)), lambda _: told.set())
+    assert told.wait(PATIENCE)
     (process,) = local._running
     local.close()
     assert not process.is_alive()
@@ -275,20 +276,26 @@ def long_run(tmp_path: Path, cache: Path) -> Iterator[subprocess.Popen[str]]:
         # Whoever runs the tests in the background has Ctrl-C ignored, and that is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while len(list(store.glob("leases/*.lease"))) < 2 and time.monotonic() < deadline and run.poll() is None:
+    try:
+        assert seen(lambda: len(list(store.glob("leases/*.lease"))) == 2 or run.poll() is not None)
+        assert run.poll() is None
+        yield run
+    finally:
+        for pid in in_session(run.pid):
+            os.kill(pid, signal.SIGKILL)
+        run.communicate()
+
+
+def seen(happened: Callable[[], bool]) -> bool:
+    """Whether something that no event tells of happens, looked at again and again."""
+    deadline = time.monotonic() + PATIENCE
+    while not (there := happened()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    yield run
-    for pid in in_session(run.pid):
-        os.kill(pid, signal.SIGKILL)
-    run.communicate()
+    return there
 
 
 def gone(session: int) -> bool:
-    deadline = time.monotonic() + 60
-    while in_session(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not in_session(session)
+    return seen(lambda: not in_session(session))
 
 
 @pytest.mark.slow
@@ -304,7 +311,7 @@ def test_no_worker_outlives_a_run_that_is_killed(long_run: subprocess.Popen[str]
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_ctrl_c_ends_a_run_with_130_one_line_and_no_process_left(long_run: subprocess.Popen[str]) -> None:
     os.killpg(long_run.pid, signal.SIGINT)
-    _, told = long_run.communicate(timeout=60)
+    _, told = long_run.communicate(timeout=PATIENCE)
     assert long_run.returncode == 130
     assert "Interrupted. What is finished is kept" in told
     assert "Traceback" not in told
