@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from oneticket.errors import OneticketError
 from oneticket.lab.cells.run import Setting, run_cell
@@ -117,6 +119,19 @@ class Lab:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the decoded data lies."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def differing() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]:
+    """The names of tensors that two states do not both have with the same type and bits."""
+
+    def found(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+        def same(name: str) -> bool:
+            return here[name].dtype == there[name].dtype and torch.equal(here[name], there[name])
+
+        return [name for name in {**here, **there} if not (name in here and name in there and same(name))]
+
+    return found
 
 
 @pytest.fixture

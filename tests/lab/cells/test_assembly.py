@@ -432,31 +432,24 @@ def parts(files: Files) -> Parts:
     )
 
 
-def assert_same(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> None:
-    assert here.keys() == there.keys()
-    for name in here:
-        assert here[name].dtype == there[name].dtype, name
-        assert torch.equal(here[name], there[name]), name
-
-
 # -- what an arm begins with ------------------------------------------------------------------------------------------
 def test_every_arm_is_written_out_here() -> None:
     assert set(ASSEMBLED) == {*ARMS, *OWN_ARMS} - {"dense"}
 
 
-def test_the_dense_arm_begins_with_a_fresh_network_and_no_masks(files: Files, parts: Parts) -> None:
+def test_the_dense_arm_begins_with_a_fresh_network_and_no_masks(files: Files, parts: Parts, differing: Any) -> None:
     start = files.start(files.cell("dense"))
-    assert_same(start.state, parts.fresh)
+    assert not differing(start.state, parts.fresh)
     assert (start.masks, start.options) == (None, {})
 
 
 @pytest.mark.parametrize("name", ASSEMBLED)
-def test_an_arm_begins_with_what_the_files_say(files: Files, parts: Parts, name: str) -> None:
+def test_an_arm_begins_with_what_the_files_say(files: Files, parts: Parts, name: str, differing: Any) -> None:
     start, expected = files.start(files.cell(name)), ASSEMBLED[name](parts)
     assert start.masks == expected.masks
     assert list(start.masks or ()) == prunable(parts.fresh), "never the normalisation, and all convolutions"
-    assert_same(start.state, expected.masked(parts.fresh))
-    assert_same(dict(start.model.state_dict()), start.state)
+    assert not differing(start.state, expected.masked(parts.fresh))
+    assert not differing(dict(start.model.state_dict()), start.state)
     assert {key: value for key, value in start.options.items() if key != "companion"} == (expected.options or {})
 
 
@@ -485,7 +478,9 @@ def test_what_is_to_be_told_apart_differs(parts: Parts) -> None:
         assert score(parts).masks != score(parts, lambda labels: labels.roll(1)).masks
 
 
-def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(files: Files, parts: Parts) -> None:
+def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(
+    files: Files, parts: Parts, differing: Any
+) -> None:
     start = files.start(files.cell("sign-interpolated"))
     companion, model = start.options["companion"], start.model
     gains = [name for name, _ in model.named_parameters() if name in normalising(parts.fresh)]
@@ -493,7 +488,7 @@ def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(fil
     others = {name: value.clone() for name, value in model.state_dict().items() if name not in gains}
     course = SimpleNamespace(model=model, first=0, steps=9, generator=lambda what, step: generator(3, "mask", what))
     companion.begin(course)
-    assert_same({name: model.get_parameter(name).detach() for name in gains},
+    assert not differing({name: model.get_parameter(name).detach() for name in gains},
                 {name: parts.source.trained[name] for name in gains})  # fmt: skip
     companion.before_forward(0)
     share = torch.rand((), generator=generator(3, "mask", "interpolation")).item()
@@ -501,11 +496,13 @@ def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(fil
     for name in gains:
         mixed = (1 - share) * parts.source.trained[name] + share * parts.fresh[name]
         torch.testing.assert_close(model.get_parameter(name).detach(), mixed)
-    assert_same({name: value for name, value in model.state_dict().items() if name in others}, others)
+    assert not differing({name: value for name, value in model.state_dict().items() if name in others}, others)
 
 
 # -- elastic ----------------------------------------------------------------------------------------------------------
-def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(shared_lab: Any, parts: Parts) -> None:
+def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(
+    shared_lab: Any, parts: Parts, differing: Any
+) -> None:
     """Three blocks become five as 0, 1, 2, 1, 2; masks, weights and what is normalised with alike."""
     grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": ["up"], "densities": [DENSITY]}
     raw = shared_lab.raw(
@@ -530,7 +527,7 @@ def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(sha
     body = [name for name in fresh if not name.startswith("head.")]
     masks = Masks({name: parts.source.masks[giver(name)] for name in prunable(fresh)})
     assert start.masks == masks
-    assert_same(start.state, Assembled({n: parts.source.rewound[giver(n)] for n in body}, masks).masked(fresh))
+    assert not differing(start.state, Assembled({n: parts.source.rewound[giver(n)] for n in body}, masks).masked(fresh))
 
 
 # -- rescaling --------------------------------------------------------------------------------------------------------

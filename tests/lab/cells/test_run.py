@@ -124,12 +124,6 @@ def masked(state: dict[str, Tensor], masks: Masks | None) -> dict[str, Tensor]:
     return {n: t * masks[n] if masks is not None and n in masks else t for n, t in body(state).items()}
 
 
-def assert_same(here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
-    assert here.keys() == there.keys()
-    for name in here:
-        assert torch.equal(here[name], there[name]), name
-
-
 # -- masks --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("density", [0.5, 0.125])
@@ -202,33 +196,35 @@ def test_controls_change_the_masks_as_they_say(begun: Callable[..., Begun]) -> N
 @pytest.mark.parametrize("density", [0.5, 0.125])
 @pytest.mark.parametrize("arm", ["winning", "own"])
 def test_a_ticket_begins_with_the_masked_rewound_weights(
-    world: World, begun: Callable[..., Begun], arm: str, density: float
+    world: World, begun: Callable[..., Begun], arm: str, density: float, differing: Any
 ) -> None:
     state, masks, options = begun(arm, density)
-    assert_same(body(state), masked(world.rewound(world.cell(arm, density)), masks))
+    assert not differing(body(state), masked(world.rewound(world.cell(arm, density)), masks))
     assert "start" not in options
     assert "lr_schedule" not in options
 
 
-def test_the_rewound_weights_are_those_a_training_of_one_epoch_ends_with(world: World, tmp_path: Path) -> None:
+def test_the_rewound_weights_are_those_a_training_of_one_epoch_ends_with(
+    world: World, tmp_path: Path, differing: Any
+) -> None:
     dense = next(cell for cell in world.plan.cells.values() if isinstance(cell.start, Initial))
     short = replace(dense, recipe=replace(dense.recipe, epochs=1), snapshots=())
     run_cell(short, world.lab.setting(world.store), tmp_path)
     kept = load_state(world.store.folder(dense.identity) / "weights-1ep.safetensors")
-    assert_same(load_state(tmp_path / "weights-end.safetensors"), kept)
+    assert not differing(load_state(tmp_path / "weights-end.safetensors"), kept)
     assert not torch.equal(load_state(world.store.folder(dense.identity) / "weights-end.safetensors")["linear1.weight"],
                            kept["linear1.weight"])  # fmt: skip
 
 
 def test_kept_initial_weights_are_those_the_source_began_with(
-    world: World, begun: Callable[..., Begun], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    world: World, begun: Callable[..., Begun], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, differing: Any
 ) -> None:
     """W_0 belongs to the ticket: a target with other classes draws another body from the same seed."""
     dense = next(c for c in world.plan.cells.values() if isinstance(c.start, Initial) and c.network.classes == 5)
     start = world.begun(dense, monkeypatch, tmp_path)
     assert start.masks is None
     state, masks, _ = begun("kept")
-    assert_same(body(state), masked(start.state, masks))
+    assert not differing(body(state), masked(start.state, masks))
 
 
 def test_fan_in_multiplies_kept_initial_weights(begun: Callable[..., Begun]) -> None:
@@ -270,11 +266,11 @@ def test_random_arms_are_drawn_anew_and_all_alike(world: World, begun: Callable[
 
 
 def test_pruned_finetune_begins_with_trained_weights_and_the_last_rate(
-    world: World, begun: Callable[..., Begun], tmp_path: Path
+    world: World, begun: Callable[..., Begun], tmp_path: Path, differing: Any
 ) -> None:
     cell = world.cell("pruned-finetune", 0.125)
     state, masks, options = begun("pruned-finetune")
-    assert_same(body(state), masked(world.trained(cell), masks))
+    assert not differing(body(state), masked(world.trained(cell), masks))
     assert options["lr_schedule"] == "last"
     run_cell(cell, world.lab.setting(world.store), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -282,11 +278,11 @@ def test_pruned_finetune_begins_with_trained_weights_and_the_last_rate(
 
 
 def test_learning_rate_rewinding_begins_with_trained_weights_at_the_step_of_rewinding(
-    world: World, begun: Callable[..., Begun], tmp_path: Path
+    world: World, begun: Callable[..., Begun], tmp_path: Path, differing: Any
 ) -> None:
     cell = world.cell("again", 0.5)
     state, masks, options = begun("again", 0.5)
-    assert_same(body(state), masked(world.trained(cell), masks))
+    assert not differing(body(state), masked(world.trained(cell), masks))
     assert options["start"] == "1ep"
     run_cell(cell, world.lab.setting(world.store), tmp_path)
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -294,13 +290,13 @@ def test_learning_rate_rewinding_begins_with_trained_weights_at_the_step_of_rewi
 
 
 # -- rescaling ----------------------------------------------------------------------------------------------------
-def test_layer_rescaling_divides_by_the_root_of_the_layers_density(begun: Callable[..., Begun]) -> None:
+def test_layer_rescaling_divides_by_the_root_of_the_layers_density(begun: Callable[..., Begun], differing: Any) -> None:
     for arm in ("winning", "random", "pruned-finetune"):
         plain, scaled = begun(arm), begun(arm, rescale="layer")
         assert scaled.masks == plain.masks
         for name, density in plain.masks.densities().items():  # type: ignore[union-attr]
             torch.testing.assert_close(scaled.state[name], plain.state[name] / math.sqrt(density))
-        assert_same({n: t for n, t in plain.state.items() if n not in plain.masks},  # type: ignore[operator]
+        assert not differing({n: t for n, t in plain.state.items() if n not in plain.masks},  # type: ignore[operator]
                     {n: t for n, t in scaled.state.items() if n not in plain.masks})  # type: ignore[operator]  # fmt: skip
 
 
@@ -339,7 +335,7 @@ def assert_only_scaled(here: Begun, there: Begun) -> None:
 
 @pytest.mark.parametrize("arm", ["magnitude-init", "even-initial"])
 def test_a_mask_of_no_ticket_lies_on_the_targets_own_initial_weights_whatever_the_rescaling(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arm: str
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arm: str, differing: Any
 ) -> None:
     """Matched rescaling looks at the ticket of a source of five classes, whose W_0 is another."""
     even = {"mask": "even", "weights": "initial"}
@@ -351,7 +347,7 @@ def test_a_mask_of_no_ticket_lies_on_the_targets_own_initial_weights_whatever_th
     cells = [here.cell(arm, 0.125, rescale) for rescale in ("none", "matched")]
     assert [cell.start.ticket is None for cell in cells] == [True, False]  # type: ignore[union-attr]
     plain, matched = (here.begun(cell, monkeypatch, tmp_path) for cell in cells)
-    assert_same(body(plain.state), masked(start, plain.masks))
+    assert not differing(body(plain.state), masked(start, plain.masks))
     assert_only_scaled(matched, plain)
     winning = world.begun(world.cell("winning", 0.125), monkeypatch, tmp_path)
     assert moments(matched) == pytest.approx(moments(winning), rel=1e-5)
@@ -403,7 +399,13 @@ def test_elastic_tickets_are_matched_layer_by_layer(lab: Any, monkeypatch: pytes
     ],
 )
 def test_a_round_begins_as_its_search_says(
-    lab: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, str], options: Any, weights: str
+    lab: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    change: dict[str, str],
+    options: Any,
+    weights: str,
+    differing: Any,
 ) -> None:
     plan = lab.plan(lab.raw(seeds=1, search={"rounds": 2, "prune": 0.5, **change}, transfer__0__densities=[0.25]))
     store = lab.store()
@@ -414,7 +416,7 @@ def test_a_round_begins_as_its_search_says(
     for cell in rounds:
         begun = here.begun(cell, monkeypatch, tmp_path)
         origin = here.rewound(cell) if weights == "rewound" else here.trained(cell)
-        assert_same(body(begun.state), masked(origin, begun.masks))
+        assert not differing(body(begun.state), masked(origin, begun.masks))
         assert {key: begun.options[key] for key in ("start", "lr_schedule") if key in begun.options} == options
         assert "optimizer_state" not in begun.options
         assert torch.equal(begun.state["head.weight"], origin["head.weight"]), "inside a search the head goes along"
@@ -487,7 +489,7 @@ def test_running_statistics_go_back_with_the_weights_or_begin_anew(
 # -- results ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("arm", ["winning", "random", "pruned-finetune"])
 def test_masked_weights_are_zero_after_training(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arm: str
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arm: str, differing: Any
 ) -> None:
     ends: list[dict[str, Tensor]] = []
     judge = oneticket.lab.cells.run.evaluate
@@ -508,7 +510,7 @@ def test_masked_weights_are_zero_after_training(
     assert record["outcome"]["masked_nonzero"] == 0
     assert record["outcome"]["kept"] == begun.masks.kept
     assert record["outcome"]["density"] == begun.masks.kept / begun.masks.total
-    assert_same(load_state(tmp_path / "weights-end.safetensors", begun.masks), end)
+    assert not differing(load_state(tmp_path / "weights-end.safetensors", begun.masks), end)
     assert load_masks(tmp_path / "masks.safetensors") == begun.masks
 
 
