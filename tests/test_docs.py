@@ -28,7 +28,7 @@ from oneticket.lab.execution.engines import engine
 from oneticket.lab.planning.plan import make_plan
 from oneticket.lab.results.table import COLUMNS
 from oneticket.lab.spec.arms import ARMS, Arm
-from oneticket.lab.spec.experiment import Experiment, Transfer, load_experiment, read_experiment
+from oneticket.lab.spec.experiment import Experiment, Grid, load_experiment, read_experiment
 from oneticket.methods import method, method_options, pretraining
 from oneticket.models import ModelSpec, model
 from oneticket.pruning import allocation, control, criterion
@@ -269,7 +269,7 @@ KEYS: dict[str, type[msgspec.Struct]] = {
     "Recipes": Recipe,
     "Augmentation": Augmentation,
     "Search": Search,
-    "Transfers": Transfer,
+    "Transfers": Grid,
     "Arms": Arm,
 }
 

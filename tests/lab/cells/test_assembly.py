@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import oneticket.search
 from oneticket.data import Augmentation, ImageBatches, Normalisation, Splits, open_data
 from oneticket.lab.cells.assembly import Start, start_of
-from oneticket.lab.cells.description import Description, Initial, Pretraining, Round
+from oneticket.lab.cells.description import Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
@@ -89,8 +89,8 @@ class Files(NamedTuple):
 
     def pretrained(self, task: str) -> State:
         """What a pre-training of the source ended with."""
-        cells = self.found(Pretraining, 5, 0, "resnet20", "sgd")
-        (cell,) = (i for i in cells if self.plan.cells[i].start == Pretraining(task=task))
+        cells = self.found(PretrainingStart, 5, 0, "resnet20", "sgd")
+        (cell,) = (i for i in cells if self.plan.cells[i].start == PretrainingStart(task=task))
         return ended(self, cell)
 
     def splits(self, cell: str) -> Splits:

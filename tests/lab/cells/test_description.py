@@ -17,7 +17,7 @@ from oneticket.lab.cells.description import (
     Description,
     Initial,
     Network,
-    Pretraining,
+    PretrainingStart,
     Round,
     TicketRef,
 )
@@ -53,7 +53,7 @@ CELLS = {
     "winning": cell(WINNING),
     "random": cell(RANDOM),
     "l0": cell(L0),
-    "rotation": cell(Pretraining(task="rotation"), test=False),
+    "rotation": cell(PretrainingStart(task="rotation"), test=False),
 }
 NAMES = {
     "dense": "fab1fd9723acda9ac948cb3dd22461f49e1dde4cfd129997973d701dd19f19ae",

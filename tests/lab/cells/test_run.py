@@ -18,7 +18,7 @@ from torch import Tensor
 import oneticket.lab.cells.run
 from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
-from oneticket.lab.cells.description import ArmStart, Description, Initial, Pretraining, Round
+from oneticket.lab.cells.description import ArmStart, Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.run import run_cell
 from oneticket.lab.cells.store import Store
@@ -576,7 +576,7 @@ def test_a_layer_wise_pre_training_tells_of_the_layers_of_its_parts(lab: Any, mo
     monkeypatch.setattr("oneticket.training.loop.choose_kernels", lambda *_, **__: kernels)
     grid = {"sources": ["digits@sgd"], "targets": ["digits@sgd"], "arms": ["layer-wise"]}
     plan = lab.plan(seeds=1, transfer=[grid])
-    cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, Pretraining))
+    cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, PretrainingStart))
     environment = run_cell(cell, lab.setting(lab.store()), lab.folder)["environment"]
     assert environment["layout"] == "channels-last"
     assert environment["plain_layers"] == {"linear1/layer": "it is wrong", "linear2/layer": "it is wrong"}
@@ -686,7 +686,7 @@ def test_what_rests_on_a_training_that_diverged_is_not_trained_and_counts_as_gue
 def test_a_layer_that_diverges_pays_for_the_layers_before(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"sources": ["digits@sgd"], "targets": ["digits@sgd"], "arms": ["layer-wise"]}
     plan = lab.plan(seeds=1, transfer=[grid])
-    cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, Pretraining))
+    cell = next(cell for cell in plan.cells.values() if isinstance(cell.start, PretrainingStart))
     calls: list[int] = []
 
     def second_diverges(*arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.assembly import Start, start_of
-from oneticket.lab.cells.description import ArmStart, Description, Pretraining, Round
+from oneticket.lab.cells.description import ArmStart, Description, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
@@ -166,7 +166,7 @@ def test_methods_that_make_masks_begin_with_all_weights(whole: Whole, name: str,
 
 @pytest.mark.parametrize("task", list(pretraining))
 def test_a_pre_training_is_a_cell_of_the_source_and_is_trained_once(whole: Whole, task: str, differing: Any) -> None:
-    cells = [c for c in whole.plan.cells.values() if c.start == Pretraining(task=task)]
+    cells = [c for c in whole.plan.cells.values() if c.start == PretrainingStart(task=task)]
     assert len(cells) == 2
     assert whole.cell(task).parents == (cells[0].identity,)
     learned, begun, fresh = whole.archive.end(cells[0].identity), whole.start(task), whole.start("dense")

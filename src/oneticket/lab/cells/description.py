@@ -69,13 +69,13 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     rewind: str
 
 
-class Pretraining(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
+class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
     """Not a training for the classes, but a pre-training of the network from W_0."""
 
     task: str
 
 
-Start = Initial | Round | ArmStart | Pretraining
+CellStart = Initial | Round | ArmStart | PretrainingStart
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     data: DataRef
     recipe: Recipe
     seed: int
-    start: Start
+    start: CellStart
     snapshots: tuple[str, ...] = ()
     test: bool = True
 
@@ -98,7 +98,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parents(self) -> tuple[str, ...]:
         """The cells whose files this one reads."""
-        if isinstance(self.start, Initial | Pretraining):
+        if isinstance(self.start, Initial | PretrainingStart):
             return ()
         tickets = [self.start.ticket]
         cells = []
@@ -125,7 +125,7 @@ class CellNamer:
         """The identity of ``cell``."""
         return digest_of_text(self._joined(cell))
 
-    def _joined(self, value: Description | Start) -> str:
+    def _joined(self, value: Description | CellStart) -> str:
         """The canonical JSON of a struct, from those of its fields."""
         pieces = [lead + self._text(getattr(value, field)) if field else lead for lead, field in _outline(type(value))]
         return "".join(pieces) + "}"

@@ -19,7 +19,7 @@ from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.assembly import start_of
-from oneticket.lab.cells.description import Description, Pretraining
+from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
 from oneticket.lab.cells.parents import ParentCells, view_of
 from oneticket.lab.cells.store import Store
@@ -111,7 +111,7 @@ def _compute(
     asked = Kernels(_layout_for(cell, setting))
     channels_last = asked.layout == "channels-last"
     try:
-        if isinstance(cell.start, Pretraining):
+        if isinstance(cell.start, PretrainingStart):
             training = pretraining[cell.start.task](
                 Lesson(
                     model, cell.network.head, train_set, cell.recipe, cell.seed, device=setting.device,

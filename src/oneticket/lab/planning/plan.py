@@ -9,12 +9,20 @@ from pathlib import Path
 import msgspec
 
 from oneticket.data import DataRef
-from oneticket.lab.cells.description import ArmStart, CellNamer, Description, Initial, Pretraining, Round, TicketRef
+from oneticket.lab.cells.description import (
+    ArmStart,
+    CellNamer,
+    Description,
+    Initial,
+    PretrainingStart,
+    Round,
+    TicketRef,
+)
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Row
 from oneticket.lab.spec.arms import DENSE, Arm
-from oneticket.lab.spec.experiment import Experiment, Transfer, split_role
+from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
@@ -126,7 +134,7 @@ class _Planner:
         changed = [f for f in search.__struct_fields__ if getattr(search, f) != getattr(usual, f)]
         return f" ({', '.join(f'{field} = {getattr(search, field)}' for field in changed)})" if changed else ""
 
-    def _add_transfer(self, spec: ModelSpec, transfer: Transfer, seed: int) -> None:
+    def _add_transfer(self, spec: ModelSpec, transfer: Grid, seed: int) -> None:
         arms = self.experiment.arms()
         for target in transfer.targets:
             to = _Role(*split_role(target))
@@ -143,11 +151,11 @@ class _Planner:
                             for lr in transfer.lr or (None,):
                                 self._add_arm(spec, origin, to, name, rescale, density, seed, lr)
 
-    def _densities(self, arm: Arm, transfer: Transfer) -> list[float]:
+    def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
         """The densities an arm is trained at; a dense one that stays so has no other than 1."""
         return [1.0] if arm.stays_dense else self.resolved.densities(transfer)
 
-    def _rescalings(self, arm: Arm, transfer: Transfer) -> tuple[str, ...]:
+    def _rescalings(self, arm: Arm, transfer: Grid) -> tuple[str, ...]:
         """The rescalings that change an arm: none where there is no mask to make up for."""
         return ("none",) if arm.mask == DENSE else transfer.rescale
 
@@ -209,7 +217,7 @@ class _Planner:
             data=self.resolved.ref(role.data_name),
             recipe=self.experiment.recipe[role.recipe_name],
             seed=seed,
-            start=Pretraining(task=task),
+            start=PretrainingStart(task=task),
             test=False,
         )
         return self._add(description, f"{task} {role}")

@@ -12,7 +12,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
 from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
-from oneticket.lab.spec.experiment import Experiment, Transfer, split_role
+from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
@@ -113,14 +113,14 @@ class ResolvedExperiment:
             self._ladders[search] = Ladder(search)
         return self._ladders[search]
 
-    def densities(self, transfer: Transfer) -> list[float]:
+    def densities(self, transfer: Grid) -> list[float]:
         """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
         if not isinstance(transfer.densities, str):
             return list(transfer.densities)
         return [rung.density for rung in self.ladder(self.experiment.search).rungs[1:]]
 
     # -- whether it fits -----------------------------------------------------------------------------------------
-    def check(self, spec: ModelSpec, transfer: Transfer, where: str) -> None:
+    def check(self, spec: ModelSpec, transfer: Grid, where: str) -> None:
         """Refuse a grid that cannot work, before anything runs; ``where`` is its place in the file."""
         for search, place in self._searches_in(transfer).items():
             self._check_rounds(spec, transfer, search, place, where)
@@ -146,14 +146,14 @@ class ResolvedExperiment:
             # What is trained on a target itself, its own ticket first of all, is to be judged on other images too.
             self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
 
-    def _searches_in(self, transfer: Transfer) -> dict[Search, str]:
+    def _searches_in(self, transfer: Grid) -> dict[Search, str]:
         """The searches that a grid makes, and the table of the file that each stands in."""
         places = {self.experiment.search: "search"}
         for arm in transfer.arms:
             places.setdefault(self.search_of(arm), f"arm.{arm}.search")
         return places
 
-    def _check_rounds(self, spec: ModelSpec, transfer: Transfer, search: Search, place: str, where: str) -> None:
+    def _check_rounds(self, spec: ModelSpec, transfer: Grid, search: Search, place: str, where: str) -> None:
         """Refuse densities that a search does not reach or that leave nothing, and a rewind point out of place."""
         try:
             deepest = self._deepest(transfer, search)
@@ -171,7 +171,7 @@ class ResolvedExperiment:
                 )
             self._check_rewind(data, recipe, deepest.number, search, place)
 
-    def _check_ladder(self, transfer: Transfer, search: Search, place: str) -> None:
+    def _check_ladder(self, transfer: Grid, search: Search, place: str) -> None:
         """Refuse a search of an arm's own whose rounds have other densities than those of the arms beside it."""
         reach = self.ladder(self.experiment.search).reach
         for density in self.densities(transfer):
@@ -183,13 +183,13 @@ class ResolvedExperiment:
                     expected="a prune whose rounds come to the densities of the grid",
                 )
 
-    def _deepest(self, transfer: Transfer, search: Search) -> Rung:
+    def _deepest(self, transfer: Grid, search: Search) -> Rung:
         """The last round that a grid takes from a search."""
         ladder = self.ladder(search)
         asked = [ladder.nearest(density) for density in self.densities(transfer)]
         return max(asked, key=lambda rung: rung.number, default=ladder.rungs[0])
 
-    def _check_allocations(self, network: Network, shapes: Shapes, transfer: Transfer) -> None:
+    def _check_allocations(self, network: Network, shapes: Shapes, transfer: Grid) -> None:
         """Refuse a density that is too low for what an allocation keeps in any case."""
         used = {}
         head = f"{network.head}.weight"

@@ -29,7 +29,7 @@ MOST = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One grid: every source, target, arm, rescaling and density of the lists, combined.
 
     ``lr`` are learning rates on the target that every arm is tried with, instead of its recipe's; the one with the best
@@ -55,7 +55,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model: str | ModelSpec | tuple[str | ModelSpec, ...]
     data: dict[str, DataSpec]
     recipe: dict[str, Recipe]
-    transfer: tuple[Transfer, ...]
+    transfer: tuple[Grid, ...]
     seeds: int | tuple[int, ...] = 6
     search: Search = Search()
     arm: dict[str, Arm] = {}
@@ -168,7 +168,7 @@ def _check_search(search: Search, where: str) -> None:
 
 
 # -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
-def _check_transfer(experiment: Experiment, transfer: Transfer, where: str) -> None:
+def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
     """Refuse a grid that cannot be, as far as the file alone tells; ``where`` is its place in the file."""
     for key in ("targets", "arms", "rescale"):
         if not getattr(transfer, key):
@@ -197,7 +197,7 @@ def _check_role(experiment: Experiment, role: str, where: str) -> None:
     _check_known("recipe", recipe, experiment.recipe, where)
 
 
-def _check_arm(experiment: Experiment, transfer: Transfer, name: str, where: str) -> None:
+def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
     """An arm is known, and the grid has the source and the other seed that it looks at."""
     arms = experiment.arms()
     _check_known("arm", name, arms, f"{where}.arms")
@@ -207,7 +207,7 @@ def _check_arm(experiment: Experiment, transfer: Transfer, name: str, where: str
         raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
 
 
-def _check_search_rescalings(experiment: Experiment, transfer: Transfer) -> None:
+def _check_search_rescalings(experiment: Experiment, transfer: Grid) -> None:
     """Every search of the grid can rescale the weights of its rounds, with the optimiser of each role."""
     searches = {"search": experiment.search}
     searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
@@ -218,7 +218,7 @@ def _check_search_rescalings(experiment: Experiment, transfer: Transfer) -> None
             raise error.at(f"{place}.rescale, for {role}") from None
 
 
-def _check_rescaling(experiment: Experiment, transfer: Transfer, name: str, where: str) -> None:
+def _check_rescaling(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
     """A rescaling of the arms is known, and its factors are derived for the optimiser of each target."""
     _check_known("rescaling", name, rescaling, where)
     for role in transfer.targets:
