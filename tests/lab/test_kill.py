@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import math
 import os
 import random
 import re
@@ -25,7 +24,7 @@ import oneticket.cli
 pytestmark = pytest.mark.slow
 
 KILLS = 20
-SHARE = 2  # cells that a run may finish before it is killed; there are more than twice as many as kills
+PATIENCE = 600.0  # seconds until what has not happened is taken never to happen
 
 
 class Moment(Enum):
@@ -59,7 +58,7 @@ class Place:
 
     def finish(self, run: subprocess.Popen[str]) -> dict[str, Any]:
         """What a run tells at its end; it must end well."""
-        out, error = run.communicate(timeout=600)
+        out, error = run.communicate(timeout=PATIENCE)
         assert run.returncode == 0, error
         facts: dict[str, Any] = json.loads(out)
         return facts
@@ -75,24 +74,23 @@ class Place:
         writer.writerows(rows)
         return text.getvalue()
 
-    def kill_at_random(self, run: subprocess.Popen[str], store: str, moment: Moment, seconds: float) -> bool:
-        """Kill the whole group at a random moment, or as soon as it has finished its share of cells.
+    def kill_at_random(self, run: subprocess.Popen[str], store: str, moment: Moment, seconds: float) -> None:
+        """Kill the whole group at a random moment, or as soon as it has finished a cell.
 
-        The share makes sure that something is left for the kills after it, however fast the machine is by then.
-        Tells whether the run was still there.
+        So something is left for the kills after it, however fast the machine is by then: there are twice as many cells
+        as kills.
         """
         before = self.finished(store)
         if moment is not Moment.START:
             self.first_claim(run, store)
-        deadline = time.monotonic() + (math.inf if moment is Moment.AFTER_A_CELL else seconds)
-        share = 1 if moment is Moment.AFTER_A_CELL else SHARE
-        while run.poll() is None and time.monotonic() < deadline and self.finished(store) < before + share:
+        deadline = time.monotonic() + (PATIENCE if moment is Moment.AFTER_A_CELL else seconds)
+        while run.poll() is None and time.monotonic() < deadline and self.finished(store) == before:
             time.sleep(0.005)
         alive = run.poll() is None
         with contextlib.suppress(ProcessLookupError):  # it has ended, and all it started with it
             os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-        return alive
+        _, error = run.communicate()
+        assert alive, f"it ended before it could be killed: {error}"
 
     def finished(self, store: str) -> int:
         """The number of cells that are there."""
@@ -154,7 +152,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_table(
         moment = MOMENTS[number % len(MOMENTS)]
         usual = undisturbed.start if moment is Moment.START else 1.5 * undisturbed.pace
         run = place.start(store, workers)
-        assert place.kill_at_random(run, store, moment, chance.uniform(0, usual)), "it ended before it could be killed"
+        place.kill_at_random(run, store, moment, chance.uniform(0, usual))
         whole = [folder for folder in (place.folder / store).glob("cells/*/*") if not (folder / "cell.json").exists()]
         assert not whole, "a cell that is there in part"
     facts = place.finish(place.start(store, workers))
