@@ -24,11 +24,11 @@ import pytest
 import oneticket
 from oneticket.cli import group
 from oneticket.data import SOURCES, Augmentation, DataSpec
-from oneticket.lab.arms import ARMS, Arm
-from oneticket.lab.engines import ENGINES
-from oneticket.lab.experiment import Experiment, Transfer, load_experiment, read_experiment
-from oneticket.lab.plan import make_plan
-from oneticket.lab.results import COLUMNS
+from oneticket.lab.execution.engines import ENGINES
+from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.results.table import COLUMNS
+from oneticket.lab.spec.arms import ARMS, Arm
+from oneticket.lab.spec.experiment import Experiment, Grid, load_experiment, read_experiment
 from oneticket.methods import METHODS, PRETRAININGS, method_options
 from oneticket.models import MODELS, ModelSpec
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
@@ -281,7 +281,7 @@ KEYS: dict[str, type[msgspec.Struct]] = {
     "Recipes": Recipe,
     "Augmentation": Augmentation,
     "Search": Search,
-    "Transfers": Transfer,
+    "Transfers": Grid,
     "Arms": Arm,
 }
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import oneticket.cli
-from oneticket.lab.arms import ARMS
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import Plan, make_plan
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.arms import ARMS
+from oneticket.lab.spec.experiment import load_experiment
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = sorted(EXAMPLES.glob("*.toml"))

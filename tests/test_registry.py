@@ -9,7 +9,7 @@ import pytest
 
 from oneticket.data import SOURCES
 from oneticket.errors import InputError
-from oneticket.lab.engines import ENGINES
+from oneticket.lab.execution.engines import ENGINES
 from oneticket.methods import METHODS, PRETRAININGS
 from oneticket.models import MODELS
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA

@@ -21,12 +21,12 @@ import oneticket as ot
 from oneticket.data import ImageSet, Normalisation, TensorBatches
 from oneticket.data.steps import Selection, ShuffledLabels, View
 from oneticket.errors import InputError
-from oneticket.lab.cell import Workplace, run_cell
-from oneticket.lab.description import ArmStart
-from oneticket.lab.experiment import load_experiment, read_experiment
-from oneticket.lab.plan import make_plan
-from oneticket.lab.store import Store
-from oneticket.lab.tensors import load_masks, load_state
+from oneticket.lab.cells.description import ArmStart
+from oneticket.lab.cells.run import Workplace, run_cell
+from oneticket.lab.cells.store import Store
+from oneticket.lab.cells.tensors import load_masks, load_state
+from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.spec.experiment import load_experiment, read_experiment
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable

@@ -17,7 +17,7 @@ from oneticket.bench.ours import our_batches
 from oneticket.bench.steps import time_ours
 from oneticket.bench.table import SHOWN
 from oneticket.bench.workload import Workload
-from oneticket.training import sparse_layers
+from oneticket.training.compact import layers as sparse_layers
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from oneticket.bench.synthetic import large_experiment, search_experiment, tiny_
 from oneticket.data import DataSpec
 from oneticket.data.reference import open_data, resolve
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Workplace
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import Plan, make_plan
-from oneticket.lab.results import tidy
-from oneticket.lab.scheduler import run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.run import Workplace
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.scheduler import run_plan
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.results.table import tidy
+from oneticket.lab.spec.experiment import load_experiment
 
 
 def planned(file: Path) -> Plan:

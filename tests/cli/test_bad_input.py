@@ -140,8 +140,8 @@ def test_a_store_that_cannot_be_written_is_refused(call: Any, tiny: Tiny, tmp_pa
 
 @pytest.mark.parametrize("command", ["results", "report"])
 def test_a_folder_that_is_no_store_is_refused(call: Any, tmp_path: Path, command: str) -> None:
-    refused(call(command, tmp_path), "is no store of oneticket")
-    refused(call(command, "nowhere"), "nowhere", "is no store of oneticket")
+    refused(call(command, tmp_path), "is not a store of oneticket")
+    refused(call(command, "nowhere"), "nowhere", "is not a store of oneticket")
     assert not list(tmp_path.iterdir())
 
 

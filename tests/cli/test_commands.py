@@ -17,17 +17,17 @@ import pytest
 
 import oneticket
 import oneticket.kernels.sweep
-import oneticket.lab.capacity
-import oneticket.lab.scheduler
+import oneticket.lab.execution.capacity
+import oneticket.lab.execution.scheduler
 from oneticket.kernels.sweep import Wrong
-from oneticket.lab.capacity import Workers
-from oneticket.lab.cell import Workplace
-from oneticket.lab.engines import Engine
-from oneticket.lab.plan import Plan
-from oneticket.lab.results import COLUMNS
-from oneticket.lab.scheduler import Summary
-from oneticket.lab.store import Store
-from oneticket.lab.watcher import PlainPath
+from oneticket.lab.cells.run import Workplace
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.capacity import Workers
+from oneticket.lab.execution.engines import Engine
+from oneticket.lab.execution.events import PlainPath
+from oneticket.lab.execution.scheduler import Summary
+from oneticket.lab.planning.plan import Plan
+from oneticket.lab.results.table import COLUMNS
 
 Tiny = Callable[..., Path]
 
@@ -211,7 +211,7 @@ def test_the_layout_is_handed_to_those_who_compute(
         asked.append(workplace)
         return Summary(cells=len(plan.cells))
 
-    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
+    monkeypatch.setattr(oneticket.lab.execution.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
     assert [workplace.runtime.layout for workplace in asked] == [layout]
 
@@ -229,8 +229,8 @@ def test_threads_take_the_cores_of_workers(
         asked.append(workers)
         return Summary(cells=len(plan.cells))
 
-    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
-    monkeypatch.setattr(oneticket.lab.capacity, "default_workers", lambda: Workers(6, "six cores"))
+    monkeypatch.setattr(oneticket.lab.execution.scheduler, "run_plan", nothing)
+    monkeypatch.setattr(oneticket.lab.execution.capacity, "default_workers", lambda: Workers(6, "six cores"))
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
     assert asked == [side_by_side]
 
@@ -243,7 +243,7 @@ def test_layers_that_took_the_plain_path_are_named(
     def nothing(plan: Plan, *_: Any, **__: Any) -> Summary:
         return Summary(cells=len(plan.cells), plain=[path])
 
-    monkeypatch.setattr(oneticket.lab.scheduler, "run_plan", nothing)
+    monkeypatch.setattr(oneticket.lab.execution.scheduler, "run_plan", nothing)
     told = call("run", tiny(), "--store", tmp_path / "store")
     line = "  plain path: layer 'conv\\x1b[31m' of resnet20: convolution 8×4: wrong  [12 cells]\n"
     assert (told.code, told.error) == (0, line)
@@ -451,7 +451,7 @@ def test_a_full_disk_is_one_line_and_resumable(call: Any, tiny: Tiny, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "experiments/tiny.json")
 
-    monkeypatch.setattr("oneticket.lab.results.remember", full)
+    monkeypatch.setattr("oneticket.lab.results.table.remember", full)
     told = call("run", tiny())
     assert told.code == 1
     assert told.error == "Error: experiments/tiny.json: No space left on device\n"

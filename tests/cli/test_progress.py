@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 import oneticket.cli.progress
-from oneticket.cli.progress import _LiveWatcher, duration, make_watcher
-from oneticket.lab.engines import Done, Progress
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import Plan, make_plan
+from oneticket.cli.progress import _LiveListener, duration, make_listener
+from oneticket.lab.execution.engines import Done, Progress
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.experiment import load_experiment
 
 
 @pytest.fixture
@@ -34,19 +34,19 @@ def test_lines_tell_cells_done_failures_and_the_last_accuracy(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oneticket.cli.progress, "PLAIN_EVERY", 0.0)
-    watcher = make_watcher()
-    watcher.begin(plan, 1)
+    listener = make_listener()
+    listener.begin(plan, 1)
     first, second, third, fourth, *_ = plan.cells
-    watcher.started(first)
-    watcher.progress(Progress(first, 1, 2, 0.5))
-    watcher.finished(first, Done(test_accuracy=0.875))
-    watcher.started(second)
-    watcher.started(third)
-    watcher.postponed(third)
-    watcher.retried(fourth, "signal 9")
-    watcher.failed(second, "the loss is nan\x1b[31m")
-    watcher.tick()
-    watcher.end()
+    listener.started(first)
+    listener.progress(Progress(first, 1, 2, 0.5))
+    listener.finished(first, Done(test_accuracy=0.875))
+    listener.started(second)
+    listener.started(third)
+    listener.postponed(third)
+    listener.retried(fourth, "signal 9")
+    listener.failed(second, "the loss is nan\x1b[31m")
+    listener.tick()
+    listener.end()
     told = capsys.readouterr().err
     assert f"tiny: {len(plan.cells)} cells, 1 already there" in told
     assert f"2/{len(plan.cells)} cells done (1 cached), 0 running, 1 failed" in told
@@ -56,30 +56,30 @@ def test_lines_tell_cells_done_failures_and_the_last_accuracy(
 
 
 def test_nothing_is_told_of_a_run_that_has_nothing_to_do(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    for watcher in (make_watcher(), make_watcher(quiet=True)):
-        watcher.begin(plan, len(plan.cells))
-        watcher.tick()
-        watcher.end()
+    for listener in (make_listener(), make_listener(quiet=True)):
+        listener.begin(plan, len(plan.cells))
+        listener.tick()
+        listener.end()
     assert capsys.readouterr().err == ""
 
 
 def test_the_live_display_shows_what_runs_and_disappears(plan: Plan) -> None:
     screen = io.StringIO()
-    watcher = _LiveWatcher(Console(file=screen, force_terminal=True, width=160))
-    watcher.begin(plan, 0)
+    listener = _LiveListener(Console(file=screen, force_terminal=True, width=160))
+    listener.begin(plan, 0)
     first, second, *_ = plan.cells
-    watcher.started(first)
-    watcher.progress(Progress(first, 1, 2, 0.625))
-    watcher.finished(second, Done(val_accuracy=0.75))
+    listener.started(first)
+    listener.progress(Progress(first, 1, 2, 0.625))
+    listener.finished(second, Done(val_accuracy=0.75))
     console = Console(file=io.StringIO(), width=160)
-    console.print(watcher.picture())
+    console.print(listener.picture())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"1/{len(plan.cells)} cells done (0 cached), 1 running" in shown
     assert plan.labels[first] in shown
     assert "epoch 1/2" in shown
     assert "62.50 % validation" in shown
     assert f"{plan.labels[second]}: 75.00 % validation" in shown
-    watcher.failed(first, "[red]odd[/red]")
+    listener.failed(first, "[red]odd[/red]")
     assert "[red]odd[/red]" in screen.getvalue(), "no markup"
-    watcher.end()
-    assert watcher.live is None
+    listener.end()
+    assert listener.live is None

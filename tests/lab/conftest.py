@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Workplace, run_cell
-from oneticket.lab.engines import Done, Progress, Task
-from oneticket.lab.experiment import read_experiment
-from oneticket.lab.plan import Plan, make_plan
-from oneticket.lab.scheduler import Summary, Watcher, run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.run import Workplace, run_cell
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines import Done, Progress, Task
+from oneticket.lab.execution.scheduler import RunListener, Summary, run_plan
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.experiment import read_experiment
 
 Raw = dict[str, Any]
 
@@ -108,15 +110,28 @@ class Lab:
 
     def run(self, plan: Plan, store: Store, engine: Any = None, workers: int = 1, **options: Any) -> Summary:
         """Compute what is missing; in this process unless an engine is given."""
-        watcher: Watcher | None = options.pop("watcher", None)
+        listener: RunListener | None = options.pop("listener", None)
         workplace = self.workplace(store, **options)
-        return run_plan(plan, store, engine or Here(), workplace, workers=workers, watcher=watcher)
+        return run_plan(plan, store, engine or Here(), workplace, workers=workers, listener=listener)
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the decoded data lies."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def differing() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], list[str]]:
+    """The names of tensors that two states do not both have with the same type and bits."""
+
+    def found(here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> list[str]:
+        def same(name: str) -> bool:
+            return here[name].dtype == there[name].dtype and torch.equal(here[name], there[name])
+
+        return [name for name in {**here, **there} if not (name in here and name in there and same(name))]
+
+    return found
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import oneticket.cli
 from oneticket.errors import InputError
-from oneticket.lab.description import Description
-from oneticket.lab.experiment import load_experiment, read_experiment
-from oneticket.lab.plan import Plan, make_plan
+from oneticket.lab.cells.description import Description
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.spec.experiment import load_experiment, read_experiment
 
 QUICKSTART = Path(oneticket.cli.__file__).with_name("quickstart.toml").read_text(encoding="utf-8")
 RICH = tomllib.loads(QUICKSTART) | {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import oneticket.data.sources
-import oneticket.lab.cell
-from oneticket.lab.description import ArmStart, Initial, Round
-from oneticket.lab.plan import Plan
-from oneticket.lab.store import Store
+import oneticket.lab.cells.run
+from oneticket.lab.cells.description import ArmStart, Initial, Round
+from oneticket.lab.cells.store import Store
+from oneticket.lab.planning.plan import Plan
 
 GRID: dict[str, Any] = {
     "sources": ["low@sgd"],
@@ -25,13 +25,13 @@ GRID: dict[str, Any] = {
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Of every training: from where it starts, what it keeps for others, and whether it is masked."""
     seen: list[tuple[Any, ...]] = []
-    train = oneticket.lab.cell.train
+    train = oneticket.lab.cells.run.train
 
     def counted(*arguments: Any, **options: Any) -> Any:
         seen.append((str(options["start"].step), tuple(options["snapshots"]), options["masks"] is not None))
         return train(*arguments, **options)
 
-    monkeypatch.setattr(oneticket.lab.cell, "train", counted)
+    monkeypatch.setattr(oneticket.lab.cells.run, "train", counted)
     return seen
 
 

@@ -19,12 +19,12 @@ from oneticket.bench.steps import time_ours, time_reference
 from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
-from oneticket.lab.cell import Workplace
-from oneticket.lab.engines import ENGINES, Progress
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import make_plan
-from oneticket.lab.scheduler import Watcher, run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.run import Workplace
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines import ENGINES, Progress
+from oneticket.lab.execution.scheduler import RunListener, run_plan
+from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.spec.experiment import load_experiment
 from oneticket.training import Runtime
 
 REPLICATES = 6
@@ -33,7 +33,7 @@ LARGE = Workload(model="vgg19", shape=(3, 32, 32), steps=20, epochs=2, batch_siz
 _SHORTER = 10
 
 
-class Clock(Watcher):
+class Clock(RunListener):
     """Notes when each cell has finished each of its epochs."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def time_together(folder: Path, file: Path, workload: Workload, device: str) -> 
             store=str(store.root), cache=str(folder / "cache"), folder=str(folder),
             runtime=Runtime(device=device, layout="channels-last", threads=1),
         )  # fmt: skip
-        summary = run_plan(plan, store, ENGINES["local"](), workplace, workers=REPLICATES, watcher=clock)
+        summary = run_plan(plan, store, ENGINES["local"](), workplace, workers=REPLICATES, listener=clock)
     if not summary.complete:
         raise OneticketError(f"a replicate failed: {next(iter(summary.failed.values()))}")
     return 1 / (epochs_per_second(clock.ends) * workload.steps)

@@ -21,14 +21,14 @@ from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns
 from oneticket.bench.rows import Row
 from oneticket.bench.synthetic import CELLS_A_SEED, command, large_experiment, timed_process, tiny_cells
-from oneticket.lab.cell import Workplace
-from oneticket.lab.description import Description
-from oneticket.lab.engines import Done, Progress, Task
-from oneticket.lab.experiment import load_experiment
-from oneticket.lab.plan import Plan, make_plan
-from oneticket.lab.results import remember
-from oneticket.lab.scheduler import run_plan
-from oneticket.lab.store import Store
+from oneticket.lab.cells.description import Description
+from oneticket.lab.cells.run import Workplace
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines import Done, Progress, Task
+from oneticket.lab.execution.scheduler import run_plan
+from oneticket.lab.planning.plan import Plan, make_plan
+from oneticket.lab.results.table import remember
+from oneticket.lab.spec.experiment import load_experiment
 from oneticket.training import Cost
 
 PLANNED, ANSWERED, TINY = 100_000, 10_000, 21

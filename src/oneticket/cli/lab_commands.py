@@ -17,10 +17,10 @@ from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
     from oneticket.kernels.trial import Layout
-    from oneticket.lab.plan import Plan
-    from oneticket.lab.recall import Origin
-    from oneticket.lab.store import Store
-    from oneticket.lab.watcher import Summary
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.execution.events import Summary
+    from oneticket.lab.planning.plan import Plan
+    from oneticket.lab.planning.plan_cache import Origin
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
 
@@ -52,16 +52,16 @@ def demo(out: Path, workers: int | None) -> int:
 @_json
 def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
-    from oneticket.lab.refusal import read_toml
+    from oneticket.lab.spec.parsing import read_toml
 
     read_toml(experiment)  # what is wrong already here is told before seconds are spent on loading torch
 
     from oneticket.cli.progress import duration
     from oneticket.data import default_cache
-    from oneticket.lab.capacity import Workers, default_workers
-    from oneticket.lab.estimate import estimated_seconds
-    from oneticket.lab.scheduler import missing
-    from oneticket.lab.store import Store, is_store
+    from oneticket.lab.cells.store import Store, is_store
+    from oneticket.lab.execution.capacity import Workers, default_workers
+    from oneticket.lab.execution.estimate import estimated_seconds
+    from oneticket.lab.execution.scheduler import missing
 
     place = cache or default_cache()
     graph, _ = _planned(experiment, place)
@@ -121,9 +121,9 @@ def _run(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
     device: str, layout: Layout = "channels-last", *, as_json: bool,
 ) -> int:  # fmt: skip
-    from oneticket.lab.recall import recall
-    from oneticket.lab.refusal import read_toml
-    from oneticket.lab.watcher import Summary
+    from oneticket.lab.execution.events import Summary
+    from oneticket.lab.planning.plan_cache import recall
+    from oneticket.lab.spec.parsing import read_toml
 
     read_toml(file)  # what is wrong already here is told before seconds are spent on loading torch
 
@@ -134,20 +134,20 @@ def _run(
         done = Summary(cells=known.cells, cached=known.cells)
         return _told(known.experiment, known.store, done, {}, as_json=as_json)
 
-    from oneticket.lab.forkserver import start_server
+    from oneticket.lab.execution.forkserver import start_server
 
     if engine_name == "local":
         with suppress(OSError, EOFError):  # seconds of loading, while this process does the same; later it will be told
             start_server()
 
-    from oneticket.cli.progress import make_watcher
+    from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
-    from oneticket.lab.capacity import default_workers
-    from oneticket.lab.cell import Workplace
-    from oneticket.lab.engines import ENGINES
-    from oneticket.lab.results import remember
-    from oneticket.lab.scheduler import run_plan
-    from oneticket.lab.store import Store
+    from oneticket.lab.cells.run import Workplace
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.execution.capacity import default_workers
+    from oneticket.lab.execution.engines import ENGINES
+    from oneticket.lab.execution.scheduler import run_plan
+    from oneticket.lab.results.table import remember
     from oneticket.training import Runtime
 
     make_engine = ENGINES[engine_name]
@@ -165,7 +165,7 @@ def _run(
     )
     # More threads than cores wait for each other at every operator: a training becomes ten times slower.
     beside = workers or max(default_workers().count // threads, 1)
-    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, watcher=make_watcher(quiet=as_json))
+    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=as_json))
     return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
 
 
@@ -173,7 +173,7 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
     """Say how a run ended; the exit code."""
     import msgspec
 
-    from oneticket.lab.results import tidy
+    from oneticket.lab.results.table import tidy
 
     rows = tidy(store, experiment=name)
     if as_json:
@@ -192,9 +192,9 @@ def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
     import torch
 
     from oneticket.errors import InputError
-    from oneticket.lab.experiment import load_experiment
-    from oneticket.lab.plan import make_plan
-    from oneticket.lab.recall import origin
+    from oneticket.lab.planning.plan import make_plan
+    from oneticket.lab.planning.plan_cache import origin
+    from oneticket.lab.spec.experiment import load_experiment
 
     # Planning is small work; a pool of threads would only get in the way of the cells.
     torch.set_num_threads(1)
@@ -216,7 +216,7 @@ def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
         f"{len(summary.failed)} failed, {len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
     )
     if summary.diverged:
-        from oneticket.lab.divergence import is_inherited
+        from oneticket.lab.cells.outcome import is_inherited
 
         for identity, reason in summary.diverged.items():
             if not is_inherited(reason):
@@ -233,7 +233,7 @@ def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
 
 
 def _plan_facts(graph: Plan) -> dict[str, Any]:
-    from oneticket.lab.description import Round
+    from oneticket.lab.cells.description import Round
 
     search = sum(isinstance(cell.start, Round) for cell in graph.cells.values())
     return {

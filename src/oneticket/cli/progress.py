@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from oneticket.cli.text import harmless
-from oneticket.lab.watcher import Watcher
+from oneticket.lab.execution.events import RunListener
 
 if TYPE_CHECKING:  # how a finished experiment ended is told without torch
-    from oneticket.lab.engines import Done, Progress
-    from oneticket.lab.plan import Plan
+    from oneticket.lab.execution.engines import Done, Progress
+    from oneticket.lab.planning.plan import Plan
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
 SURE_AFTER = 5  # cells, from which on the time left is worth saying
@@ -35,15 +35,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def make_watcher(*, quiet: bool = False) -> Watcher:
+def make_listener(*, quiet: bool = False) -> RunListener:
     """The display that fits where the output goes."""
     if quiet:
-        return Watcher()
+        return RunListener()
     console = Console(stderr=True)
-    return _LiveWatcher(console) if console.is_terminal and sys.stdout.isatty() else _PlainWatcher()
+    return _LiveListener(console) if console.is_terminal and sys.stdout.isatty() else _PlainListener()
 
 
-class _Counting(Watcher):
+class _Counting(RunListener):
     """The figures both displays show."""
 
     def begin(self, plan: Plan, cached: int) -> None:
@@ -103,7 +103,7 @@ class _Counting(Watcher):
         )
 
 
-class _PlainWatcher(_Counting):
+class _PlainListener(_Counting):
     """Lines for logs: figures every few seconds, and every failure."""
 
     def begin(self, plan: Plan, cached: int) -> None:
@@ -122,7 +122,7 @@ class _PlainWatcher(_Counting):
             self.say(f"{self.figures()}; last: {self.last[-1]}" if self.last else self.figures())
 
 
-class _LiveWatcher(_Counting):
+class _LiveListener(_Counting):
     """A display that redraws itself while the run lasts."""
 
     def __init__(self, console: Console) -> None:

@@ -20,8 +20,8 @@ FORMATS = ("table", "markdown", "csv", "json", "parquet")
 
 def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
     """The tidy table of a store, or of a file in CSV."""
-    from oneticket.lab import results as tidy
-    from oneticket.lab.store import Store
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results import table as tidy
 
     if place.is_file():
         return tidy.from_csv(place, experiment=experiment)
@@ -30,8 +30,8 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
 
 def cautions(place: Path, experiment: str | None) -> list[str]:
     """What must be known of the networks of a store before their numbers are believed; a file in CSV can't tell."""
-    from oneticket.lab.store import Store
-    from oneticket.lab.suspects import suspects
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.suspects import suspects
 
     found = None if place.is_file() else suspects(Store.open(place), experiment=experiment)
     return [str(found)] if found else []
@@ -39,7 +39,7 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
 
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
     """The tidy table as CSV, JSON or Parquet."""
-    from oneticket.lab import results as tidy
+    from oneticket.lab.results import table as tidy
 
     rows = rows_of(store, experiment)
     if kind == "parquet":
@@ -76,26 +76,26 @@ def compared(
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:
-    """The ledger."""
+    """What every network cost, with all that it rests on."""
     _refuse_others("--cost", kind, "table", "csv", "json")
 
-    from oneticket.lab.ledger import ledger
-    from oneticket.lab.ledger_formats import as_csv, as_json, as_table
-    from oneticket.lab.store import Store
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.cost import cost_report
+    from oneticket.lab.results.cost_formats import as_csv, as_json, as_table
 
-    book = ledger(Store.open(store), experiment=experiment)
+    found = cost_report(Store.open(store), experiment=experiment)
     if kind == "table":
-        return "\n".join(map(harmless, as_table(book).splitlines()))
-    return as_csv(book) if kind == "csv" else as_json(book)
+        return "\n".join(map(harmless, as_table(found).splitlines()))
+    return as_csv(found) if kind == "csv" else as_json(found)
 
 
 def footprints(store: Path, kind: str, experiment: str | None) -> list[tuple[str, Table]] | str:
     """Accuracy, bytes and time per prediction of the dense, the ``winning`` and the binary networks, measured now."""
     _refuse_others("--footprint", kind, "table", "markdown", "csv", "json")
 
-    from oneticket.lab.footprints import as_csv, as_json
-    from oneticket.lab.footprints import footprints as measured
-    from oneticket.lab.store import Store
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.footprints import as_csv, as_json
+    from oneticket.lab.results.footprints import footprints as measured
     from oneticket.report import footprint_table
     from oneticket.report.writers import markdown
 

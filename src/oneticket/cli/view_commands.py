@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from oneticket.lab.arms import Arm
+    from oneticket.lab.spec.arms import Arm
 
 
 _KEYS = {"rescale": "rescaling"}
@@ -42,8 +42,8 @@ def list_everything(kind: str | None, as_json: bool) -> None:
 
 def _kinds() -> dict[str, list[dict[str, str]]]:
     from oneticket.data import SOURCES
-    from oneticket.lab.arms import ARM_SOURCES, ARMS
-    from oneticket.lab.engines import ENGINES
+    from oneticket.lab.execution.engines import ENGINES
+    from oneticket.lab.spec.arms import ARM_SOURCES, ARMS
     from oneticket.methods import METHODS, PRETRAININGS
     from oneticket.models import MODELS
     from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
@@ -132,7 +132,7 @@ def _facts() -> dict[str, dict[str, Any]]:
     from oneticket.data import default_cache
     from oneticket.kernels.machine import this_machine
     from oneticket.kernels.verdicts import known_faults
-    from oneticket.lab.capacity import GIB, cores, default_workers
+    from oneticket.lab.execution.capacity import GIB, cores, default_workers
     from oneticket.training.precision import bf16_units
     from oneticket.version import __version__
 

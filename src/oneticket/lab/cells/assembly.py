@@ -1,0 +1,226 @@
+"""Where a training starts: masks × weights × normalisation × rescaling × method, put together from finished cells."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import msgspec
+import torch
+from torch import nn
+
+from oneticket.errors import InputError
+from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
+from oneticket.lab.cells.parents import ParentCells, first_entries, state_of, view_of, with_head
+from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
+from oneticket.masks import Masks
+from oneticket.methods import METHODS, MethodContext, callback_of
+from oneticket.methods.interpolation import Interpolated
+from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
+from oneticket.pruning.correspondence import Matching, stretched
+from oneticket.randomness import Streams
+from oneticket.search import State, begin_round, masked_state
+from oneticket.training import Callback, Start
+from oneticket.training.alignment import match_channels
+from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, norm_names, rescale
+
+
+class Assembled(msgspec.Struct, frozen=True):
+    """What a training begins with: the network, its state and masks (None: dense), and where its recipe starts."""
+
+    model: nn.Module
+    state: State
+    masks: Masks | None
+    start: Start
+
+
+def assemble(cell: Description, parents: ParentCells) -> Assembled:
+    """What the training of ``cell`` begins with."""
+    if isinstance(cell.start, Round):
+        return _round_start(cell, cell.start.ticket, parents)
+    if isinstance(cell.start, ArmStart):
+        return _ArmStart(cell, cell.start, parents).assembled()
+    model = parents.build(cell.network, cell.seed)
+    return Assembled(model, state_of(model), None, Start())
+
+
+def _round_start(cell: Description, ticket: TicketRef, parents: ParentCells) -> Assembled:
+    search, masks = ticket.search, parents.masks(ticket)
+    model = parents.build(cell.network, cell.seed)
+    state, start = begin_round(
+        search,
+        masks,
+        rewound=lambda: parents.rewound(ticket),
+        memory=lambda: parents.memory(ticket),
+        trained=lambda: parents.trained(ticket),
+        fresh=state_of(model),
+        optimizer=cell.recipe.optimizer,
+        network=lambda state: _holding(parents.build(cell.network, cell.seed), state),
+        batch=lambda: next(iter(parents.evidence(cell)))[0],
+    )
+    return Assembled(_holding(model, state), state, masks, start)
+
+
+def _holding(model: nn.Module, state: State) -> nn.Module:
+    model.load_state_dict(state)
+    return model
+
+
+class _ArmStart:
+    """One arm of one target, each part worked out when another asks for it."""
+
+    def __init__(self, cell: Description, arm: ArmStart, parents: ParentCells) -> None:
+        self.cell, self.arm, self.parents = cell, arm, parents
+        self.streams = Streams(cell.seed)
+        self.network = parents.build(cell.network, cell.seed)
+        self.fresh = state_of(self.network)
+        self.view = view_of(self.network, cell.network)
+
+    def assembled(self) -> Assembled:
+        masks, state = self.masks, self.unscaled
+        weights = {name: state[name] for name in masks}
+        context = self._rescaling_context(state)
+        made = rescale(self.arm.rescale, weights, masks, context, optimizer=self.cell.recipe.optimizer)
+        state = state | made.weights
+        return Assembled(_holding(self.network, state), state, masks, self._start(made))
+
+    # -- masks ---------------------------------------------------------------------------------------------------
+    @cached_property
+    def masks(self) -> Masks:
+        word = self.arm.mask
+        if word == DENSE:
+            return Masks.full(dict(self.view.weights()))
+        if word == TICKET:
+            return self.parents.masks(self._ticket)
+        if word in CONTROLS:
+            return self._control(word)
+        context = ScoreContext(
+            initial=lambda: self.fresh,
+            batches=lambda: self.parents.evidence(self.cell),
+            generator=lambda: self._mask_stream(word),
+        )
+        return prune(self.view, context, criterion=word, allocation=self.arm.allocation, density=self.arm.density)
+
+    @property
+    def _ticket(self) -> TicketRef:
+        if self.arm.ticket is None:
+            raise InputError(f"the arm looks at a ticket, but has none: mask '{self.arm.mask}'")
+        return self.arm.ticket
+
+    def _control(self, word: str) -> Masks:
+        if _by_density(word):
+            # Whatever else the arm looks at, the positions do not depend on a ticket: one draw for all sources.
+            full = Masks.full(dict(self.view.weights()))
+            given = first_entries(full, kept_count(self.arm.density, self.view.total))
+        else:
+            given = self.parents.masks(self._ticket)
+        return CONTROLS[word](given, self._control_context(self._mask_stream(word)))
+
+    def _mask_stream(self, word: str) -> torch.Generator:
+        return self.streams.generator("mask", word, f"{self.arm.density:.12g}")
+
+    def _control_context(self, generator: torch.Generator) -> ControlContext:
+        return ControlContext(
+            generator=lambda: generator,
+            initial=lambda: self.parents.initial(self._ticket.dense),
+            trained=lambda: self.parents.end(self._ticket.dense),
+            matching=self._matching,
+            shapes=lambda: {name: tuple(weight.shape) for name, weight in self.view.weights()},
+        )
+
+    def _matching(self) -> Matching:
+        """The order of the mask's channels that this replicate's network answers to, by activations on the source."""
+        assert self.arm.values is not None  # the plan gives one wherever masks come from another seed
+        here, there = (self._densely_trained(ticket) for ticket in (self.arm.values, self._ticket))
+        source = self.parents.description(self.arm.values.dense)
+        return match_channels(here, there, self.parents.evidence(source), names=self.view.names)
+
+    def _densely_trained(self, ticket: TicketRef) -> nn.Module:
+        description = self.parents.description(ticket.dense)
+        return _holding(self.parents.build(description.network, description.seed), self.parents.end(ticket.dense))
+
+    # -- weights -------------------------------------------------------------------------------------------------
+    @cached_property
+    def unscaled(self) -> State:
+        """The state before rescaling, masked."""
+        if self.arm.pretrained is not None:
+            drawn = self.parents.end(self.arm.pretrained)
+        else:
+            drawn = DRAWS[self.arm.weights](self._draw_context)
+            if self.arm.norms != INTERPOLATED:
+                drawn = NORMS[self.arm.norms](drawn, self._draw_context, norm_names(self.network))
+            else:
+                drawn = NORMS["trained"](drawn, self._draw_context, norm_names(self.network))
+        return masked_state(with_head(drawn, self.fresh, self.cell.network.head), self.masks)
+
+    @cached_property
+    def _draw_context(self) -> DrawContext:
+        giver = self.arm.values or self.arm.ticket
+        return DrawContext(
+            initial=self._initial,
+            redrawn=self._redrawn,
+            rewound=(lambda: self._fitted(self.parents.rewound(giver))) if giver else None,
+            trained=(lambda: self._fitted(self.parents.trained(giver))) if giver else None,
+            masks=lambda: self.masks,
+            generator=lambda: self.streams.generator("init", "draw", self.arm.weights),
+        )
+
+    def _initial(self) -> State:
+        """W_0 of the network that the ticket was found in: with other classes even its body is drawn differently.
+
+        It is the target's own where there is no ticket, and under a mask that rests on none (scored on this W_0, or of
+        the density alone): a ticket that is there for the rescaling's sake changes no start.
+        """
+        giver = self.arm.values or self.arm.ticket
+        of_none = self.arm.mask not in (DENSE, TICKET, *CONTROLS) or _by_density(self.arm.mask)
+        if giver is None or (of_none and self.arm.weights == "initial"):
+            return dict(self.fresh)
+        return self._fitted(self.parents.initial(giver.dense))
+
+    def _redrawn(self) -> State:
+        return state_of(self.parents.build(self.cell.network, self.cell.seed, draw_key="redrawn"))
+
+    def _fitted(self, state: State) -> State:
+        """The state of a network of another depth, its blocks repeated or dropped; every other state as it is."""
+        if self.arm.mask != "elastic":
+            return dict(state)
+        head = f"{self.cell.network.head}."  # drawn anew anyway, and of another shape where there are other classes
+        body = {n: tensor for n, tensor in self.fresh.items() if n in self.view.names or not n.startswith(head)}
+        return stretched(state, {name: tuple(tensor.shape) for name, tensor in body.items()})
+
+    # -- rescaling and method ------------------------------------------------------------------------------------
+    def _rescaling_context(self, state: State) -> RescalingContext:
+        def ticket() -> Masks:
+            return self.masks if self.arm.mask == "elastic" else self.parents.masks(self._ticket)
+
+        def random() -> tuple[State, Masks]:
+            return self._redrawn(), self._control("globally-permuted")
+
+        return RescalingContext(
+            # Weights from a pre-training are at a ticket's scale: trained.
+            self.arm.weights if self.arm.pretrained is None else "trained",
+            generator=lambda: self.streams.generator("init", "rescale", self.arm.rescale),
+            network=lambda: _holding(self.parents.build(self.cell.network, self.cell.seed), state),
+            batch=lambda: next(iter(self.parents.evidence(self.cell)))[0],
+            ticket=lambda: (self._fitted(self.parents.rewound(self._ticket)), ticket()),
+            random=random,
+        )
+
+    def _start(self, made: Rescaled) -> Start:
+        recipe, facts = self.cell.recipe, METHODS.entry(self.arm.method).facts
+        context = MethodContext(self.arm.density, self.cell.network.head, recipe)
+        callbacks: list[Callback] = [callback_of(self.arm.method, context, self.arm.options)]
+        if self.arm.norms == INTERPOLATED:
+            names = norm_names(self.network)
+            trained, fresh = self._draw_context.trained, self._draw_context.redrawn
+            callbacks.insert(0, Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names}))
+        return Start(
+            step=self.arm.rewind if facts.start == "rewind" else 0,
+            lr_schedule="last" if facts.lr == "last" else "recipe",
+            lr_factors=made.lr_factors,
+            callbacks=tuple(callbacks),
+        )
+
+
+def _by_density(word: str) -> bool:
+    """Whether a mask is a control's that looks at the number of kept weights only."""
+    return word in CONTROLS and CONTROLS.entry(word).facts.needs == "density"

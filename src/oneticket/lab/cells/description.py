@@ -1,0 +1,152 @@
+"""Descriptions: everything that identifies the computation of a cell, and nothing else."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from oneticket.data import DataRef
+from oneticket.identity import canonical_json, digest, digest_of_text
+from oneticket.search import Search
+from oneticket.training import Recipe
+
+SCHEMA = 4  # raised whenever the bits of a cell change: one computed by an older version is then another cell
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as it is built: factory, options, digest of the code of a user's own, input (C, H, W), classes."""
+
+    name: str
+    options: dict[str, Any]
+    code: str | None
+    input: tuple[int, int, int]
+    classes: int
+    head: str
+    prune_head: bool
+    prunable: tuple[str, ...] | None
+
+
+class TicketRef(msgspec.Struct, frozen=True, kw_only=True):
+    """The ticket of round ``round``: pruned from cell ``previous``, rewound to what cell ``dense`` kept."""
+
+    dense: str
+    previous: str
+    round: int
+    density: float
+    search: Search
+
+
+class Initial(msgspec.Struct, frozen=True, tag_field="kind", tag="initial"):
+    """Dense, from W_0."""
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="round"):
+    """A round of a search: the ticket, trained on by the search's method."""
+
+    ticket: TicketRef
+
+
+class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="arm"):
+    """An arm: mask, weights and normalisation parameters under it, rescaling, method with its options.
+
+    ``ticket`` is there only where the arm looks at one; ``values`` where the weights are not of the same ticket;
+    ``pretrained`` names the cell whose network the weights are of.
+    """
+
+    mask: str
+    allocation: str
+    weights: str
+    norms: str
+    rescale: str
+    method: str
+    options: dict[str, Any]
+    density: float
+    ticket: TicketRef | None
+    values: TicketRef | None
+    pretrained: str | None
+    rewind: str
+
+
+class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
+    """Not a training for the classes, but a pre-training of the network from W_0."""
+
+    task: str
+
+
+CellStart = Initial | Round | ArmStart | PretrainingStart
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """One training of one network, told completely; its digest is the name of the cell."""
+
+    schema: int = SCHEMA
+    network: Network
+    data: DataRef
+    recipe: Recipe
+    seed: int
+    start: CellStart
+    snapshots: tuple[str, ...] = ()
+    test: bool = True
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the canonical JSON of the description."""
+        return digest(msgspec.to_builtins(self))
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The cells whose files this one reads."""
+        if isinstance(self.start, Initial | PretrainingStart):
+            return ()
+        tickets = [self.start.ticket]
+        cells = []
+        if isinstance(self.start, ArmStart):
+            tickets.append(self.start.values)
+            cells.append(self.start.pretrained)
+        for ticket in tickets:
+            cells += [ticket.dense, ticket.previous] if ticket is not None else []
+        return tuple(dict.fromkeys(cell for cell in cells if cell is not None))
+
+
+class CellNamer:
+    """Names many cells: each as :attr:`Description.identity` does, but what they share is written out only once.
+
+    Descriptions and their starts differ from cell to cell; networks, data, recipes, tickets, words and densities are
+    the same objects in many of them.
+    """
+
+    def __init__(self) -> None:
+        # A part is held beside its text, so that no other can come to have its id.
+        self._written: dict[int, tuple[object, str]] = {}
+
+    def identity(self, cell: Description) -> str:
+        """The identity of ``cell``."""
+        return digest_of_text(self._joined(cell))
+
+    def _joined(self, value: Description | CellStart) -> str:
+        """The canonical JSON of a struct, from those of its fields."""
+        pieces = [lead + self._text(getattr(value, field)) if field else lead for lead, field in _outline(type(value))]
+        return "".join(pieces) + "}"
+
+    def _text(self, value: Any) -> str:
+        known = self._written.get(id(value))
+        if known is not None:
+            return known[1]
+        if isinstance(value, Round | ArmStart):
+            return self._joined(value)
+        text = canonical_json(msgspec.to_builtins(value))
+        self._written[id(value)] = value, text
+        return text
+
+
+@cache
+def _outline(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    """What stands before the value of each field in the canonical JSON of a struct; a tag stands there whole."""
+    about = kind.__struct_config__
+    keys = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    leads = {key: (f"{canonical_json(key)}:", field) for key, field in keys.items()}
+    if about.tag_field is not None:
+        leads[about.tag_field] = (f"{canonical_json(about.tag_field)}:{canonical_json(about.tag)}", "")
+    return [(("," if number else "{") + lead, field) for number, (_, (lead, field)) in enumerate(sorted(leads.items()))]

@@ -1,0 +1,136 @@
+"""What finished cells hold for those that build on them: weights, masks, data, and the networks they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from oneticket.data import ImageBatches, Normalisation, Splits, open_data
+from oneticket.errors import InputError
+from oneticket.lab.cells.description import Description, Network, TicketRef
+from oneticket.lab.cells.store import Store
+from oneticket.lab.cells.tensors import load_masks, load_state
+from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build, code_digest
+from oneticket.prunable import Prunable
+from oneticket.pruning.context import Batches
+from oneticket.randomness import Streams
+from oneticket.search import Replayed, State, next_masks
+
+_BATCH = 128  # samples that a criterion sees at once
+
+
+class ParentCells:
+    """Looks things up for one worker; what is looked up twice is read once.
+
+    store : of the finished cells. data : the cache of decoded images. folder : that of the experiment file, where
+    import paths of models begin.
+    """
+
+    def __init__(self, store: Store, data: Path, folder: Path) -> None:
+        self.store, self.data, self.folder = store, data, folder
+        self.description: Callable[[str], Description] = cache(self._description)
+        self.initial: Callable[[str], State] = cache(self._initial)
+
+    def _description(self, cell: str) -> Description:
+        return msgspec.convert(self.store.read(cell)["description"], Description)
+
+    # -- networks ------------------------------------------------------------------------------------------------
+    def build(self, network: Network, seed: int, *, draw_key: str = "") -> nn.Module:
+        """The network at its initialisation; the head comes from a stream of its own, so that every arm shares it."""
+        streams = Streams(seed)
+        spec = ModelSpec(name=network.name, options=network.options)
+        if code_digest(spec, folder=self.folder) != network.code:
+            raise InputError(
+                "the file of the model has changed since the run began", where=network.name, expected="a new run of it"
+            )
+
+        def drawn(key: int) -> nn.Module:
+            return build(spec, input_shape=network.input, classes=network.classes, seed=key, folder=self.folder)
+
+        model = drawn(streams.seed("init", *([draw_key] if draw_key else [])))
+        headed = drawn(streams.seed("head"))
+        model.load_state_dict(with_head(state_of(model), state_of(headed), network.head))
+        return model
+
+    def splits(self, cell: Description) -> Splits:
+        """The images of a cell."""
+        return open_data(cell.data, cache=self.data)
+
+    def evidence(self, cell: Description) -> Batches:
+        """Training batches of a cell in an order of their own, augmented as it trains, the same from the first on."""
+        images = self.splits(cell).train
+        source = ImageBatches(images, _BATCH, normalisation=Normalisation.of(images), augmentation=cell.recipe.augment)
+        return Replayed(source, Streams(cell.seed))
+
+    # -- tickets -------------------------------------------------------------------------------------------------
+    def masks(self, ticket: TicketRef) -> Masks:
+        """The masks of a ticket, pruned anew from what the round before it left: cheap, so never stored twice."""
+        parent = self.description(ticket.previous)
+        alive = load_masks(self.store.folder(ticket.previous) / "masks.safetensors")
+        if ticket.round == 0:
+            return alive
+        model = self.build(parent.network, parent.seed)
+        initial = state_of(model)
+        model.load_state_dict(self.trained(ticket))
+        return next_masks(
+            view_of(model, parent.network),
+            initial=lambda: initial,
+            batches=lambda: self.evidence(parent),
+            search=ticket.search,
+            density=ticket.density,
+            alive=alive,
+            seed=parent.seed,
+            number=ticket.round,
+        )
+
+    def _initial(self, dense: str) -> State:
+        source = self.description(dense)
+        return state_of(self.build(source.network, source.seed))
+
+    def rewound(self, ticket: TicketRef) -> State:
+        """W_k, of the dense training that the ticket's search began with."""
+        return load_state(self.store.folder(ticket.dense) / f"weights-{ticket.search.rewind}.safetensors")
+
+    def memory(self, ticket: TicketRef) -> State:
+        """What the optimiser remembered at k."""
+        return load_state(self.store.folder(ticket.dense) / f"optimizer-{ticket.search.rewind}.safetensors")
+
+    def trained(self, ticket: TicketRef) -> State:
+        """W_T, of the round that the ticket was pruned from."""
+        return self.end(ticket.previous)
+
+    def end(self, cell: str) -> State:
+        """The network at the end of a cell, masked weights at zero."""
+        folder = self.store.folder(cell)
+        return load_state(folder / "weights-end.safetensors", load_masks(folder / "masks.safetensors"))
+
+
+def with_head(state: Mapping[str, Tensor], giver: Mapping[str, Tensor], head: str) -> State:
+    """``state`` with the head of ``giver``, in whose order and with whose classes."""
+    return {
+        name: tensor if name.startswith(f"{head}.") or name not in state else state[name]
+        for name, tensor in giver.items()
+    }
+
+
+def view_of(model: nn.Module, network: Network) -> Prunable:
+    """The prunable weights of a network, as its description says."""
+    return Prunable(model, head=network.head, prune_head=network.prune_head, only=network.prunable)
+
+
+def state_of(model: nn.Module) -> State:
+    """A copy of every parameter and buffer, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def first_entries(masks: Masks, count: int) -> Masks:
+    """The first ``count`` entries kept: where only the density matters, any masks of that count will do."""
+    flat = torch.arange(masks.total) < count
+    pieces = torch.split(flat, [tensor.numel() for tensor in masks.values()])
+    return Masks({name: piece.view(t.shape) for (name, t), piece in zip(masks.items(), pieces, strict=True)})

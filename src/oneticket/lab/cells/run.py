@@ -1,0 +1,221 @@
+"""The computation of one cell: description and parents' files in, the files of the finished cell out."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from oneticket.data import ImageBatches, Normalisation
+from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.machine import this_machine
+from oneticket.kernels.trial import Layout
+from oneticket.lab.cells.assembly import assemble
+from oneticket.lab.cells.description import Description, PretrainingStart
+from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
+from oneticket.lab.cells.parents import ParentCells, view_of
+from oneticket.lab.cells.store import Store
+from oneticket.lab.cells.tensors import save_masks, save_state
+from oneticket.masks import Masks
+from oneticket.methods import PRETRAININGS, PretrainingTask
+from oneticket.ticket import versions
+from oneticket.training import (
+    Checkpoint,
+    Cost,
+    EpochRecord,
+    OnEpoch,
+    Runtime,
+    Training,
+    evaluate,
+    train,
+    training_flops,
+)
+from oneticket.training.kernels import Kernels
+
+
+class Workplace(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs besides the description, none of which changes a result beyond rounding.
+
+    Parameters
+    ----------
+    store, cache, folder : places of the store, of the data cache, and of the experiment's file.
+    runtime : how its trainings are computed; the checkpoint is the cell's own.
+    checkpoint_every : seconds between two checkpoints.
+    """
+
+    store: str
+    cache: str
+    folder: str
+    runtime: Runtime = Runtime(layout="channels-last", threads=1)
+    checkpoint_every: float = 20.0
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """What came of a cell, besides its files of tensors."""
+
+    history: Sequence[EpochRecord]
+    steps: int
+    samples: int
+    flops: tuple[int, int]
+    outcome: Outcome
+    kernels: Kernels
+
+
+def run_cell(
+    cell: Description, workplace: Workplace, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
+) -> dict[str, Any]:
+    """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
+
+    Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
+    """
+    began = time.perf_counter()
+    parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
+    inherited = inherited_divergence(cell, parents.store)
+    made = (
+        _compute(cell, parents, workplace, working, on_epoch)
+        if inherited is None
+        else _nothing(cell, parents, workplace, inherited)
+    )
+    with (working / "history.jsonl").open("wb") as file:
+        file.writelines(msgspec.json.encode(record) + b"\n" for record in made.history)
+    train_flops, masked_flops = made.flops
+    cost = Cost(
+        steps=made.steps,
+        samples=made.samples,
+        train_flops=train_flops,
+        masked_flops=masked_flops,
+        seconds=time.perf_counter() - began,
+    )
+    return {
+        "description": msgspec.to_builtins(cell),
+        "environment": _environment(workplace.runtime, made.kernels),
+        "cost": msgspec.to_builtins(cost),
+        "outcome": msgspec.to_builtins(made.outcome),
+    }
+
+
+def _compute(
+    cell: Description,
+    parents: ParentCells,
+    workplace: Workplace,
+    working: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> _Made:
+    """Train and judge the network, and write what others may build on."""
+    splits = parents.splits(cell)
+    normalisation = Normalisation.of(splits.train)
+
+    def batches(images: Any, size: int, **options: Any) -> ImageBatches:
+        return ImageBatches(images, size, normalisation=normalisation, device=workplace.runtime.device, **options)
+
+    def checkpoint(part: str) -> Checkpoint:
+        return Checkpoint(working / "checkpoint" / f"{part}.pt", every=workplace.checkpoint_every)
+
+    begun = assemble(cell, parents)
+    model = begun.model
+    example = torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
+    train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
+    asked = Kernels(_layout_for(cell, workplace))
+    runtime = msgspec.structs.replace(workplace.runtime, layout=asked.layout)
+    try:
+        if isinstance(cell.start, PretrainingStart):
+            training = PRETRAININGS[cell.start.task](
+                PretrainingTask(
+                    model, cell.network.head, train_set, cell.recipe, cell.seed, runtime=runtime,
+                    checkpoint=checkpoint, on_epoch=on_epoch,
+                )
+            )  # fmt: skip
+        else:
+            training = train(
+                model,
+                train_set,
+                cell.recipe,
+                masks=begun.masks,
+                start=begun.start,
+                validation=batches(splits.validation, 512) if len(splits.validation) else None,
+                snapshots=cell.snapshots,
+                callbacks=[OnEpoch(on_epoch)] if on_epoch else (),
+                seed=cell.seed,
+                runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
+            )
+        tested = _test(model, training, batches(splits.test, 512), workplace.runtime.device) if cell.test else None
+    except NonFiniteLoss as error:
+        flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
+        outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
+        return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
+
+    masks = training.masks or begun.masks
+    kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
+    # Paths ignore the input binarisation of a binary network.
+    traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
+    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested)
+    _save(working, model, training, masks, kept)
+    flops = training_flops(model, example, training.samples, masks, training.work)
+    return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
+
+
+def _test(model: nn.Module, training: Training, test_set: ImageBatches, device: str) -> tuple[float, float]:
+    """Accuracy and loss on the test split; raises NonFiniteLoss where the loss is not a finite number."""
+    as_trained = training.kernels.layout == "channels-last"
+    with training.kernels.at_work(model):
+        accuracy, loss = evaluate(model, test_set, device=device, channels_last=as_trained)
+    if not math.isfinite(loss):
+        text = f"the test loss is {loss} after {training.steps} steps"
+        raise NonFiniteLoss(text, training.steps, training.samples, training.history)
+    return accuracy, loss
+
+
+def _save(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
+    """Write the tensors that other cells may build on."""
+    for moment, snapshot in training.snapshots.items():
+        save_state(working / f"weights-{moment}.safetensors", snapshot.state)
+        save_state(working / f"optimizer-{moment}.safetensors", snapshot.optimizer)
+    save_masks(working / "masks.safetensors", kept)
+    save_state(working / "weights-end.safetensors", {n: t.cpu() for n, t in model.state_dict().items()}, masks)
+
+
+def _layout_for(cell: Description, workplace: Workplace) -> Layout:
+    """The layout to train ``cell`` in, if its operations are right there."""
+    # What is built in is known not to rely on the layout; of a user's own network nothing is known.
+    built_in = cell.network.code is None
+    return workplace.runtime.layout if built_in and len(cell.network.input) == 3 else "contiguous"
+
+
+def _nothing(cell: Description, parents: ParentCells, workplace: Workplace, reason: str) -> _Made:
+    """What comes of a cell that can't be trained, since one that it builds on diverged."""
+    model, validation = parents.build(cell.network, cell.seed), parents.splits(cell).validation
+    outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
+    return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, workplace)))
+
+
+def _prunable(model: nn.Module, cell: Description) -> int:
+    return view_of(model, cell.network).total
+
+
+def _environment(runtime: Runtime, kernels: Kernels) -> dict[str, Any]:
+    where = runtime.device
+    device = torch.cuda.get_device_name(where) if where.startswith("cuda") else platform.machine()
+    machine = this_machine()
+    seldom = {
+        "restricted": machine.restricted,
+        "plain_layers": kernels.plain,
+        "kernels_unchecked": kernels.unchecked,
+    }
+    return {
+        **versions(),
+        "device": f"{where} ({device})",
+        "processor": machine.processor,
+        "instructions": machine.instructions,
+        "threads": runtime.threads,
+        "layout": kernels.layout,
+        **{key: value for key, value in seldom.items() if value},
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }

@@ -1,0 +1,318 @@
+"""The store: finished cells under the names of what they compute, readable without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from filelock import SoftFileLease, Timeout
+
+from oneticket.errors import InputError, OneticketError, unknown
+from oneticket.identity import canonical_json
+
+_Part = TypeVar("_Part")
+
+STORE_VERSION = 1
+RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: one unsigned for so long has nobody
+LEASE_SECONDS = 30.0  # a claim that nobody refreshed for so long is taken over; a dead process's at once
+
+
+class _Figures(msgspec.Struct):
+    """As much of a ``cell.json`` as a table needs."""
+
+    description: msgspec.Raw
+    outcome: dict[str, Any]
+    cost: dict[str, Any]
+
+
+class _Surroundings(msgspec.Struct):
+    """As much of a ``cell.json`` as tells where it was computed."""
+
+    environment: dict[str, Any] = {}
+
+
+_FIGURES = msgspec.json.Decoder(_Figures)
+_SURROUNDINGS = msgspec.json.Decoder(_Surroundings)
+
+
+class Busy(OneticketError):
+    """Another process is computing this cell."""
+
+
+class Store:
+    """A folder of cells.
+
+    ``cells/ab/abcdef…/`` holds a finished cell and appears whole, by a rename; while it is computed its files lie in
+    ``working/``. ``experiments/`` says which cell fills which row of which experiment's table, ``failures/`` why a
+    cell failed, and where its process was if that crashed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = False) -> Store:
+        """The store at ``root``; InputError when it is not one, was written by a later version, or can't be written."""
+        marker = root / "store.json"
+        if not is_store(root):
+            if not create:
+                raise InputError(
+                    "is not a store of oneticket", where=str(root), expected="a folder that `run` has made"
+                )
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                _write_whole(marker, canonical_json({"store": STORE_VERSION}))
+            except OSError as error:
+                raise _unwritable(root, error) from None
+        try:
+            version = json.loads(marker.read_text())["store"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"store.json cannot be read ({error})", where=str(root)) from None
+        if not isinstance(version, int) or version > STORE_VERSION:
+            raise InputError(
+                f"the store has version {version}",
+                where=str(root),
+                expected=f"at most {STORE_VERSION}: update oneticket",
+            )
+        if create:
+            try:
+                for folder in ("cells", "working", "leases", "experiments", "failures"):
+                    (root / folder).mkdir(exist_ok=True)
+                probe = root / "working" / f".probe-{os.getpid()}"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                raise _unwritable(root, error) from None
+            cls(root)._sweep()
+        return cls(root)
+
+    def _sweep(self) -> None:
+        """Remove the claims on finished cells: their holders were killed between the rename and the release."""
+        for place in (self.root / "leases").glob("*.lease"):
+            if not self.has(place.stem):
+                continue
+            try:
+                with SoftFileLease(str(place), lease_duration=LEASE_SECONDS, timeout=0):
+                    pass
+            except Timeout:
+                if _untouched(place) > LEASE_SECONDS:
+                    place.unlink(missing_ok=True)
+
+    # -- finished cells ------------------------------------------------------------------------------------------
+    def folder(self, identity: str) -> Path:
+        """Where the finished cell lies."""
+        return self.root / "cells" / identity[:2] / identity
+
+    def has(self, identity: str) -> bool:
+        """Whether the cell is finished."""
+        return os.path.exists(self._record(identity))
+
+    def finished(self, identities: Iterable[str]) -> set[str]:
+        """Those of the cells that are finished; asks the disk only about cells of which it has the folder."""
+        there: dict[str, set[str]] = {}
+        found = set()
+        for identity in identities:
+            shelf = identity[:2]
+            if shelf not in there:
+                try:
+                    there[shelf] = set(os.listdir(f"{self.root}/cells/{shelf}"))
+                except OSError:
+                    there[shelf] = set()
+            if identity in there[shelf] and self.has(identity):
+                found.add(identity)
+        return found
+
+    def read(self, identity: str) -> dict[str, Any]:
+        """The ``cell.json`` of a finished cell."""
+        path = Path(self._record(identity))
+        return _read_table(path, ("description", "outcome", "cost"), "a finished cell; delete its folder and run again")
+
+    def figures(self, identity: str) -> dict[str, Any]:
+        """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not looked at."""
+        known = self._decoded(identity, _FIGURES)
+        return known.outcome | known.cost
+
+    def environment(self, identity: str) -> dict[str, Any]:
+        """Where and by what a finished cell was computed; the rest of its file is not looked at."""
+        return self._decoded(identity, _SURROUNDINGS).environment
+
+    def _decoded(self, identity: str, decoder: msgspec.json.Decoder[_Part]) -> _Part:
+        path = self._record(identity)
+        try:
+            with open(path, "rb") as file:
+                return decoder.decode(file.read())
+        except (OSError, msgspec.MsgspecError) as error:
+            expected = "a finished cell; delete its folder and run again"
+            raise InputError(f"is damaged ({error})", where=path, expected=expected) from None
+
+    def _record(self, identity: str) -> str:
+        # A string: paths cost more than the file behind them where there are many thousands.
+        return f"{self.root}/cells/{identity[:2]}/{identity}/cell.json"
+
+    # -- computing a cell ----------------------------------------------------------------------------------------
+    @contextmanager
+    def claimed(self, identity: str, on_lost: Callable[[], None] | None = None) -> Iterator[Path]:
+        """The working folder of a cell, while no other process may compute it; raises Busy when one does.
+
+        ``on_lost`` is called, from another thread, when the claim was not refreshed in time and somebody else took it.
+        """
+        (self.root / "leases").mkdir(exist_ok=True)
+        place = self.root / "leases" / f"{identity}.lease"
+        lost = on_lost
+        _remove_unsigned(place)
+        lease = SoftFileLease(
+            str(place), lease_duration=LEASE_SECONDS, on_compromise=(lambda _: lost()) if lost else None
+        )
+        try:
+            # A claim counts as dead when this very object has watched it for its whole duration, so only one that
+            # looks dead is worth the wait: a holder that lives touches it every few seconds.
+            lease.acquire(timeout=LEASE_SECONDS * 1.2 if _untouched(place) > LEASE_SECONDS else 0)
+        except Timeout:
+            raise Busy(f"cell {identity[:12]} is being computed by another process") from None
+        try:
+            working = self.root / "working" / identity
+            working.mkdir(parents=True, exist_ok=True)
+            yield working
+        finally:
+            lease.release()
+
+    def commit(self, identity: str, working: Path, record: Mapping[str, Any]) -> None:
+        """Turn a working folder into the finished cell: everything on disk first, then one rename."""
+        shutil.rmtree(working / "checkpoint", ignore_errors=True)
+        (working / "cell.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        _keep_on_disk([*working.iterdir()])
+        target = self.folder(identity)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(working, target)
+        except OSError:
+            if self.has(identity):
+                # Somebody else finished the same cell meanwhile: equal by construction, so theirs stays.
+                shutil.rmtree(working, ignore_errors=True)
+            else:
+                # The remains of a cell that was damaged from outside.
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(working, target)
+        (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
+        self.forget_stacks(identity)
+
+    def discard(self, identity: str) -> None:
+        """Remove what an unfinished cell left."""
+        shutil.rmtree(self.root / "working" / identity, ignore_errors=True)
+
+    def note_failure(self, identity: str, label: str, reason: str) -> None:
+        """Keep the reason why a cell failed, for whoever looks later; never in the way of the run."""
+        try:
+            _write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
+        except OSError:
+            return
+
+    def note_stacks(self, identity: str, text: str) -> Path | None:
+        """Keep where the process of a cell was when it crashed, beside the reason why the cell failed.
+
+        Gives the file; None where there is nothing to keep or no place for it: never in the way of the run.
+        """
+        path = self._stacks(identity)
+        try:
+            if text:
+                _write_whole(path, text)
+        except OSError:
+            return None
+        return path if text else None
+
+    def forget_stacks(self, identity: str) -> None:
+        """Remove what was kept of a crash: the cell has been computed again and has ended in another way."""
+        with suppress(OSError):
+            self._stacks(identity).unlink()
+
+    def _stacks(self, identity: str) -> Path:
+        return self.root / "failures" / f"{identity}.txt"
+
+    # -- experiments ---------------------------------------------------------------------------------------------
+    def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
+        """Remember which cell fills which row of an experiment's table."""
+        _write_whole(self.root / "experiments" / f"{name}.json", canonical_json(content))
+
+    def experiments(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every experiment that has been run in this store, by name, or only the one called ``name``."""
+        found = sorted((self.root / "experiments").glob("*.json"))
+        if name is not None and name not in (path.stem for path in found):
+            raise unknown("experiment", name, [path.stem for path in found], where=str(self.root))
+        for path in found:
+            if name in (None, path.stem):
+                yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
+
+
+def _remove_unsigned(place: Path) -> None:
+    """Take away a claim whose holder was killed before it had written who it is: nobody could ever take it over."""
+    with suppress(FileNotFoundError), place.open("rb") as file:  # open, so that its inode names no other file meanwhile
+        seen = os.fstat(file.fileno())
+        if seen.st_size or time.time() - seen.st_ctime < RECORDLESS_SECONDS:
+            return
+        aside = place.with_name(f"{place.name}.{os.getpid()}.unsigned")
+        os.rename(place, aside)
+        if os.stat(aside).st_ino != seen.st_ino:  # somebody else was faster, and this is a claim that lives
+            with suppress(FileExistsError):
+                os.link(aside, place)
+        aside.unlink()
+
+
+def is_store(root: Path) -> bool:
+    """Whether ``root`` holds a store; InputError when that can't be seen."""
+    try:
+        return (root / "store.json").exists()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(root), expected="a folder") from None
+
+
+def _read_table(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
+    try:
+        table = msgspec.json.decode(path.read_bytes())
+        if not isinstance(table, dict) or any(key not in table for key in keys):
+            raise ValueError(f"it lacks {' or '.join(keys)}")
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise InputError(f"is damaged ({error})", where=str(path), expected=expected) from None
+    return table
+
+
+def _keep_on_disk(files: Sequence[Path]) -> None:
+    """Wait until the disk has the files: all at once, since each alone waits for the same next write of its journal."""
+
+    def keep(path: Path) -> None:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(max(len(files), 1)) as threads:
+        for _ in threads.map(keep, files):
+            pass
+
+
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):  # where the disk is full, it holds what there was room for
+            beside.unlink()
+        raise
+
+
+def _unwritable(root: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
+
+
+def _untouched(path: Path) -> float:
+    """Seconds since a file was last changed, by the clock of this machine; 0 when it is not there."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,103 @@
+"""The small interface of engines: take a cell, give a future."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import msgspec
+
+from oneticket.errors import OneticketError
+from oneticket.lab.cells.description import Description
+from oneticket.lab.cells.run import Workplace
+from oneticket.registry import NoFacts, Registry
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One cell to compute, complete: it can be sent to another process or machine as JSON."""
+
+    cell: Description
+    workplace: Workplace
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a running cell is, and how much memory of its own it has taken at most (bytes; 0 where not known)."""
+
+    cell: str
+    epoch: int
+    epochs: int
+    val_accuracy: float | None
+    bytes: int = 0
+
+
+class Done(msgspec.Struct, frozen=True):
+    """How a cell ended: its accuracies, or that it was ``cached`` because another process had finished it.
+
+    ``diverged`` says why its training could not go on to the end. ``plain`` says of layers why they took the plain
+    path; the empty name is the network as a whole.
+    """
+
+    cached: bool = False
+    test_accuracy: float | None = None
+    val_accuracy: float | None = None
+    seconds: float = 0.0
+    diverged: str | None = None
+    plain: dict[str, str] = {}
+
+
+class CellFailed(OneticketError):
+    """The cell cannot be computed; trying again would give the same."""
+
+
+class OutOfMemory(OneticketError):
+    """There was not enough memory for the cell beside what else was running."""
+
+
+class WorkerDied(OneticketError):
+    """The process that computed the cell ended without a word."""
+
+
+class Crashed(WorkerDied):
+    """The process that computed the cell was ended by its own native code, with the signal of that number.
+
+    ``stack`` is the file that tells where it was, None where there is none.
+    """
+
+    def __init__(self, network: str, number: int, stack: str | None = None) -> None:
+        super().__init__(network, number, stack)  # what it is made of, so that it can be pickled
+        self.network, self.number, self.stack = network, number, stack
+
+    def __str__(self) -> str:
+        where = f"; its stack is in {self.stack}" if self.stack else ""
+        return (
+            f"crashed in native code (signal {self.number}, {signal.Signals(self.number).name}) "
+            f"while training {self.network}{where}; try --layout contiguous or --threads 1"
+        )
+
+
+class DiskFull(OneticketError):
+    """The store's disk is full: no cell can be finished."""
+
+
+class Engine(Protocol):
+    """Computes cells; ``submit`` returns at once.
+
+    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied or its Crashed, DiskFull, or
+    Busy when another process is at that cell.
+    """
+
+    def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:
+        """Start computing a cell."""
+        ...
+
+    def close(self) -> None:
+        """End whatever is still running; a cell that is ended can be resumed."""
+        ...
+
+
+ENGINES: Registry[Callable[[], Engine], NoFacts] = Registry("engine", NoFacts)
+"""Engines by name."""
+
+engine = ENGINES.register

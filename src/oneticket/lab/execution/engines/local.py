@@ -1,0 +1,139 @@
+"""The local engine: one process per cell on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.process
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import msgspec
+
+from oneticket.errors import OneticketError
+from oneticket.lab.cells.store import Busy, Store
+from oneticket.lab.execution.engines.base import (
+    CellFailed,
+    Crashed,
+    DiskFull,
+    Done,
+    OutOfMemory,
+    Progress,
+    Task,
+    WorkerDied,
+    engine,
+)
+from oneticket.lab.execution.engines.lastwords import LastWords
+from oneticket.lab.execution.forkserver import start_server
+
+_KINDS: dict[str, type[OneticketError]] = {
+    kind.__name__: kind for kind in (Busy, CellFailed, DiskFull, OutOfMemory)
+}  # what a worker says of its end; that it died is seen here
+
+
+class LocalEngine:
+    """One process per cell, started from a server process that has torch loaded already.
+
+    A process of its own, so that a cell that is killed or runs out of memory takes nothing else with it, and so that
+    its numbers cannot depend on what ran before it.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[multiprocessing.process.BaseProcess] = set()
+        self._lock = threading.Lock()
+
+    def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:
+        """Start a process for the cell and a thread that listens to it."""
+        future: Future[Done] = Future()
+        future.set_running_or_notify_cancel()
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        words = LastWords()
+        ends = (sender, *words.ends)
+        try:
+            process = start_server().Process(target=_enter, args=(msgspec.json.encode(task), *ends), daemon=True)
+            with self._lock:  # starting one looks at how others ended, which only one thread at a time may read
+                process.start()
+                self._running.add(process)
+        except (OSError, EOFError) as error:
+            receiver.close()
+            future.set_exception(WorkerDied(f"its process could not be started ({error})"))
+            return future
+        finally:
+            for end in ends:
+                end.close()
+        heard = (task, process, receiver, words, future, on_progress)
+        threading.Thread(target=self._listen, args=heard, daemon=True).start()
+        return future
+
+    def _listen(
+        self,
+        task: Task,
+        process: multiprocessing.process.BaseProcess,
+        receiver: Connection,
+        words: LastWords,
+        future: Future[Done],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        ended: Done | OneticketError | None = None
+        bytes_seen = 0
+        with contextlib.suppress(EOFError, OSError):
+            while ended is None:
+                words.hear_until(receiver, process)
+                kind, content = receiver.recv()
+                if kind == "progress":
+                    progress = msgspec.convert(content, Progress)
+                    bytes_seen = progress.bytes
+                    on_progress(progress)
+                elif kind == "done":
+                    ended = msgspec.convert(content, Done)
+                else:
+                    ended = _KINDS[kind](content)
+        if isinstance(ended, Done):
+            future.set_result(ended)  # its cell is in the store: the next one need not wait for it to leave
+        words.hear_until(process.sentinel, process)
+        words.hear_the_rest()
+        with self._lock:
+            process.join()
+            self._running.discard(process)
+        if ended is None:
+            ended = _death(task, process.exitcode or 0, words, bytes_seen)
+        if not isinstance(ended, (Busy, Crashed)):
+            Store(Path(task.workplace.store)).forget_stacks(task.cell.identity)  # those of an attempt before
+        if not isinstance(ended, Done):
+            future.set_exception(ended)
+
+    def close(self) -> None:
+        """End the running processes; what they have checkpointed stays."""
+        with self._lock:
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            if not wait([process.sentinel], timeout=5):
+                process.kill()
+
+
+@engine("local")
+def local() -> LocalEngine:
+    """One process per cell on this machine, threads pinned."""
+    return LocalEngine()
+
+
+def _death(task: Task, code: int, words: LastWords, bytes_seen: int) -> WorkerDied:
+    """How a process ended that did not say so itself; the stacks of one that crashed are kept in the store."""
+    number = words.fatal_signal(code)
+    if number is None:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return WorkerDied(f"its process ended with {how}, having used {bytes_seen / 2**20:.0f} MiB when last seen")
+    file = Store(Path(task.workplace.store)).note_stacks(task.cell.identity, words.stacks())
+    return Crashed(task.cell.network.name, number, str(file) if file else None)
+
+
+def _enter(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
+    # Imported here: the server has the worker's module loaded, the process that only schedules never needs it.
+    from oneticket.lab.execution.engines.worker import work
+
+    work(encoded, sender, errors, crash)

@@ -1,0 +1,147 @@
+"""The worker: the life of one process that computes one cell. Loaded once, by the server that workers fork from."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from oneticket.errors import OneticketError
+from oneticket.lab.cells.run import run_cell
+from oneticket.lab.cells.store import Busy, Store
+from oneticket.lab.execution.engines.base import Done, Progress, Task
+from oneticket.training import EpochRecord
+from oneticket.training.kernels import LOG
+
+_TASK = msgspec.json.Decoder(Task)  # made here, once, and not in every worker
+
+
+def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
+    """Claim the cell, compute it, commit it, say how it went."""
+    _leave_last_words(errors, crash)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _end_with_parent()
+    LOG.setLevel(logging.CRITICAL)  # standard error is the terminal of the run, which tells it once for many cells
+    task = _TASK.decode(encoded)
+    torch.set_num_threads(task.workplace.runtime.threads or 1)
+
+    def say(kind: str, content: Any) -> None:
+        with contextlib.suppress(OSError):
+            sender.send((kind, content))
+
+    try:
+        say("done", msgspec.to_builtins(_compute(task, say)))
+    except Busy as error:
+        say("Busy", str(error))
+    except OneticketError as error:
+        say("CellFailed", str(error))
+    except MemoryError:
+        say("OutOfMemory", _memory_text())
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        say(
+            "DiskFull" if full else "CellFailed",
+            f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error),
+        )
+    except RuntimeError as error:
+        if any(words in str(error).lower() for words in ("out of memory", "not enough memory", "allocate memory")):
+            say("OutOfMemory", f"{_memory_text()}: {str(error).splitlines()[0]}")
+        elif "No space left" in str(error) or "unexpected pos" in str(error) or "file write failed" in str(error):
+            say("DiskFull", str(error).splitlines()[0])
+        else:
+            say("CellFailed", _where(error))
+    except Exception as error:
+        say("CellFailed", _where(error))
+
+
+def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
+    cell = task.cell
+    identity = cell.identity
+    store = Store(Path(task.workplace.store))
+    # A worker whose claim was taken over, having been stopped for long, must not write beside its successor.
+    with store.claimed(identity, on_lost=lambda: os._exit(1)) as working:
+        if store.has(identity):
+            store.discard(identity)
+            return Done(cached=True)
+
+        def on_epoch(record: EpochRecord) -> None:
+            progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy, _own_bytes())
+            say("progress", msgspec.to_builtins(progress))
+
+        record = run_cell(cell, task.workplace, working, on_epoch)
+        store.commit(identity, working, record)
+    outcome, environment = record["outcome"], record["environment"]
+    unchecked = environment.get("kernels_unchecked")
+    return Done(
+        test_accuracy=outcome.get("test_accuracy"),
+        val_accuracy=outcome["val_accuracy"],
+        seconds=record["cost"]["seconds"],
+        diverged=outcome.get("diverged"),
+        plain=environment.get("plain_layers", {}) | ({"": unchecked} if unchecked else {}),
+    )
+
+
+def _leave_last_words(errors: Connection, crash: Connection) -> None:
+    """Standard error goes to the parent, which passes it on; and so, when native code crashes, does where it was."""
+    os.dup2(errors.fileno(), 2)
+    # Of the two handlers of fatal signals the one that is set last is called first: Python's, which needs no memory.
+    # Torch's, which can hang when the heap is broken, knows no other place than standard error, as does the C library.
+    # It is set for SIGINT, too: whoever ignores that must do it afterwards.
+    _torch_tells_stacks(True)
+    faulthandler.enable(crash.fileno(), all_threads=True)
+
+    def fall_silent() -> None:  # the crash of a process forked from this one is not the end of this one
+        faulthandler.disable()
+        _torch_tells_stacks(False)
+
+    os.register_at_fork(after_in_child=fall_silent)
+
+
+def _torch_tells_stacks(on: bool) -> None:
+    with contextlib.suppress(AttributeError):  # a private function, which other versions may lack
+        torch._C._set_print_stack_traces_on_fatal_signal(on)
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive the run: nobody would hear it, and it would hold its cell."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _own_bytes() -> int:
+    """The most memory that this process has had; files mapped into it, which all workers share, are not counted."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        mapped = int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - mapped, 0)
+    return 0
+
+
+def _memory_text() -> str:
+    return f"memory exhausted at {_own_bytes() / 2**20:.0f} MiB"
+
+
+def _where(error: Exception) -> str:
+    """One line: the error and the innermost place it came from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"

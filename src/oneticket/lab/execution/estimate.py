@@ -1,0 +1,96 @@
+"""Estimates: how long the missing cells of a plan will take, measured rather than guessed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.lab.cells.description import Description
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.scheduler import missing
+from oneticket.lab.planning.plan import Plan
+from oneticket.models import ModelSpec, build
+from oneticket.training import Step
+
+STEPS = 4  # timed, after as many to warm up
+OVERHEAD = 0.1  # seconds to start a worker and to write a cell
+SEEN = 20  # finished cells of a kind that are looked at: more would tell nothing new
+
+Kind = tuple[int, int, int]
+
+
+def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: Path, device: str = "cpu") -> float:
+    """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
+
+    The time of a step of each kind of training (network, data, recipe) comes from the plan's finished cells of that
+    kind where there are any, and is measured on a few steps otherwise.
+    """
+    lacking = missing(plan, store)
+    known = _known(plan, store, lacking) if store is not None and lacking else {}
+    steps: dict[tuple[Kind, bool], int] = {}
+    total = 0.0
+    for cell in lacking.values():
+        kind = _kind(cell)
+        if kind not in known:
+            known[kind] = _seconds_per_step(cell, cache, folder, device)
+        if (kind, cell.test) not in steps:
+            steps[kind, cell.test] = _steps(cell, cache)
+        total += OVERHEAD + known[kind] * steps[kind, cell.test]
+    return total
+
+
+def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, float]:
+    """Seconds of a step of each kind that has finished cells."""
+    seen: dict[Kind, list[float]] = {}
+    for identity, cell in plan.cells.items():
+        times = seen.setdefault(_kind(cell), [])
+        if identity not in lacking and len(times) < SEEN:
+            cost = store.figures(identity)
+            if cost["steps"]:
+                times.append(cost["seconds"] / cost["steps"])
+    return {kind: statistics.median(times) for kind, times in seen.items() if times}
+
+
+def _kind(cell: Description) -> Kind:
+    # Networks, data and recipes are the same objects in all cells of a plan, which holds them.
+    return id(cell.network), id(cell.data), id(cell.recipe)
+
+
+def _steps(cell: Description, cache: Path) -> int:
+    samples = len(open_data(cell.data, cache=cache).train)
+    per_epoch = -(-samples // cell.recipe.batch_size)
+    ticket = getattr(cell.start, "ticket", None)
+    started = Step.parse(ticket.search.rewind).iterations(per_epoch) if ticket and not cell.test else 0
+    return cell.recipe.epochs * per_epoch - started
+
+
+def _seconds_per_step(cell: Description, cache: Path, folder: Path, device: str) -> float:
+    splits = open_data(cell.data, cache=cache)
+    network = cell.network
+    spec = ModelSpec(name=network.name, options=network.options)
+    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder).to(device).train()
+    batches = ImageBatches(
+        splits.train,
+        cell.recipe.batch_size,
+        normalisation=Normalisation.of(splits.train),
+        augmentation=cell.recipe.augment,
+        device=device,
+    )
+    optimizer = cell.recipe.make_optimizer(model)
+    times = []
+    generator = torch.Generator().manual_seed(0)
+    began = time.perf_counter()
+    for number, (inputs, targets) in enumerate(batches.epoch(generator, generator)):
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if number + 1 == 2 * STEPS:
+            break
+    return statistics.median(times[STEPS:] or times)

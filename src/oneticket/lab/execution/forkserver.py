@@ -1,0 +1,39 @@
+"""The server that local workers are forked from. Nothing here needs torch, so that it can start first."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+
+
+def start_server() -> ForkServerContext:
+    """The context of its processes. It loads in the background what all of them need; a second call does nothing.
+
+    Raises OSError or EOFError when it cannot be started.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # A process begins by importing what the main script does: of this package the server has that loaded, too.
+    main = [name for name in sys.modules if name.partition(".")[0] == "oneticket"]
+    context.set_forkserver_preload([*main, "oneticket.lab.execution.engines.server"])
+    with _without_interrupts():
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """The server ignores Ctrl-C, as whoever starts it does now: it reaches the whole group, the parent decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,305 @@
+"""Plan: an experiment expanded into a graph of cells, each named once, and the rows of the table they will fill."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from oneticket.data import DataRef
+from oneticket.lab.cells.description import (
+    ArmStart,
+    CellNamer,
+    Description,
+    Initial,
+    PretrainingStart,
+    Round,
+    TicketRef,
+)
+from oneticket.lab.planning.leaks import Leak
+from oneticket.lab.planning.resolve import ResolvedExperiment
+from oneticket.lab.planning.rows import Row
+from oneticket.lab.spec.arms import DENSE, Arm
+from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.models import ModelSpec
+from oneticket.search import Search
+from oneticket.training import Recipe
+from oneticket.weights import RESCALINGS
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The cells by identity, parents before children; the rows of the table; and a short human name for each cell.
+
+    ``leaks`` tells which sources have seen test images of a target, few enough to go on.
+    """
+
+    experiment: str
+    cells: dict[str, Description]
+    rows: list[Row]
+    labels: dict[str, str] = {}
+    leaks: tuple[Leak, ...] = ()
+
+
+class _Role(msgspec.Struct, frozen=True):
+    """A data set with a recipe, as sources and targets are."""
+
+    data_name: str
+    recipe_name: str
+
+    def __str__(self) -> str:
+        return f"{self.data_name}@{self.recipe_name}"
+
+
+class _Planner:
+    def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
+        self.experiment, self.resolved = experiment, resolved
+        self.namer = CellNamer()
+        self.cells: dict[str, Description] = {}
+        self.replicate: dict[str, Description] = {}
+        self.labels: dict[str, str] = {}
+        self.rows: dict[tuple[object, ...], Row] = {}
+        self._recipes: dict[tuple[str, float | None], Recipe] = {}
+        self._tickets: dict[tuple[str, _Role, int, Search], list[TicketRef]] = {}
+
+    def plan(self) -> Plan:
+        for spec in self.experiment.models:
+            for number, transfer in enumerate(self.experiment.transfer):
+                self.resolved.check(spec, transfer, f"transfer[{number}]")
+        # One replicate after the other, so that whole comparisons are finished early.
+        for spec in self.experiment.models:
+            for seed in self.experiment.replicates:
+                self.replicate = {}
+                for transfer in self.experiment.transfer:
+                    self._add_transfer(spec, transfer, seed)
+                self.cells |= by_data(self.replicate)
+        leaks = tuple(self.resolved.leaks)
+        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
+
+    def _add(self, description: Description, what: str) -> str:
+        identity = self.namer.identity(description)
+        if identity not in self.cells:  # where it would be, the model is listed twice
+            self.replicate.setdefault(identity, description)
+        self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
+        return identity
+
+    def _dense(self, spec: ModelSpec, role: _Role, seed: int, rewind: str | int, lr: float | None = None) -> str:
+        """The dense training: round 0 of a search and the dense arm of a target are one cell."""
+        return self._add(
+            Description(
+                network=self.resolved.network(spec, role.data_name),
+                data=self.resolved.ref(role.data_name),
+                recipe=self._recipe(role, lr),
+                seed=seed,
+                start=Initial(),
+                snapshots=(str(rewind),),
+            ),
+            f"dense {role}",
+        )
+
+    def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int, search: Search) -> TicketRef:
+        """The ticket of a round, with the cells of the rounds before it."""
+        found = self._tickets.setdefault((str(spec), role, seed, search), [])
+        while len(found) <= number:
+            found.append(self._next_ticket(spec, role, seed, found, search))
+        return found[number]
+
+    def _next_ticket(
+        self, spec: ModelSpec, role: _Role, seed: int, found: list[TicketRef], search: Search
+    ) -> TicketRef:
+        """The ticket that follows those found so far; from the third on, pruned from a cell of its own."""
+        number = len(found)
+        dense = previous = self._dense(spec, role, seed, search.rewind)
+        if number > 1:
+            previous = self._add(
+                Description(
+                    network=self.resolved.network(spec, role.data_name),
+                    data=self.resolved.ref(role.data_name),
+                    recipe=self.experiment.recipe[role.recipe_name],
+                    seed=seed,
+                    start=Round(ticket=found[-1]),
+                    test=False,
+                ),
+                f"search {role}{self._told(search)}, round {number - 1}",
+            )
+        # How many rounds were asked for altogether does not change what an earlier round is.
+        asked = msgspec.structs.replace(search, rounds=max(number, 1))
+        density = self.resolved.ladder(search).rungs[number].density
+        return TicketRef(dense=dense, previous=previous, round=number, density=density, search=asked)
+
+    def _told(self, search: Search) -> str:
+        """What of a search is not the experiment's."""
+        usual = self.experiment.search
+        changed = [f for f in search.__struct_fields__ if getattr(search, f) != getattr(usual, f)]
+        return f" ({', '.join(f'{field} = {getattr(search, field)}' for field in changed)})" if changed else ""
+
+    def _add_transfer(self, spec: ModelSpec, transfer: Grid, seed: int) -> None:
+        arms = self.experiment.arms()
+        for target in transfer.targets:
+            to = _Role(*split_role(target))
+            for lr in transfer.lr or (None,):
+                cell = self._dense(spec, to, seed, self.experiment.search.rewind, lr)
+                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell)
+            for source in transfer.sources or (target,):
+                origin = _Role(*split_role(source))
+                for name in transfer.arms:
+                    if name == DENSE:
+                        continue
+                    for density in self._densities(arms[name], transfer):
+                        for rescale in self._rescalings(arms[name], transfer):
+                            for lr in transfer.lr or (None,):
+                                self._add_arm(spec, origin, to, name, rescale, density, seed, lr)
+
+    def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
+        """The densities an arm is trained at; a dense one that stays so has no other than 1."""
+        return [1.0] if arm.stays_dense else self.resolved.densities(transfer)
+
+    def _rescalings(self, arm: Arm, transfer: Grid) -> tuple[str, ...]:
+        """The rescalings that change an arm: none where there is no mask to make up for."""
+        return ("none",) if arm.mask == DENSE else transfer.rescale
+
+    def _add_arm(
+        self, spec: ModelSpec, origin: _Role, to: _Role, name: str, rescale: str, density: float, seed: int,
+        lr: float | None,
+    ) -> None:  # fmt: skip
+        arm = self.experiment.arms()[name]
+        owners = {"source": origin, "target": to}
+        search = self.resolved.search_of(name)
+        giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
+        ticket = values = pretrained = None
+        cost = 0
+        if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
+            from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
+            found_in = arm.found_in or spec
+            ticket = self._ticket(found_in, giver, from_seed, rung.number, search)
+            # A ticket of round 0, all weights at W_k, has taken the dense training too.
+            cost = max(rung.number, 1)
+            owner = owners[arm.values or arm.ticket]
+            if from_seed != seed or owner != giver:
+                values = self._ticket(spec, owner, seed, rung.number, search)
+                cost *= 2
+        elif arm.needs == "pretraining":
+            pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
+        description = Description(
+            network=self.resolved.network(spec, to.data_name),
+            data=self.resolved.ref(to.data_name),
+            recipe=self._recipe(to, lr),
+            seed=seed,
+            start=ArmStart(
+                mask=arm.mask,
+                allocation=arm.allocation if arm.scored_on_target else "",
+                weights=arm.weights,
+                norms=arm.norms,
+                rescale=rescale,
+                method=arm.method,
+                options=arm.options,
+                density=rung.density,
+                ticket=ticket,
+                values=values,
+                pretrained=pretrained,
+                rewind=str(search.rewind) if arm.starts_at_rewind else "",
+            ),
+        )
+        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights")
+        # A row of two owners stands with the source, beside the other arms of that source.
+        giver = origin if arm.values is not None else giver
+        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell)
+
+    def _other(self, seed: int) -> int:
+        """The replicate after this one, the first after the last."""
+        seeds = self.experiment.replicates
+        return seeds[(seeds.index(seed) + 1) % len(seeds)]
+
+    def _pretraining(self, spec: ModelSpec, role: _Role, seed: int, task: str) -> str:
+        description = Description(
+            network=self.resolved.network(spec, role.data_name),
+            data=self.resolved.ref(role.data_name),
+            recipe=self.experiment.recipe[role.recipe_name],
+            seed=seed,
+            start=PretrainingStart(task=task),
+            test=False,
+        )
+        return self._add(description, f"{task} {role}")
+
+    def _recipe(self, role: _Role, lr: float | None) -> Recipe:
+        recipe = self.experiment.recipe[role.recipe_name]
+        key = (role.recipe_name, lr)
+        if key not in self._recipes:
+            # One object for each, so that it is written out once.
+            self._recipes[key] = recipe if lr is None else msgspec.structs.replace(recipe, lr=lr)
+        return self._recipes[key]
+
+    def _add_row(
+        self, spec: ModelSpec, giver: _Role | None, to: _Role, arm: str, rescale: str, density: float, number: int,
+        seed: int, search_trainings: int, lr: float | None, cell: str,
+    ) -> None:  # fmt: skip
+        row = Row(
+            experiment=self.experiment.name,
+            model=_model_label(spec),
+            source=giver.data_name if giver else "",
+            source_recipe=giver.recipe_name if giver else "",
+            target=to.data_name,
+            target_recipe=to.recipe_name,
+            arm=arm,
+            rescale=rescale,
+            density_asked=density,
+            round=number,
+            seed=seed,
+            search_trainings=search_trainings,
+            lr=lr,
+            cell=cell,
+        )
+        self.rows.setdefault(msgspec.structs.astuple(row), row)
+
+
+def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
+    """The cells of a replicate in the order to compute them: parents first, one data set after the other.
+
+    Another data set begins only when no cell of the present one can be computed. So the images of a source stay in
+    memory during its search, and those of a target during its arms. Otherwise the order is that of ``cells``, whose
+    parents outside it count as done.
+    """
+    names = list(cells)
+    number = {identity: place for place, identity in enumerate(names)}
+    children: dict[str, list[str]] = {}
+    lacking: dict[str, int] = {}
+    for identity, cell in cells.items():
+        parents = [parent for parent in cell.parents if parent in cells]
+        lacking[identity] = len(parents)
+        for parent in parents:
+            children.setdefault(parent, []).append(identity)
+    ready: dict[DataRef, list[int]] = {}  # of each data set a heap of places
+
+    def release(identity: str) -> None:
+        heapq.heappush(ready.setdefault(cells[identity].data, []), number[identity])
+
+    for identity in names:
+        if not lacking[identity]:
+            release(identity)
+    ordered: dict[str, Description] = {}
+    while ready:
+        data = min(ready, key=lambda ref: ready[ref][0])
+        while ready[data]:
+            identity = names[heapq.heappop(ready[data])]
+            ordered[identity] = cells[identity]
+            for child in children.get(identity, ()):
+                lacking[child] -= 1
+                if not lacking[child]:
+                    release(child)
+        del ready[data]
+    return ordered
+
+
+def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
+    """Expand ``experiment``; paths in it are relative to ``folder``. Data is decoded into ``cache`` on first sight.
+
+    Raises InputError for everything that would not work: data that is missing or damaged, classes a data set lacks, a
+    model without a head, tickets that do not fit a target, densities behind the last round.
+    """
+    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache)).plan()
+
+
+def _model_label(spec: ModelSpec) -> str:
+    options = ",".join(f"{key}={value}" for key, value in sorted(spec.options.items()))
+    return f"{spec.name}({options})" if options else spec.name

@@ -1,0 +1,98 @@
+"""The plan cache: recognises a finished experiment by a digest of its inputs, without planning it and without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+import oneticket
+from oneticket.errors import InputError
+from oneticket.identity import digest
+from oneticket.lab.cells.store import Store, is_store
+
+if TYPE_CHECKING:
+    from oneticket.lab.spec.experiment import Experiment
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a plan was made of: the files and folders of its data, and a digest of how all of it was.
+
+    The digest is over the text of the experiment file, and over place, size and time of the last change of the data's
+    files and of this package's own.
+    """
+
+    data: tuple[str, ...]
+    state: str
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """An experiment whose cells are all there, and how many they are."""
+
+    experiment: str
+    store: Store
+    cells: int
+
+
+def origin(file: Path, experiment: Experiment) -> Origin | None:
+    """What the plan of ``experiment``, read from ``file``, is about to be made of.
+
+    None where only planning itself can tell: networks of a user's own, whose code it imports, and data that cannot be
+    used, about which it knows what to say.
+    """
+    if any(":" in spec.name for spec in experiment.models):
+        return None
+    try:
+        data = tuple(sorted(_places(file.parent, experiment)))
+        return Origin(data, _state(file, data))
+    except (InputError, OSError):
+        return None
+
+
+def recall(file: Path, home: Callable[[str], Path]) -> Finished | None:
+    """The experiment of ``file`` when its plan is known and each of its cells is there; None otherwise.
+
+    ``home`` gives the folder of the store for the name of an experiment. Whatever is wrong with the file or the store
+    is left to planning to say.
+    """
+    try:
+        name = str(tomllib.loads(file.read_text(encoding="utf-8"))["name"])
+        root = home(name)
+        if not is_store(root):
+            return None
+        store = Store.open(root)
+        (content,) = store.experiments(name)
+        known = msgspec.convert(content["origin"], Origin)
+        cells = content["cells"]
+        if _state(file, known.data) != known.state or len(store.finished(cells)) < len(cells):
+            return None
+    except (InputError, OSError, ValueError, LookupError, TypeError, msgspec.ValidationError):
+        return None
+    return Finished(name, store, len(cells))
+
+
+def _places(folder: Path, experiment: Experiment) -> Iterable[str]:
+    """Every file that the data comes from, and the folders in which another could appear."""
+    from oneticket.data import SOURCES
+    from oneticket.data.spec import chain
+
+    roles = [role for transfer in experiment.transfer for role in (*transfer.sources, *transfer.targets)]
+    for name in {role.partition("@")[0] for role in roles}:
+        kind, place = chain(experiment.data, name)[0][1].origin
+        files = [file.absolute() for file in SOURCES[kind](place, folder).files]
+        folders = {file.parent for file in files}
+        if kind == "images":
+            home = (folder / Path(place).expanduser()).absolute()
+            folders |= {home, *home.glob("*/"), *home.glob("*/*/")}
+        yield from map(str, [*files, *folders])
+
+
+def _state(file: Path, places: Iterable[str]) -> str:
+    own = sorted(Path(oneticket.__file__).parent.rglob("*.py"))
+    states = [(str(place), place.stat()) for place in (*map(Path, places), *own)]
+    text = hashlib.sha256(file.read_bytes()).hexdigest()
+    return digest([text, [(place, state.st_size, state.st_mtime_ns) for place, state in states]])

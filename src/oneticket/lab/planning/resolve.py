@@ -1,0 +1,262 @@
+"""What the names in an experiment stand for: data, networks, rounds; and whether its grid can work."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from oneticket.data import DataRef, Splits, open_data, resolve
+from oneticket.errors import InputError
+from oneticket.lab.cells.description import Network
+from oneticket.lab.planning.ladder import Ladder, Rung, distance
+from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
+from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build, code_digest, complete
+from oneticket.prunable import Prunable, check_head, find_head
+from oneticket.pruning import ALLOCATIONS, kept_count
+from oneticket.pruning.base import allocate
+from oneticket.pruning.correspondence import stretched
+from oneticket.search import Search
+from oneticket.training import Step
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class ResolvedExperiment:
+    """What the names in ``experiment`` stand for; paths in it are relative to ``folder``.
+
+    Data is decoded into ``cache`` on first sight. Everything here raises InputError, placed at its key, for what
+    cannot be used.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
+        self.experiment, self.folder, self.cache = experiment, folder, cache
+        self._searches: dict[str, Search] = {}
+        self._ladders: dict[Search, Ladder] = {}
+        self._refs: dict[str, DataRef] = {}
+        self._splits: dict[str, Splits] = {}
+        self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
+        self._leaks: dict[tuple[str, str], Leak] = {}
+
+    def ref(self, name: str) -> DataRef:
+        """The identity of a data set."""
+        if name not in self._refs:
+            try:
+                self._refs[name] = resolve(self.experiment.data, name, folder=self.folder, cache=self.cache)
+            except OSError as error:
+                raise InputError(f"cannot be read ({error})", where=f"data.{name}") from None
+        return self._refs[name]
+
+    def splits(self, name: str) -> Splits:
+        """Its images."""
+        if name not in self._splits:
+            self._splits[name] = open_data(self.ref(name), cache=self.cache)
+        return self._splits[name]
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """Those of the checked sources that have seen test images of their targets, few enough to be tolerated."""
+        return [leak for leak in self._leaks.values() if leak.images]
+
+    def network(self, spec: ModelSpec, data: str) -> Network:
+        """The network for a data set."""
+        return self._built(spec, data)[0]
+
+    def _built(self, spec: ModelSpec, data: str) -> tuple[Network, Shapes]:
+        """The network for a data set, and the shapes of its prunable weights."""
+        key = (str(spec), data)
+        if key not in self._networks:
+            train = self.splits(data).train
+            classes = len(train.classes)
+            search = self.experiment.search
+            try:
+                model = build(spec, input_shape=train.shape, classes=classes, seed=0, folder=self.folder)
+            except InputError as error:
+                raise error.at("model") from None
+            head = self.experiment.head
+            try:
+                if head is None:
+                    head = find_head(model, classes)
+                check_head(model, head)
+            except InputError as error:
+                raise error.at("head") from None
+            try:
+                view = Prunable(model, head=head, prune_head=search.prune_head, only=search.prunable)
+            except InputError as error:
+                raise error.at("search.prunable") from None
+            network = Network(
+                name=spec.name,
+                options=complete(spec, folder=self.folder).options,
+                code=code_digest(spec, folder=self.folder),
+                input=train.shape,
+                classes=classes,
+                head=head,
+                prune_head=search.prune_head,
+                prunable=search.prunable,
+            )
+            self._networks[key] = (network, {name: tuple(w.shape) for name, w in view.weights()})
+        return self._networks[key]
+
+    # -- rounds --------------------------------------------------------------------------------------------------
+    def search_of(self, arm: str) -> Search:
+        """How the tickets of an arm are searched for."""
+        if arm not in self._searches:
+            self._searches[arm] = self.experiment.search_of(arm)
+        return self._searches[arm]
+
+    def ladder(self, search: Search) -> Ladder:
+        """The rounds of a search by their densities."""
+        if search not in self._ladders:
+            self._ladders[search] = Ladder(search)
+        return self._ladders[search]
+
+    def densities(self, transfer: Grid) -> list[float]:
+        """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
+        if not isinstance(transfer.densities, str):
+            return list(transfer.densities)
+        return [rung.density for rung in self.ladder(self.experiment.search).rungs[1:]]
+
+    # -- whether it fits -----------------------------------------------------------------------------------------
+    def check(self, spec: ModelSpec, transfer: Grid, where: str) -> None:
+        """Refuse a grid that cannot work, before anything runs; ``where`` is its place in the file."""
+        for search, place in self._searches_in(transfer).items():
+            self._check_rounds(spec, transfer, search, place, where)
+        for role in transfer.targets if transfer.lr else ():
+            data, _ = split_role(role)
+            if not len(self.splits(data).validation):
+                raise InputError(
+                    f"learning rates are chosen by validation accuracy, and {data} keeps no images for it",
+                    where=f"{where}.lr",
+                    expected=f"validation above 0 in data.{data}",
+                )
+        arms = [self.experiment.arms()[name] for name in transfer.arms]
+        for data in {split_role(role)[0] for role in (*transfer.sources, *transfer.targets)}:
+            self._check_allocations(*self._built(spec, data), transfer)
+        for source in transfer.sources:
+            for target in transfer.targets:
+                self._check_shapes(spec, split_role(source)[0], split_role(target)[0], where)
+                self._check_leak(split_role(source)[0], split_role(target)[0], f"{where}.sources")
+                for arm in arms:
+                    if arm.found_in is not None:
+                        self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
+        for target in transfer.targets:
+            # What is trained on a target itself, its own ticket first of all, is to be judged on other images too.
+            self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
+
+    def _searches_in(self, transfer: Grid) -> dict[Search, str]:
+        """The searches that a grid makes, and the table of the file that each stands in."""
+        places = {self.experiment.search: "search"}
+        for arm in transfer.arms:
+            places.setdefault(self.search_of(arm), f"arm.{arm}.search")
+        return places
+
+    def _check_rounds(self, spec: ModelSpec, transfer: Grid, search: Search, place: str, where: str) -> None:
+        """Refuse densities that a search does not reach or that leave nothing, and a rewind point out of place."""
+        try:
+            deepest = self._deepest(transfer, search)
+        except InputError as error:
+            raise error.at(f"{where}.densities" if place == "search" else place) from None
+        self._check_ladder(transfer, search, place)
+        for role in (*transfer.sources, *transfer.targets):
+            data, recipe = split_role(role)
+            total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
+            if kept_count(deepest.density, total) < 1:
+                raise InputError(
+                    f"round {deepest.number} (density {deepest.density:.3g}) leaves no weight at all of {total}",
+                    where=f"{where}.densities",
+                    expected=f"a density of at least {1 / total:.2g}",
+                )
+            self._check_rewind(data, recipe, deepest.number, search, place)
+
+    def _check_ladder(self, transfer: Grid, search: Search, place: str) -> None:
+        """Refuse a search of an arm's own whose rounds have other densities than those of the arms beside it."""
+        reach = self.ladder(self.experiment.search).reach
+        for density in self.densities(transfer):
+            rung = self.ladder(search).nearest(density)
+            if distance(density, rung) > reach:
+                raise InputError(
+                    f"has no round near density {density:g}: round {rung.number} has {rung.density:.3g}",
+                    where=place,
+                    expected="a prune whose rounds come to the densities of the grid",
+                )
+
+    def _deepest(self, transfer: Grid, search: Search) -> Rung:
+        """The last round that a grid takes from a search."""
+        ladder = self.ladder(search)
+        asked = [ladder.nearest(density) for density in self.densities(transfer)]
+        return max(asked, key=lambda rung: rung.number, default=ladder.rungs[0])
+
+    def _check_allocations(self, network: Network, shapes: Shapes, transfer: Grid) -> None:
+        """Refuse a density that is too low for what an allocation keeps in any case."""
+        used = {}
+        head = f"{network.head}.weight"
+        for name in transfer.arms:
+            arm, search = self.experiment.arms()[name], self.search_of(name)
+            density = self._deepest(transfer, search).density
+            if arm.needs == "ticket":
+                place = self._searches_in(transfer)[search]
+                used[search.allocation, density] = f"{place}.allocation"
+            elif arm.scored_on_target:
+                used[arm.allocation, density] = f"arm.{name}.allocation"
+        for (name, density), where in used.items():
+            if ALLOCATIONS.entry(name).facts.least is not None:
+                scores = {weight: torch.zeros(shape) for weight, shape in shapes.items()}
+                try:
+                    allocate(name, scores, density, Masks.full(scores), head if head in shapes else None)
+                except InputError as error:
+                    raise error.at(where) from None
+
+    def _check_depth(self, other: ModelSpec, spec: ModelSpec, source: str, target: str) -> None:
+        """Refuse an elastic ticket whose network is of another family."""
+        there, here = (self._built(model, data)[1] for model, data in ((other, source), (spec, target)))
+        stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
+
+    def _check_rewind(self, data: str, recipe: str, deepest: int, search: Search, place: str) -> None:
+        rewind, chosen = Step.parse(search.rewind), self.experiment.recipe[recipe]
+        per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
+        if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {rewind} lies behind the end of {data}@{recipe}",
+                where=f"{place}.rewind",
+                expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
+            )
+        rewinds = deepest > 1 and search.method != "fine-tune"
+        if rewinds and rewind.iterations(per_epoch) == chosen.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {rewind} leaves nothing of {data}@{recipe} to train in a round",
+                where=f"{place}.rewind",
+                expected=f"less than {chosen.epochs}ep",
+            )
+
+    def _check_leak(self, source: str, target: str, where: str) -> None:
+        """Refuse a source that has seen the test images of a target."""
+        if (source, target) not in self._leaks:
+            data = {name: (self.ref(name), self.splits(name)) for name in (source, target)}
+            self._leaks[source, target] = find_leak(source, target, data, cache=self.cache)
+        leak = self._leaks[source, target]
+        if leak.refused:
+            raise InputError(
+                f"{leak}: its tickets would be judged on what they were found on",
+                where=where,
+                expected=f"data that has seen at most {100 * TOLERATED:g} % of them",
+            )
+
+    def _check_shapes(self, spec: ModelSpec, source: str, target: str, where: str) -> None:
+        (net_a, shapes_a), (net_b, shapes_b) = self._built(spec, source), self._built(spec, target)
+        if shapes_a == shapes_b:
+            return
+        name = next(n for n in {**shapes_a, **shapes_b} if shapes_a.get(n) != shapes_b.get(n))
+        raise InputError(
+            f"a ticket of {source} {_times(net_a.input)}, {net_a.classes} classes does not fit {spec.name} on {target} "
+            f"{_times(net_b.input)}, {net_b.classes} classes: '{name}' has the shapes "
+            f"{shapes_a.get(name)} and {shapes_b.get(name)}",
+            where=f"{where}.sources",
+            expected="equal shapes: set size and channels under [data]; prune_head needs equal classes too",
+        )
+
+
+def _times(shape: tuple[int, int, int]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,264 @@
+"""Cost: what each trained network took with the search it rests on; trainings that several share count once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from oneticket.errors import InputError
+from oneticket.lab.cells.store import Store
+from oneticket.lab.planning.rows import RowKey
+from oneticket.lab.results.table import best_rates
+
+KNOWN = (*RowKey.__struct_fields__, "round", "seed", "lr", "cell")
+MEASURES = ("samples", "train_flops", "masked_flops", "seconds", "bytes")
+COLUMNS = (
+    *KNOWN,
+    *MEASURES,
+    *(f"search_{what}" for what in ("trainings", *MEASURES)),
+    *(f"shared_{what}" for what in ("trainings", *MEASURES)),
+)
+"""The columns of the table of costs. ``samples`` … ``bytes`` are of the network's own training; ``search_…`` of
+everything else that had to be trained for it; ``shared_…`` of the part of the search that other networks of the table
+rest on too."""
+
+OWN = "own"
+"""The arm that the others are weighed against: one ticket for each target."""
+
+_GRID = ("experiment", "model", "target", "target_recipe", "rescale", "density_asked", "seed")
+_WEIGHED = ("masked_flops", "samples", "seconds")
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """What some trainings cost together.
+
+    Samples that went forward and back, floating-point operations of that (dense, and counting kept weights only),
+    seconds of one worker, and the bytes that the trained networks take to store.
+    """
+
+    trainings: int
+    samples: int
+    train_flops: int
+    masked_flops: int
+    seconds: float
+    bytes: int
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """The table of costs added up; no training is in two of the three parts, and all of them are in ``everything``.
+
+    ``networks`` are the trainings that fill a row; of the others ``own_searches`` serve one network and
+    ``shared_searches`` several. ``unshared`` is what every network for itself would have cost, with its search.
+    """
+
+    networks: Bill
+    own_searches: Bill
+    shared_searches: Bill
+    everything: Bill
+    unshared: Bill
+
+
+class BreakEven(RowKey, frozen=True):
+    """The number of targets from which on one shared search is cheaper than one search for each, by three measures.
+
+    Compared are ``arm`` and ``own`` on one target, over ``seeds`` replicates. Cost of n targets: what ``arm`` rests on
+    and ``own`` does not, once, plus n times the rest of it; against n times all of ``own``. None where it never is.
+    """
+
+    seeds: int
+    targets_by_masked_flops: int | None
+    targets_by_samples: int | None
+    targets_by_seconds: int | None
+
+
+class CostReport(msgspec.Struct, frozen=True):
+    """A row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; their sums; break-even."""
+
+    rows: list[dict[str, Any]]
+    totals: Totals
+    break_even: list[BreakEven]
+
+
+def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
+    """What the finished networks in ``store``, or those of one experiment, cost.
+
+    Where an arm was tried with several learning rates, the row is that of the rate which validation chose; the
+    trainings of its replicate with the other rates belong to its search. Not counted are evaluations, the batches that
+    a criterion or a control looks at before training, and in the operations the heads and decoders that a pre-training
+    throws away. Seconds are those of the process that finished a training.
+
+    Raises InputError for an experiment that the store does not know, and for cells that are damaged or gone.
+    """
+    records = _Records(store)
+    networks = list(_networks(store, records, experiment))
+    bundles: dict[str, frozenset[str]] = {}
+    for network in networks:
+        bundles[network.cell] = bundles.get(network.cell, frozenset()) | network.bundle
+    uses = Counter(cell for bundle in bundles.values() for cell in bundle)
+    rows = [_row(network, uses, records) for network in networks]
+    return CostReport(rows, _totals(bundles, uses, records), list(_break_even(networks, records)))
+
+
+# -- what rests on what -------------------------------------------------------------------------------------------
+class _Network(msgspec.Struct, frozen=True):
+    """A row: its cell, the other learning rates that were tried for it, and all that these build on."""
+
+    known: Mapping[str, Any]
+    cell: str
+    trials: frozenset[str]
+    ancestors: frozenset[str]
+
+    @property
+    def search(self) -> frozenset[str]:
+        return (self.trials | self.ancestors) - {self.cell}
+
+    @property
+    def bundle(self) -> frozenset[str]:
+        return self.search | {self.cell}
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """As much of a finished cell as its cost needs: its parents, what it cost by measure, and its accuracy."""
+
+    parents: tuple[str, ...]
+    costs: dict[str, float]
+    val_accuracy: float | None
+
+
+class _Records:
+    """The records of a store's cells, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.record: Callable[[str], _Record] = cache(self._read)
+
+    def _read(self, cell: str) -> _Record:
+        if not self._store.has(cell):
+            raise InputError(
+                f"the cell {cell[:12]}… is gone, on which others rest",
+                where=str(self._store.root),
+                expected="the experiment run again",
+            )
+        content = self._store.read(cell)
+        figures = content["cost"] | content["outcome"]
+        costs = {measure: figures.get(measure) or 0 for measure in MEASURES}
+        return _Record(tuple(_parents(content["description"]["start"])), costs, figures.get("val_accuracy"))
+
+    def ancestors(self, cells: Iterable[str]) -> frozenset[str]:
+        """The parents of ``cells``, theirs, and so on."""
+        found: set[str] = set()
+        ahead = list(cells)
+        while ahead:
+            new = set(self.record(ahead.pop()).parents) - found
+            found |= new
+            ahead += new
+        return frozenset(found)
+
+    def bill(self, cells: Iterable[str]) -> Bill:
+        """What ``cells`` cost together."""
+        costs = [self.record(cell).costs for cell in cells]
+        # Exactly, so that the same trainings cost the same in whatever order they come.
+        sums: dict[str, Any] = {what: sum(cost[what] for cost in costs) for what in MEASURES}
+        return Bill(trainings=len(costs), **sums | {"seconds": math.fsum(cost["seconds"] for cost in costs)})
+
+
+def _parents(start: Mapping[str, Any]) -> Iterator[str]:
+    """The cells whose files a cell reads, from the start in its description."""
+    for ticket in (start.get("ticket"), start.get("values")):
+        if ticket is not None:
+            yield from (ticket["dense"], ticket["previous"])
+    if start.get("pretrained") is not None:
+        yield start["pretrained"]
+
+
+def _networks(store: Store, records: _Records, experiment: str | None) -> Iterator[_Network]:
+    known = [
+        dict(zip(content["columns"], values, strict=True))
+        for content in store.experiments(experiment)
+        for values in content["rows"]
+    ]
+    finished = store.finished({row["cell"]: None for row in known})
+    rows = [
+        {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
+    ]
+    tried: dict[tuple[RowKey, int, int], set[str]] = {}
+    for row in rows:
+        tried.setdefault(_but_rate(row), set()).add(row["cell"])
+    for known_row in best_rates(rows):
+        cell = known_row["cell"]
+        cells = tried[_but_rate(known_row)] if known_row.get("lr") is not None else {cell}
+        yield _Network(known_row, cell, frozenset(cells - {cell}), records.ancestors(cells))
+
+
+def _but_rate(row: Mapping[str, Any]) -> tuple[RowKey, int, int]:
+    """What rows that differ only in their learning rate have in common."""
+    return RowKey.of(row), row["round"], row["seed"]
+
+
+# -- rows and sums ------------------------------------------------------------------------------------------------
+def _row(network: _Network, uses: Mapping[str, int], records: _Records) -> dict[str, Any]:
+    parts = {
+        "": records.bill([network.cell]),
+        "search_": records.bill(network.search),
+        "shared_": records.bill(cell for cell in network.search if uses[cell] > 1),
+    }
+    costs = {
+        f"{part}{what}": value for part, bill in parts.items() for what, value in msgspec.to_builtins(bill).items()
+    }
+    return {column: costs[column] if column in costs else network.known.get(column) for column in COLUMNS}
+
+
+def _totals(bundles: Mapping[str, frozenset[str]], uses: Mapping[str, int], records: _Records) -> Totals:
+    searches = [cell for cell in uses if cell not in bundles]
+    each = [records.bill(bundle) for bundle in bundles.values()]
+    return Totals(
+        networks=records.bill(bundles),
+        own_searches=records.bill(cell for cell in searches if uses[cell] == 1),
+        shared_searches=records.bill(cell for cell in searches if uses[cell] > 1),
+        everything=records.bill(uses),
+        unshared=_sum(each),
+    )
+
+
+def _sum(bills: Sequence[Bill]) -> Bill:
+    def total(what: str) -> Any:
+        return sum(getattr(bill, what) for bill in bills)
+
+    return Bill(*(total(field) for field in Bill.__struct_fields__))
+
+
+# -- when sharing pays --------------------------------------------------------------------------------------------
+def _break_even(networks: Sequence[_Network], records: _Records) -> Iterator[BreakEven]:
+    own = {_of(network.known, _GRID): network for network in networks if network.known.get("arm") == OWN}
+    pairs: dict[RowKey, list[tuple[Bill, Bill, Bill]]] = {}
+    for network in networks:
+        rival = own.get(_of(network.known, _GRID))
+        shared = network.ancestors - rival.bundle if rival is not None else frozenset()
+        if rival is None or not shared:
+            continue  # nothing that another target could share
+        costs = records.bill(shared), records.bill(network.bundle - shared), records.bill(rival.bundle)
+        pairs.setdefault(RowKey.of(network.known), []).append(costs)
+    for key, replicates in pairs.items():
+        bills = [_sum(part) for part in zip(*replicates, strict=True)]  # once, for each target, each for itself
+        flops, samples, seconds = (_targets(*(getattr(bill, what) for bill in bills)) for what in _WEIGHED)
+        yield BreakEven(
+            **msgspec.structs.asdict(key),
+            seeds=len(replicates),
+            targets_by_masked_flops=flops,
+            targets_by_samples=samples,
+            targets_by_seconds=seconds,
+        )
+
+
+def _targets(once: float, each: float, alone: float) -> int | None:
+    """The smallest n with once + n·each < n·alone."""
+    return int(once // (alone - each)) + 1 if alone > each else None
+
+
+def _of(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in keys)

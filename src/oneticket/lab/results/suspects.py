@@ -1,0 +1,156 @@
+"""Suspects: trainings that an earlier version finished with a kernel whose gradients are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oneticket.errors import InputError
+from oneticket.identity import canonical_json
+from oneticket.lab.cells.store import Store
+
+if TYPE_CHECKING:  # a store without cells of an earlier version is looked through without torch
+    from torch import nn
+
+
+class Suspects(msgspec.Struct, frozen=True):
+    """Finished cells whose training may have had wrong gradients, and of which models they are.
+
+    ``threaded`` of them were trained with several threads: wrong on every processor, the others on those without
+    AVX-512 only, which an earlier version did not record.
+    """
+
+    cells: tuple[str, ...]
+    models: tuple[str, ...]
+    threaded: int
+
+    def __str__(self) -> str:
+        one = len(self.cells) == 1
+        threads = f"; {self.threaded} of them had several" if self.threaded else ""
+        return (
+            f"{len(self.cells)} training{'' if one else 's'} of {' and '.join(self.models)} (searches counted too) "
+            f"{'was' if one else 'were'} finished by an earlier version of oneticket, in which strided 1 × 1 "
+            "convolutions of fewer than 16 input channels could learn from wrong gradients: with one thread on "
+            f"processors without AVX-512, with several threads on every processor{threads}. "
+            "Run the experiment again in a new store."
+        )
+
+
+def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
+    """Those among the finished cells of all experiments, or of one; None where there are none.
+
+    Looked at are all cells of a plan, those of its searches too: an arm that this version trained may rest on rounds
+    which an earlier one has trained. Each cell is judged by its own network, which is nearly always that of its
+    parents as well; where it is not, the parents are in the plan and are judged by theirs.
+
+    Raises InputError for an experiment that the store does not know.
+    """
+    found: dict[str, str] = {}
+    threaded = 0
+    networks: dict[str, nn.Module | None] = {}
+    for cell, environment in _earlier(store, experiment):
+        description = store.read(cell)["description"]
+        network = description.get("network") or {}
+        if not network or network.get("code") is not None or len(network["input"]) != 3:
+            continue  # those of a user's own were always trained in plain layout
+        key = canonical_json(network)
+        if key not in networks:
+            networks[key] = _built(network)
+        model = networks[key]
+        if model is not None and _met_fault(model, description, store.folder(cell)):
+            found[cell] = network["name"]
+            threaded += environment.get("threads", 1) > 1
+    if not found:
+        return None
+    return Suspects(tuple(found), tuple(sorted(set(found.values()))), threaded)
+
+
+def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The finished cells that were trained on a CPU by a version which did not record its processor yet."""
+    cells: dict[str, None] = {}
+    for content in store.experiments(experiment):
+        place = content["columns"].index("cell")
+        cells |= dict.fromkeys([*(values[place] for values in content["rows"]), *content.get("cells", ())])
+    there = store.finished(cells)
+    for cell in cells:
+        if cell not in there:
+            continue
+        with suppress(InputError):  # one that is damaged is told where its figures are wanted
+            environment = store.environment(cell)
+            if str(environment.get("device", "")).startswith("cpu") and "processor" not in environment:
+                yield cell, environment
+
+
+def _built(network: Mapping[str, Any]) -> nn.Module | None:
+    """The network of a description; None where this version has no such model any more."""
+    from oneticket.models import ModelSpec, build
+
+    spec = ModelSpec(name=network["name"], options=network["options"])
+    try:
+        return build(spec, input_shape=tuple(network["input"]), classes=network["classes"], seed=0)
+    except InputError:
+        return None
+
+
+def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the network as it was trained had a layer that goes through the faulty kernel.
+
+    A masked one was trained without its dead channels, so with fewer than its description says.
+    """
+    from oneticket.kernels.pointwise import meets_fault
+
+    if any(meets_fault(layer) for layer in model.modules()):
+        return True
+    strided = dict(_strided(model))
+    file = folder / "masks.safetensors"
+    if not strided or not file.exists() or _has_companion(description["start"]):
+        return False
+
+    import torch
+
+    from oneticket.kernels.pointwise import NARROW
+    from oneticket.lab.cells.tensors import load_masks
+    from oneticket.training.compact.channels import shrink
+
+    masks = load_masks(file)
+    read = [int(masks[name].any(0).sum()) if name in masks else width for name, width in strided.items()]
+    if min(read) >= NARROW and _is_normalised(model):
+        return False  # there a channel is dead only when nobody reads it, and to see who does takes long
+    with suppress(Exception):  # a network that can't be made smaller was trained as it is
+        smaller = shrink(model, masks, torch.zeros(2, *description["network"]["input"])).model
+        return any(meets_fault(layer) for layer in smaller.modules())
+    return False
+
+
+def _strided(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The weights of strided 1 × 1 convolutions, and how many channels they read."""
+    from torch import nn
+
+    from oneticket.kernels.pointwise import is_faulty
+
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
+            continue
+        if is_faulty(1, layer.kernel_size, layer.stride, layer.padding, layer.groups):  # had it a single channel
+            yield f"{name}.weight", layer.in_channels
+
+
+def _is_normalised(model: nn.Module) -> bool:
+    from torch import nn
+
+    return any(isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) for layer in model.modules())
+
+
+def _has_companion(start: Mapping[str, Any]) -> bool:
+    """Whether a method acted while a cell was trained, for which the network was left whole."""
+    from oneticket.methods import METHODS
+
+    name = str(start.get("method"))
+    if name not in METHODS:
+        return False
+    facts = METHODS.entry(name).facts
+    return facts.makes == "masks" or facts.weights == "binary"

@@ -1,0 +1,161 @@
+"""Results: one tidy table, a row for each trained network, rebuilt from the cells of a store."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oneticket.errors import InputError, unknown
+from oneticket.lab.cells.store import Store
+from oneticket.lab.planning.rows import RowKey
+
+if TYPE_CHECKING:  # tables are read without torch, which planning loads
+    from oneticket.lab.planning.plan import Plan
+    from oneticket.lab.planning.plan_cache import Origin
+
+COLUMNS = (
+    "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
+    "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
+    "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
+    "lr",
+)  # fmt: skip
+"""The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock.
+
+``lr`` is the learning rate that validation chose, where an arm was tried with several.
+"""
+
+WORDS = frozenset(
+    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell")
+)
+COUNTS = frozenset(
+    ("round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops")
+)
+NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
+"""Required columns of a file; ``test_loss`` tells trainings that diverged from the others."""
+
+FORMATS = ("table", "csv", "json", "parquet")
+
+TidyRow = dict[str, Any]
+
+
+def remember(plan: Plan, store: Store, origin: Origin | None = None) -> None:
+    """Write down in the store which cell fills which row, and of which cells and of what the plan was made."""
+    names = [field.name for field in msgspec.structs.fields(plan.rows[0])]
+    rows = [[getattr(row, name) for name in names] for row in plan.rows]
+    content = {"columns": names, "rows": rows, "cells": list(plan.cells), "origin": msgspec.to_builtins(origin)}
+    store.write_experiment(plan.experiment, content)
+
+
+def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
+    """The rows whose cells are finished, experiments by name, each in the order of its plan.
+
+    Of an arm that was tried with several learning rates, those of the one that validation chose.
+    """
+    known: list[dict[str, Any]] = []
+    for content in store.experiments(experiment):
+        known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
+    figures = {cell: store.figures(cell) for cell in store.finished({row["cell"]: None for row in known})}
+    rows = [figures[row["cell"]] | row for row in known if row["cell"] in figures]
+    return [{column: row.get(column) for column in COLUMNS} for row in best_rates(rows)]
+
+
+def best_rates(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of arms with one learning rate, and of the others those of the best rate; their order stays.
+
+    ``rows`` hold what the plan knows of a row and its ``val_accuracy``. The best rate has the highest mean over the
+    seeds, of equal ones it is the lowest; while an experiment is unfinished, rates that lack a seed which another has
+    are left out. The test accuracy plays no part.
+    """
+    tried: dict[RowKey, dict[float, list[float]]] = {}
+    for row in rows:
+        if row.get("lr") is not None:
+            tried.setdefault(RowKey.of(row), {}).setdefault(row["lr"], []).append(row["val_accuracy"])
+    best = {}
+    for arm, by_rate in tried.items():
+        seeds = max(map(len, by_rate.values()))
+        whole = {rate: sum(values) / seeds for rate, values in by_rate.items() if len(values) == seeds}
+        best[arm] = min(whole, key=lambda rate: (-whole[rate], rate))
+    return [row for row in rows if row.get("lr") is None or row["lr"] == best[RowKey.of(row)]]
+
+
+def as_csv(rows: Sequence[TidyRow]) -> str:
+    """Comma-separated values with a header; an absent value is empty, numbers are written in full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
+    """The rows of a file that :func:`as_csv` wrote, or of one with fewer columns; InputError for any other file.
+
+    What a file without them can't tell is None, ``none`` for the rescaling, and the line for the cell.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
+            reader = csv.DictReader(file)
+            header, lines = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"can't be read ({error})", where=str(path), expected="a table of results in CSV") from None
+    for column in NEEDED:
+        if column not in header:
+            raise InputError(f"has no column '{column}'", where=str(path), expected="a table of results in CSV")
+    rows = [_typed(line, number, path) for number, line in enumerate(lines, start=2)]
+    if experiment is not None:
+        names = sorted({row["experiment"] for row in rows})
+        if experiment not in names:
+            raise unknown("experiment", experiment, names, where=str(path))
+        rows = [row for row in rows if row["experiment"] == experiment]
+    return rows
+
+
+def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
+    row: TidyRow = dict.fromkeys(WORDS, "") | {"rescale": "none", "cell": f"line {number}"}
+    for column in COLUMNS:
+        text = line.get(column) or ""
+        if column in WORDS:
+            row[column] = text or row[column]
+            continue
+        try:
+            row[column] = None if not text else int(text) if column in COUNTS else _finite(text)
+        except ValueError:
+            kind = "a whole number" if column in COUNTS else "a number"
+            where = f"{path}, line {number}, {column}"
+            raise InputError(f"'{text}' is not {kind}", where=where, expected=f"{kind} or an empty field") from None
+    for column in ("experiment", "target", "arm", "seed"):
+        if row[column] in ("", None):
+            raise InputError("nothing there", where=f"{path}, line {number}, {column}", expected="one network a line")
+    return {column: row[column] for column in COLUMNS}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def as_json(rows: Sequence[TidyRow]) -> str:
+    """A JSON list of objects."""
+    return json.dumps(list(rows), indent=1, allow_nan=False)
+
+
+def as_parquet(rows: Sequence[TidyRow]) -> bytes:
+    """A Parquet file; needs pyarrow, which the extra ``data`` brings."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("Parquet needs pyarrow", expected="pip install 'oneticket[data]'") from None
+    sink = io.BytesIO()
+    columns = {column: [row[column] for row in rows] for column in COLUMNS}
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue()

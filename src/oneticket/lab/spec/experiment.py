@@ -1,0 +1,241 @@
+"""The experiment file: what a user writes, read into frozen structs with every default spelled out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from oneticket.data import DataSpec
+from oneticket.data.spec import chain
+from oneticket.errors import InputError, unknown
+from oneticket.lab.spec.arms import ARMS, Arm
+from oneticket.lab.spec.parsing import convert, read_toml, refuse_unwritable
+from oneticket.models import ModelSpec
+from oneticket.pruning import ALLOCATIONS, CRITERIA
+from oneticket.pruning.base import check_pair
+from oneticket.search import Search, check_rescaling
+from oneticket.training import Recipe
+from oneticket.weights import RESCALINGS, check_optimizer
+
+MOST = 10_000
+"""Of replicates, and of rounds: what is beyond is a slip, and planning it would fill the memory."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One grid: every source, target, arm, rescaling and density of the lists, combined.
+
+    ``lr`` are learning rates on the target that every arm is tried with, instead of its recipe's; the one with the best
+    validation accuracy over the seeds is shown.
+    """
+
+    targets: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ("winning", "own", "random")
+    rescale: tuple[str, ...] = ("none",)
+    densities: tuple[float, ...] | Literal["all"] = "all"
+    lr: tuple[float, ...] = ()
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole experiment. ``seeds`` is a number of replicates (0, 1, …) or a list of them.
+
+    ``model`` is one model or a list of them, each a name or a table of name and options; ``head`` names the classifier
+    of a model of the user's own when it can't be found.
+    """
+
+    name: str
+    model: str | ModelSpec | tuple[str | ModelSpec, ...]
+    data: dict[str, DataSpec]
+    recipe: dict[str, Recipe]
+    transfer: tuple[Grid, ...]
+    seeds: int | tuple[int, ...] = 6
+    search: Search = Search()
+    arm: dict[str, Arm] = {}
+    head: str | None = None
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """The models, each as a spec."""
+        several = self.model if isinstance(self.model, tuple) else (self.model,)
+        return [ModelSpec(name=m) if isinstance(m, str) else m for m in several]
+
+    @property
+    def replicates(self) -> tuple[int, ...]:
+        """The seeds of the replicates."""
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    def arms(self) -> dict[str, Arm]:
+        """Every arm that can be named: the literature's and the file's own."""
+        return {**ARMS, **self.arm}
+
+    def search_of(self, name: str) -> Search:
+        """How the tickets of an arm are searched for; InputError where its changes make no search."""
+        try:
+            return self.arm[name].search.on(self.search) if name in self.arm else self.search
+        except InputError as error:
+            raise error.at(f"arm.{name}.search") from None
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment file; InputError names file, key, what was expected and the nearest valid word."""
+    raw = read_toml(path)
+    try:
+        return read_experiment(raw)
+    except InputError as error:
+        raise error.at(str(path)) from None
+
+
+def read_experiment(raw: dict[str, Any]) -> Experiment:
+    """The experiment of a parsed file, checked as far as that goes without looking at data or models."""
+    refuse_unwritable(raw)
+    # Tables by themselves first, so that an error can say in which of them it is.
+    for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
+        named = raw.get(table)
+        for word, content in named.items() if isinstance(named, dict) else ():
+            convert(content, kind, f"{table}.{word}")
+    experiment = convert(raw, Experiment)
+    _check(experiment)
+    return experiment
+
+
+def split_role(text: str) -> tuple[str, str]:
+    """``fashion@sgd`` → (``fashion``, ``sgd``)."""
+    data, at, recipe = text.partition("@")
+    if not (data and at and recipe):
+        raise InputError(f"'{text}' is not a valid source or target", expected="data@recipe, such as fashion@sgd")
+    return data, recipe
+
+
+def _check(experiment: Experiment) -> None:
+    _check_name(experiment.name, "name")
+    for kind, table in (("data", experiment.data), ("recipe", experiment.recipe), ("arm", experiment.arm)):
+        for word in table:
+            _check_name(word, kind)
+    _check_replicates(experiment)
+    if not experiment.models:
+        raise InputError("no model", where="model", expected="at least one")
+    for word in experiment.data:
+        chain(experiment.data, word)
+    for word, arm in experiment.arm.items():
+        if word in ARMS:
+            raise InputError(f"the arm '{word}' exists already", where=f"arm.{word}", expected="another name")
+        if arm.stays_dense and arm.needs == "nothing" and arm.method == "train":
+            raise InputError("a dense arm", where=f"arm.{word}.mask", expected="another: 'dense' is in every table")
+    _check_search(experiment.search, "search")
+    for word in experiment.arm:
+        _check_search(experiment.search_of(word), f"arm.{word}.search")
+    if not experiment.transfer:
+        raise InputError("nothing to do", where="transfer", expected="at least one [[transfer]]")
+    for number, transfer in enumerate(experiment.transfer):
+        _check_transfer(experiment, transfer, f"transfer[{number}]")
+
+
+def _check_name(word: str, where: str) -> None:
+    if not _NAME.fullmatch(word):
+        expected = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+        raise InputError(f"'{word}' is not a valid name", where=where, expected=expected)
+
+
+def _check_replicates(experiment: Experiment) -> None:
+    seeds = experiment.seeds
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if not 1 <= count <= MOST:
+        raise InputError(f"{count} replicates", where="seeds", expected=f"1 to {MOST}")
+    if not isinstance(seeds, int) and (min(seeds) < 0 or len(set(seeds)) != count):
+        raise InputError(f"seeds = {list(seeds)}", where="seeds", expected="each seed once, none negative")
+
+
+def _check_search(search: Search, where: str) -> None:
+    for registry, word in ((CRITERIA, search.criterion), (ALLOCATIONS, search.allocation)):
+        _check_known(registry.kind, word, registry, f"{where}.{registry.kind}")
+    try:
+        check_pair(search.criterion, search.allocation)
+    except InputError as error:
+        raise error.at(f"{where}.allocation") from None
+    _check_known("rescaling", search.rescale, RESCALINGS, f"{where}.rescale")
+    if search.rounds > MOST:
+        raise InputError(f"rounds = {search.rounds}", where=f"{where}.rounds", expected=f"at most {MOST}")
+    if search.prunable is not None and len(set(search.prunable)) != len(search.prunable):
+        raise InputError("a parameter is named twice", where=f"{where}.prunable", expected="each once")
+
+
+# -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
+def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
+    """Refuse a grid that cannot be, as far as the file alone tells; ``where`` is its place in the file."""
+    for key in ("targets", "arms", "rescale"):
+        if not getattr(transfer, key):
+            raise InputError("an empty list", where=f"{where}.{key}", expected="at least one")
+    for key, roles in (("sources", transfer.sources), ("targets", transfer.targets)):
+        for role in roles:
+            _check_role(experiment, role, f"{where}.{key}")
+    for name in transfer.arms:
+        _check_arm(experiment, transfer, name, where)
+    _check_search_rescalings(experiment, transfer)
+    for name in transfer.rescale:
+        _check_rescaling(experiment, transfer, name, f"{where}.rescale")
+    if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):
+        raise InputError(f"lr = {list(transfer.lr)}", where=f"{where}.lr", expected="numbers above 0, each once")
+    if not isinstance(transfer.densities, str):
+        _check_densities(transfer.densities, f"{where}.densities")
+
+
+def _check_role(experiment: Experiment, role: str, where: str) -> None:
+    """Data set and recipe of a source or target are in the file."""
+    try:
+        data, recipe = split_role(role)
+    except InputError as error:
+        raise error.at(where) from None
+    _check_known("data set", data, experiment.data, where)
+    _check_known("recipe", recipe, experiment.recipe, where)
+
+
+def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
+    """An arm is known, and the grid has the source and the other seed that it looks at."""
+    arms = experiment.arms()
+    _check_known("arm", name, arms, f"{where}.arms")
+    if arms[name].looks_at_source and not transfer.sources:
+        raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
+    if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
+        raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
+
+
+def _check_search_rescalings(experiment: Experiment, transfer: Grid) -> None:
+    """Every search of the grid can rescale the weights of its rounds, with the optimiser of each role."""
+    searches = {"search": experiment.search}
+    searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
+    for (place, search), role in product(searches.items(), (*transfer.sources, *transfer.targets)):
+        try:
+            check_rescaling(search.rescale, experiment.recipe[split_role(role)[1]].optimizer, search.method)
+        except InputError as error:
+            raise error.at(f"{place}.rescale, for {role}") from None
+
+
+def _check_rescaling(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
+    """A rescaling of the arms is known, and its factors are derived for the optimiser of each target."""
+    _check_known("rescaling", name, RESCALINGS, where)
+    for role in transfer.targets:
+        try:
+            check_optimizer(name, experiment.recipe[split_role(role)[1]].optimizer)
+        except InputError as error:
+            raise error.at(where) from None
+
+
+def _check_densities(densities: Collection[float], where: str) -> None:
+    if not densities:
+        raise InputError("an empty list", where=where, expected='at least one, or "all"')
+    for density in densities:
+        if not 0 < density <= 1:
+            raise InputError(f"density {density}", where=where, expected="above 0, at most 1 (a fraction, not %)")
+
+
+def _check_known(kind: str, word: str, known: Iterable[str], where: str) -> None:
+    words = list(known)
+    if word not in words:
+        raise unknown(kind, word, words, where=where)

@@ -1,0 +1,138 @@
+"""Results: the tidy table says what the cells say, in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from oneticket.errors import InputError
+from oneticket.lab.cells.store import Store
+from oneticket.lab.planning.plan import Plan
+from oneticket.lab.results.table import COLUMNS, as_csv, as_json, as_parquet, from_csv, remember, tidy
+from oneticket.report import summary
+
+
+@pytest.fixture(scope="module")
+def done(shared_lab: Any) -> tuple[Plan, Store]:
+    plan = shared_lab.plan(seeds=1, name="done")
+    store = shared_lab.store("done")
+    remember(plan, store)
+    assert shared_lab.run(plan, store).complete
+    return plan, store
+
+
+def test_a_row_for_every_network_with_the_figures_of_its_cell(done: tuple[Plan, Store]) -> None:
+    plan, store = done
+    table = tidy(store)
+    assert [row["cell"] for row in table] == [row.cell for row in plan.rows]
+    for row, known in zip(table, plan.rows, strict=True):
+        assert tuple(row) == COLUMNS
+        record = store.read(row["cell"])
+        for column in ("test_accuracy", "val_accuracy", "test_loss", "best_epoch", "steps_to_converge", "density"):
+            assert row[column] == record["outcome"][column]
+        for column in ("train_flops", "masked_flops", "seconds"):
+            assert row[column] == record["cost"][column]
+        for column in ("arm", "source", "target", "seed", "round", "density_asked", "search_trainings"):
+            assert row[column] == getattr(known, column)
+
+
+def test_csv_json_and_parquet_say_the_same(done: tuple[Plan, Store]) -> None:
+    table = tidy(done[1])
+    assert json.loads(as_json(table)) == table
+    assert pyarrow.parquet.read_table(io.BytesIO(as_parquet(table))).to_pylist() == table
+    read = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert len(read) == len(table)
+    for text, row in zip(read, table, strict=True):
+        assert text == {column: "" if row[column] is None else str(row[column]) for column in COLUMNS}
+        assert float(text["test_accuracy"]) == row["test_accuracy"], "written in full"
+
+
+def test_unfinished_cells_have_no_row(lab: Any, done: tuple[Plan, Store]) -> None:
+    plan, store = done
+    longer = lab.plan(seeds=2, name="longer")
+    remember(longer, store)
+    assert [row["seed"] for row in tidy(store, experiment="longer")] == [0] * len(plan.rows)
+    assert {row["experiment"] for row in tidy(store, experiment="longer")} == {"longer"}
+
+
+def test_an_empty_table_has_its_header_in_every_format(lab: Any) -> None:
+    store = lab.store()
+    assert tidy(store) == []
+    assert as_csv([]) == ",".join(COLUMNS) + "\n"
+    assert json.loads(as_json([])) == []
+    assert pyarrow.parquet.read_table(io.BytesIO(as_parquet([]))).column_names == list(COLUMNS)
+
+
+def test_an_unknown_experiment_is_refused_with_the_nearest(done: tuple[Plan, Store]) -> None:
+    with pytest.raises(InputError, match=r"unknown experiment 'dne'.*did you mean 'done'"):
+        tidy(done[1], experiment="dne")
+
+
+def test_a_damaged_cell_is_told(lab: Any) -> None:
+    plan, store = lab.plan(seeds=1), lab.store()
+    remember(plan, store)
+    lab.run(plan, store)
+    (store.folder(plan.rows[0].cell) / "cell.json").write_text('{"description": {}')
+    with pytest.raises(InputError, match="delete its folder and run again"):
+        tidy(store)
+
+
+def test_a_table_in_csv_comes_back_as_it_was(done: tuple[Plan, Store], tmp_path: Path) -> None:
+    table = tidy(done[1], experiment="done")
+    table[0] |= {"test_loss": None, "lr": 0.025}
+    (tmp_path / "table.csv").write_text(as_csv(table), "utf-8")
+    assert from_csv(tmp_path / "table.csv") == table
+    (tmp_path / "spreadsheet.csv").write_text(as_csv(table), "utf-8-sig")
+    assert from_csv(tmp_path / "spreadsheet.csv") == table
+    assert from_csv(tmp_path / "table.csv", experiment="done") == table
+    with pytest.raises(InputError, match="did you mean 'done'"):
+        from_csv(tmp_path / "table.csv", experiment="dne")
+
+
+def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_told_apart(
+    done: tuple[Plan, Store], tmp_path: Path
+) -> None:
+    (tmp_path / "few.csv").write_text(
+        "experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,0.5,\ne,t,r,dense,1.0,0,0.5,1.5\n"
+    )
+    rows = from_csv(tmp_path / "few.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert (rows[0]["rescale"], rows[0]["source"], rows[0]["seconds"]) == ("none", "", None)
+    with pytest.raises(InputError, match="line 2 and line 3"):
+        summary(rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a,b\n1,2\n", "has no column 'experiment'"),
+        (b"\xff\xfe\x00", "can't be read"),
+        (b"", "has no column"),
+        (
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,good,1.0\n",
+            "line 2, test_accuracy: 'good' is not a number; expected a number or an empty field",
+        ),
+        (
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0,nan,1.0\n",
+            "line 2, test_accuracy: 'nan' is not a number",
+        ),
+        (
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,,1.0,0,0.5,1.0\n",
+            "line 2, arm: nothing there",
+        ),
+        (
+            b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0.5,0.5,1.0\n",
+            "line 2, seed: '0.5' is not a whole number; expected a whole number or an empty field",
+        ),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "no.csv").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        from_csv(tmp_path / "no.csv")
