@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling
 from oneticket.bench.check import fallen, ratios, read_ratios, regressions, unmeasured, write_ratios
 from oneticket.bench.machine import Machine
+from oneticket.bench.measures.ceiling import Ceiling
 from oneticket.bench.outcome import Outcome, absent, result
 from oneticket.bench.pairing import ratio
 from oneticket.bench.rows import ROWS, STEPS

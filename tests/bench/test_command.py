@@ -10,9 +10,10 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from oneticket.bench import check, measure, models, rows, steps
-from oneticket.bench.ceiling import Ceiling
+from oneticket.bench import check, measure, rows
 from oneticket.bench.check import read_ratios
+from oneticket.bench.measures import models, steps
+from oneticket.bench.measures.ceiling import Ceiling
 from oneticket.bench.outcome import Outcome, read_outcome, result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, STEPS, Step

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling, Floor
 from oneticket.bench.machine import Machine, cores, this_machine, with_threads
+from oneticket.bench.measures.ceiling import Ceiling, Floor
 from oneticket.bench.outcome import Family, ModelStep, Outcome, absent, merged, read_outcome, result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, STEPS, chosen

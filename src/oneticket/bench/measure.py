@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import measure_ceiling
-from oneticket.bench.chain import measure_chain, measure_quick_start
-from oneticket.bench.families import families
-from oneticket.bench.gpu import LARGE, measure_gpu
-from oneticket.bench.laboratory import measure_laboratory
 from oneticket.bench.machine import cores, this_machine, with_threads
-from oneticket.bench.models import chosen_models, measure_models
+from oneticket.bench.measures.ceiling import measure_ceiling
+from oneticket.bench.measures.chain import measure_chain, measure_quick_start
+from oneticket.bench.measures.families import families
+from oneticket.bench.measures.gpu import LARGE, measure_gpu
+from oneticket.bench.measures.laboratory import measure_laboratory
+from oneticket.bench.measures.models import chosen_models, measure_models
+from oneticket.bench.measures.steps import measure_steps
 from oneticket.bench.outcome import Family, Outcome, Result, merged
 from oneticket.bench.rows import STEPS, Row, chosen
-from oneticket.bench.steps import measure_steps
 from oneticket.masks import Masks
 
 REPEATS = 5

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from oneticket.bench.ceiling import Ceiling, Floor
 from oneticket.bench.machine import Machine
+from oneticket.bench.measures.ceiling import Ceiling, Floor
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, Row
 from oneticket.errors import InputError, unknown

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oneticket.bench.ceiling import Ceiling, Floor
-from oneticket.bench.families import DATA, OPTIMISER
+from oneticket.bench.measures.ceiling import Ceiling, Floor
+from oneticket.bench.measures.families import DATA, OPTIMISER
 from oneticket.bench.outcome import ModelStep, Outcome, Result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from oneticket.bench.ours import our_batches, train_ours
 from oneticket.bench.outcome import Family
+from oneticket.bench.rivals.ours import our_batches, train_ours
 from oneticket.bench.workload import Workload
 from oneticket.data import BatchSource
 from oneticket.masks import Masks

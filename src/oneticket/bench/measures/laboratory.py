@@ -1,7 +1,7 @@
 """The laboratory itself, on synthetic plans and stores: planning, answering, the overhead of a cell, the memory.
 
-``python -m oneticket.bench.laboratory FILE`` plans an experiment and schedules it with an engine that computes nothing,
-and prints what that took: a process of its own, so that its memory is that of a scheduler and nothing else.
+``python -m oneticket.bench.measures.laboratory FILE`` plans an experiment, schedules it with an engine that computes
+nothing, and prints the time and memory that took. It runs in its own process, so that the memory is the scheduler's.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _schedule(rows: Sequence[Row], cells: int, repeats: int, say: Callable[[str]
             folder = Path(place)
             command(folder, "plan", large_experiment(folder, CELLS_A_SEED), "--cache", folder / "cache")
             file = large_experiment(folder, cells)
-            _, told = timed_process([sys.executable, "-m", "oneticket.bench.laboratory", str(file)], folder)
+            _, told = timed_process([sys.executable, "-m", "oneticket.bench.measures.laboratory", str(file)], folder)
         facts.append(json.loads(told))
         return facts[-1]["planning"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import asdict, replace
 
-from oneticket.bench.ceiling import Ceiling, floor
+from oneticket.bench.measures.ceiling import Ceiling, floor
+from oneticket.bench.measures.steps import time_ours, time_reference
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns, ratio
 from oneticket.bench.rows import Row
-from oneticket.bench.steps import time_ours, time_reference
 from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError

@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from oneticket.bench import plain, reference
-from oneticket.bench.ceiling import Ceiling, floor
-from oneticket.bench.ours import our_batches, train_ours
+from oneticket.bench.measures.ceiling import Ceiling, floor
 from oneticket.bench.outcome import Result, absent, result
 from oneticket.bench.pairing import in_turns, ratio
+from oneticket.bench.rivals import plain, reference
+from oneticket.bench.rivals.ours import our_batches, train_ours
 from oneticket.bench.rows import STEPS, Row
 from oneticket.bench.workload import LR, Workload
 from oneticket.errors import InputError

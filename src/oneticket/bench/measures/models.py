@@ -7,10 +7,10 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling, Floor, floor
-from oneticket.bench.families import families
+from oneticket.bench.measures.ceiling import Ceiling, Floor, floor
+from oneticket.bench.measures.families import families
+from oneticket.bench.measures.steps import time_ours
 from oneticket.bench.outcome import ModelStep
-from oneticket.bench.steps import time_ours
 from oneticket.bench.workload import Workload
 from oneticket.errors import unknown
 from oneticket.training.recipe import Precision

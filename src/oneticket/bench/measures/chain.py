@@ -12,9 +12,9 @@ from pathlib import Path
 
 from msgspec.structs import asdict, replace
 
-from oneticket.bench import reference
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns, ratio
+from oneticket.bench.rivals import reference
 from oneticket.bench.rows import Row
 from oneticket.bench.synthetic import command, search_experiment
 from oneticket.bench.workload import LR, Workload
