@@ -52,8 +52,8 @@ def compared(
 ) -> list[tuple[str, Table]] | str:
     """The table over the seeds, in one piece or with a column for each target; a title with each where needed."""
     from oneticket.errors import unknown
-    from oneticket.report import across_tables, summary_table
     from oneticket.report import summary as over_seeds
+    from oneticket.report import summary_table, wide_tables
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
@@ -65,7 +65,7 @@ def compared(
             raise unknown("arm", arm, there, where="--arm")
     width = _console().width if kind == "table" else None
     if wide:
-        found = across_tables(over_seeds(rows, against), arms=arms, width=width)
+        found = wide_tables(over_seeds(rows, against), arms=arms, width=width)
         found = found if len(found) > 1 else [("", table) for _, table in found]
     else:
         short = over_seeds(rows, against) if against else over_seeds(rows)
@@ -123,7 +123,7 @@ def show(table: Table) -> None:
     shown = Shown(box=None, header_style="bold", pad_edge=False)
     for title, numeric in zip(table.header, table.numeric, strict=True):
         shown.add_column(Text(harmless(title)), justify="right" if numeric else "left", no_wrap=True)
-    for cells in table.cells:
+    for cells in table.lines:
         shown.add_row(*(Text(harmless(cell)) for cell in cells))
     _console().print(shown)
 
