@@ -25,6 +25,7 @@ from oneticket.lab.starting import Start, start_of
 from oneticket.lab.store import Store
 from oneticket.lab.tensors import load_masks, load_state
 from oneticket.masks import Masks
+from oneticket.metrics.alignment import match_channels
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.pruning import Circumstances, Evidence, control, criterion, prune
@@ -32,7 +33,6 @@ from oneticket.pruning.correspondence import reindexed
 from oneticket.randomness import Streams
 from oneticket.search import find_ticket
 from oneticket.training import Recipe
-from oneticket.training.alignment import match_channels
 from oneticket.weights import RescalingContext, rescaling
 
 State = dict[str, Tensor]

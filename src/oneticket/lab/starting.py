@@ -17,12 +17,12 @@ from oneticket.masks import Masks
 from oneticket.methods import Situation, companion_of, method
 from oneticket.methods.interpolation import Interpolated
 from oneticket.methods.together import Together
+from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import Circumstances, Evidence, control, kept_count, prune
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
 from oneticket.search import State, masked_state, rescaled, round_start
 from oneticket.training import Companion
-from oneticket.training.alignment import match_channels
 from oneticket.weights import Origins, RescalingContext, draw, norm_names, norms, rate_factors, rescaling
 
 

@@ -273,7 +273,8 @@ def _arm_handle(arm: str) -> Line2D:
 
 
 def _source_handle(source: str, style: LineStyle) -> Line2D:
-    return Line2D([], [], label=f"from {source}", linestyle=style.dash, marker=style.marker, **_PLAIN)
+    look: dict[str, Any] = {"linestyle": style.dash, "marker": style.marker}
+    return Line2D([], [], label=f"from {source}", **look, **_PLAIN)
 
 
 def _rescale_handle(rescale: str) -> Line2D:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from oneticket.coupling import channel_groups, permuted
 from oneticket.errors import InputError
 from oneticket.masks import Masks
+from oneticket.metrics.alignment import match_channels
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.pruning import Evidence, prune
 from oneticket.pruning.correspondence import reindexed
-from oneticket.training.alignment import match_channels
 
 NETWORKS = [
     ("lenet-300-100", {}),
