@@ -193,12 +193,12 @@ def _check(outcome: Outcome, again: Again | None) -> int:
 
 
 def _print(outcome: Outcome) -> None:
-    from oneticket.bench.table import HEADER, MODELS_HEADER, ceiling_line, cells, heading, model_cells
+    from oneticket.bench.table import HEADER, MODELS_HEADER, ceiling_line, heading, lines, model_lines
 
     if outcome.results:
-        _print_table(HEADER, cells(outcome))
+        _print_table(HEADER, lines(outcome))
     if outcome.models:
-        _print_table(MODELS_HEADER, model_cells(outcome))
+        _print_table(MODELS_HEADER, model_lines(outcome))
     click.echo(f"\n{heading(outcome)}\n{ceiling_line(outcome.ceiling)}")
     for row, families in outcome.profiles.items():
         click.secho(f"\n{row}", bold=True)
