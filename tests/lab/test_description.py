@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from oneticket.data import DataRef
-from oneticket.data.steps import Classes, PerClass
+from oneticket.data.derivations import Classes, PerClass
 from oneticket.lab.description import ArmStart, Description, Initial, Naming, Network, Pretraining, Round, TicketRef
 from oneticket.search import Search
 from oneticket.training import Recipe
