@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """n values in short; ``deviation`` and ``interval`` are None for a single value."""
+    """A summary of n values; ``deviation`` and ``interval`` are None for a single value."""
 
     n: int
     mean: float
@@ -125,7 +125,7 @@ def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margi
     differences are equal the p values are their limits, 0 inside the margin and 1 outside.
     """
     if not 0 < margin < math.inf:
-        raise InputError(f"a margin of {margin}", where="equivalence", expected="a number above 0")
+        raise InputError(f"the margin is {margin}", where="equivalence", expected="a number above 0")
     differences = [first[seed] - second[seed] for seed in first if seed in second]
     if not differences:
         return None
@@ -158,7 +158,7 @@ def _two_sided_p(sample: Sample) -> float | None:
 
 
 def _one_sided_p(sample: Sample, distance: float) -> float | None:
-    """Of a mean that lies ``distance`` inside the bound it is tested against."""
+    """The p value of a mean that lies ``distance`` inside the bound it is tested against."""
     if sample.deviation is None:
         return None
     if sample.deviation == 0:
@@ -169,7 +169,7 @@ def _one_sided_p(sample: Sample, distance: float) -> float | None:
 def _finite(values: Iterable[float]) -> list[float]:
     numbers = [float(x) for x in values]
     if not numbers:
-        raise InputError("no values", where="statistics", expected="at least one number")
+        raise InputError("there are no values", where="statistics", expected="at least one number")
     if not all(map(math.isfinite, numbers)):
         raise InputError("a value is not finite", where="statistics", expected="finite numbers")
     return numbers
