@@ -128,7 +128,7 @@ def test_channel_c_is_the_former_channel_p_of_c() -> None:
 @pytest.mark.parametrize("wrong", [[0, 1], [0, 1, 1], [0, 1, 3]])
 def test_what_is_no_permutation_is_refused(wrong: list[int]) -> None:
     network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-    with pytest.raises(InputError, match="no permutation"):
+    with pytest.raises(InputError, match="not a permutation"):
         permuted(network.state_dict(), channel_groups(network, torch.zeros(1, 2)), [torch.tensor(wrong)])
 
 

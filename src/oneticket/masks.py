@@ -128,9 +128,19 @@ class Masks(Mapping[str, Tensor]):
 
     # -- permutation ---------------------------------------------------------------------------------------------
     def permuted(self, generator: torch.Generator, *, within: str) -> Masks:
-        """The kept positions shuffled uniformly.
+        """Masks with the kept positions shuffled uniformly.
 
-        ``within="layer"`` keeps every layer's count ρ_l; ``within="network"`` keeps only the overall count.
+        Parameters
+        ----------
+        generator : torch.Generator
+            A CPU generator; it is advanced.
+        within : {"layer", "network"}
+            "layer" keeps every layer's density ρ_l, "network" only the overall one.
+
+        Raises
+        ------
+        InputError
+            For another word.
         """
         if within == "layer":
             return Masks({name: _shuffled(t.flatten(), generator).view(t.shape) for name, t in self.items()})

@@ -77,7 +77,8 @@ def test_the_version_is_told(call: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code"), [(["run", "--help"], 0), (["run", "nowhere.toml"], 2), (["plan", "nowhere.toml"], 2)]
+    ("words", "code"),
+    [(["--help"], 0), (["run", "--help"], 0), (["run", "nowhere.toml"], 2), (["plan", "nowhere.toml"], 2)],
 )
 def test_help_and_a_wrong_name_need_no_torch(words: list[str], code: int) -> None:
     look = (
