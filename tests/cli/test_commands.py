@@ -368,6 +368,8 @@ def test_list_shows_everything_that_can_be_named(call: Any) -> None:
     assert {entry["name"] for entry in kinds["arm"]} >= {"dense", "winning", "own", "random", "preserved", "erk"}
     assert {entry["name"] for entry in kinds["engine"]} >= {"local"}
     assert all(entry["summary"] for entries in kinds.values() for entry in entries)
+    for key, kind in {"mask": "control", "weights": "draw", "rescale": "rescaling"}.items():
+        assert facts(call("list", key, "--json")) == {kind: kinds[kind]}  # the key of an experiment file
     told = call("list", "criterion")
     assert "magnitude" in told.out
     assert "winning" not in told.out

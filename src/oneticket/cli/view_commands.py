@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from oneticket.lab.arms import Arm
 
 
+_KEYS = {"mask": "control", "weights": "draw", "rescale": "rescaling"}
+"""Keys of an arm in an experiment file → the kind of what they name."""
+
+
 @click.command("list")
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -21,6 +25,7 @@ def list_everything(kind: str | None, as_json: bool) -> None:
     from oneticket.errors import unknown
 
     kinds = _kinds()
+    kind = _KEYS.get(kind, kind) if kind is not None else None
     if kind is not None and kind not in kinds:
         raise unknown("kind", kind, kinds)
     shown = {k: v for k, v in kinds.items() if kind in (None, k)}
