@@ -18,12 +18,14 @@ author = "the oneticket authors"
 copyright = "the oneticket authors, Apache-2.0"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"oneticket {__version__}"
@@ -52,25 +54,12 @@ class CommandHelp(SphinxDirective):
 
 
 def readable(_app: Sphinx, _kind: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
-    """The house's docstrings as reStructuredText: ``name : text`` under Parameters, and ``|W|`` for a magnitude."""
-    written: list[str] = []
-    parameters = False
-    for line in lines:
-        if set(line) == {"-"} and written[-1] == "Parameters":
-            written[-1], parameters = "", True
-        elif not line.strip():
-            written.append("")
-            parameters = False
-        elif parameters:
-            name, _, text = line.partition(" : ")
-            written.append(f"  {_bars_kept(line.strip())}" if line[0] == " " else f"* ``{name}``: {_bars_kept(text)}")
-        else:
-            written.append(line if line.startswith((">>>", "...")) else _bars_kept(line))
-    lines[:] = written
+    """Let ``|W|`` in a docstring stand for a magnitude, which reStructuredText reads as a substitution."""
+    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else _bars_kept(line) for line in lines]
 
 
 def _bars_kept(line: str) -> str:
-    """Bars outside literals escaped, or they would begin a substitution."""
+    """``line`` with bars outside literals escaped."""
     return "``".join(part if i % 2 else part.replace("|", r"\|") for i, part in enumerate(line.split("``")))
 
 

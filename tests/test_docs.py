@@ -250,7 +250,7 @@ def test_the_table_of_the_demo_has_the_rows_that_it_prints(tmp_path: Path) -> No
     assert tuple(shown[0]) == expected.header
     planned = [expected.header.index(name) for name in ("source", "weights %", "arm", "n")]
     assert [[line[i] for i in planned] for line in shown[1:]] == [
-        [cells[i] for i in planned] for cells in expected.cells
+        [cells[i] for i in planned] for cells in expected.lines
     ]
 
 

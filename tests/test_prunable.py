@@ -130,9 +130,10 @@ def test_a_head_that_is_none_is_refused() -> None:
     ("layer", "inputs"),
     [(nn.Linear(7, 3), 7), (nn.Conv2d(4, 8, 3), 36), (nn.Conv2d(4, 8, 3, groups=2), 18), (nn.Conv1d(2, 5, 4), 8)],
 )
-def test_a_weight_by_unit_has_the_inputs_of_one_unit(layer: nn.Module, inputs: int) -> None:
-    _, middle, _, rest = by_unit(layer.weight).shape
-    assert middle * rest == inputs == torch.nn.init._calculate_fan_in_and_fan_out(layer.weight)[0]
+def test_as_many_weights_enter_a_unit_as_torch_counts(layer: nn.Module, inputs: int) -> None:
+    _, rows, units, rest = by_unit(layer.weight).shape
+    assert units == len(layer.weight)
+    assert rows * rest == inputs == torch.nn.init._calculate_fan_in_and_fan_out(layer.weight)[0]
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -187,7 +187,7 @@ def test_equal_differences_are_inside_the_margin_or_not(shift: float, p_below: f
 
 @pytest.mark.parametrize("margin", [0.0, -0.1, math.nan, math.inf])
 def test_a_margin_must_be_above_zero(margin: float) -> None:
-    with pytest.raises(InputError, match="equivalence: a margin of"):
+    with pytest.raises(InputError, match="equivalence: the margin is"):
         equivalence({0: 1.0}, {0: 1.0}, margin)
 
 

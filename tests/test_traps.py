@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import oneticket as ot
 from oneticket.data import ImageSet, Normalisation, TensorBatches
-from oneticket.data.steps import Selection, ShuffledLabels, View
+from oneticket.data.derivations import Selection, ShuffledLabels, View
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import ArmStart
 from oneticket.lab.cells.run import Workplace, run_cell

@@ -30,9 +30,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when first asked for: importing torch takes a second, and `oneticket --help` needs none of it.
+    # Loaded at first use: importing torch takes a second, and `oneticket --help` does not need it.
     if name not in _HOMES:
         raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

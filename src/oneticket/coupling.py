@@ -1,4 +1,4 @@
-"""Coupled channels: which dimensions of which tensors speak of the same channels of a network."""
+"""Coupled channels: which dimensions of which tensors belong to the same channels of a network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from oneticket.randomness import seeded
 
 
 class Member(NamedTuple):
-    """One dimension of one parameter or buffer, as far as it belongs to a group.
+    """The part of one dimension of a parameter or buffer that belongs to a group.
 
-    ``entries`` is int64, (channels, k): channel c has the indices ``entries[c]`` of dimension ``dim``. k is 1 but where
-    maps are flattened into a linear layer, which then has a column for each pixel. ``reads`` tells the inputs of a
-    later layer from what makes the channel: rows of weights, biases, normalisation and its statistics.
+    ``entries`` is int64, (channels, k): channel c has the indices ``entries[c]`` of dimension ``dim``. k is 1 except
+    where maps are flattened into a linear layer, which then has a column for each pixel. ``reads`` is True for inputs
+    of a later layer, False for what makes the channel: rows of weights, biases, normalisation and its statistics.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can change places: permuted in every member alike, the network computes what it did.
+    """Channels that can change places: if every member is permuted alike, the network computes the same function.
 
-    ``removable``: what the other channels compute does not depend on how many there are (it does with a GroupNorm over
-    all channels, with dropout, and where the number is written in the network's code). ``silent``: a channel into which
-    no weight leads is exactly zero and stays so; there is no bias and no normalisation on its way.
+    ``removable``: the other channels do not depend on the number of channels (they do with a GroupNorm over all
+    channels, with dropout, and where the number is written in the network's code). ``silent``: a channel without
+    incoming weights is exactly zero and stays so, since it has no bias and no normalisation.
     """
 
     channels: int
@@ -49,12 +49,21 @@ class ChannelGroup:
 def channel_groups(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
     """The channels of ``model`` that are free to change places, in groups.
 
-    A residual addition makes one group of what it adds. Inputs and outputs of the network belong to none, nor does
-    what passes an operation that is not known, as a GroupNorm of several groups: a network with unknown parts has
-    fewer groups, never wrong ones. One that cannot be copied or followed at all has none.
+    A residual addition joins the channels that it adds into one group. Inputs and outputs of the network are in no
+    group, nor are channels that pass an unknown operation, such as a GroupNorm of several groups: a network with
+    unknown parts has fewer groups, never wrong ones.
 
-    A copy of the model computes in evaluation and in training mode, two samples each time. ``example`` is a batch of
-    inputs; its first sample is used.
+    Parameters
+    ----------
+    model : nn.Module
+        The network; a copy of it computes in evaluation and in training mode, two samples each time.
+    example : Tensor
+        A batch of inputs; its first sample is used.
+
+    Returns
+    -------
+    tuple of ChannelGroup
+        Empty for a model that cannot be copied or followed.
     """
     try:
         copied = copy.deepcopy(model).cpu()
@@ -74,13 +83,14 @@ def orders(
 ) -> dict[str, list[tuple[int, Tensor]]]:
     """Tensor name → pairs of a dimension and a permutation p of its indices: entry i is taken from entry p[i].
 
-    ``permutations`` holds one for each group: its channel c is to be the former channel p[c]. Only the tensors in
-    ``shapes`` are spoken of. Raises InputError for a permutation that is none.
+    ``permutations`` holds one for each group: channel c becomes the former channel p[c]. Only tensors in ``shapes`` are
+    in the result. Raises InputError for an order that is not a permutation.
     """
     found: dict[tuple[str, int], Tensor] = {}
     for group, permutation in zip(groups, permutations, strict=True):
         if sorted(permutation.tolist()) != list(range(group.channels)):
-            raise InputError("no permutation of the channels", expected=f"each number from 0 to {group.channels - 1}")
+            expected = f"each number from 0 to {group.channels - 1}"
+            raise InputError("this is not a permutation of the channels", expected=expected)
         for member in group.members:
             if member.name in shapes:
                 as_it_is = torch.arange(shapes[member.name][member.dim])
@@ -95,9 +105,9 @@ def orders(
 def permuted(
     state: Mapping[str, Tensor], groups: Sequence[ChannelGroup], permutations: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """``state`` with the channels of each group in another order: other places, the same function.
+    """``state`` with the channels of each group in another order; the function stays the same.
 
-    Serves whole states and masks alike; what ``state`` lacks is passed over. ``permutations`` as in :func:`orders`.
+    For whole states as well as masks; tensors that ``state`` lacks are skipped. ``permutations`` as in :func:`orders`.
     """
     result = dict(state)
     for name, by_dim in orders(groups, permutations, {name: t.shape for name, t in state.items()}).items():
@@ -139,8 +149,8 @@ def _members(
 
 
 def _channels(flow: Flow) -> Places:
-    """The number of the channel that each place is of."""
-    from scipy.sparse import coo_array  # here, since whoever plans or schedules would pay for it with 40 MB and 0.2 s
+    """The number of the channel that each place belongs to."""
+    from scipy.sparse import coo_array  # here: planning and scheduling do not need its 40 MB and 0.2 s
     from scipy.sparse.csgraph import connected_components
 
     none = np.empty(0, np.int64)

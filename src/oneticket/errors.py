@@ -1,4 +1,4 @@
-"""Errors that tell a user what was wrong, where, what was expected, and the nearest valid word."""
+"""Errors that name the fault, its place, what was expected, and the nearest valid word."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class OneticketError(Exception):
-    """Everything this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class InputError(OneticketError, ValueError):
-    """Something the user gave cannot be used; nothing has been started.
+    """An input that cannot be used; nothing has been started.
 
-    ``what`` names the fault, ``where`` the place (file and key, or argument), ``expected`` what would have been
-    accepted and ``nearest`` the closest valid word.
+    ``what`` names the fault, ``where`` the place (file and key, or argument), ``expected`` what is accepted and
+    ``nearest`` the closest valid word.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class InputError(OneticketError, ValueError):
         return text
 
     def at(self, where: str) -> InputError:
-        """The same fault, with its place put in front of the place already known."""
+        """The same fault with ``where`` in front of its place."""
         place = f"{where}: {self.where}" if self.where else where
         return type(self)(self.what, where=place, expected=self.expected, nearest=self.nearest)
 
@@ -52,7 +52,7 @@ class TicketError(InputError):
 
 
 class ForeignFile(TicketError):
-    """The file is no ticket at all."""
+    """The file is not a ticket."""
 
 
 class DamagedTicket(TicketError):
@@ -66,7 +66,7 @@ class TooNewTicket(TicketError):
 class NonFiniteLoss(OneticketError):
     """Training diverged: the loss is no longer a finite number.
 
-    ``steps`` and ``samples`` count what was trained until that was seen, ``history`` holds the epochs before.
+    ``steps`` and ``samples`` count the training until that was noticed, ``history`` holds the epochs before.
     """
 
     def __init__(self, text: str, steps: int = 0, samples: int = 0, history: Sequence[Any] = ()) -> None:
@@ -75,14 +75,14 @@ class NonFiniteLoss(OneticketError):
 
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
-    """The valid word closest to ``word``, or None when none is close."""
+    """The valid word closest to ``word``, or None if no word is close."""
     by_lower = {v.lower(): v for v in valid}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
 
 
 def unknown(kind: str, word: str, valid: Iterable[str], where: str | None = None) -> InputError:
-    """The error for a word that is none of the valid ones, naming the nearest."""
+    """The error for a word that is not one of the valid ones; it names the nearest."""
     words = list(valid)
     return InputError(
         f"unknown {kind} '{word}'", where=where, expected="one of " + ", ".join(words), nearest=nearest(word, words)

@@ -2,7 +2,7 @@
 
 A *place* is one index of one dimension of one parameter or buffer. Every tensor that flows carries a label: the places
 that its entries along dimension 1 come from. Ties say which places are one channel. An operation without a rule here
-ties nothing, and the channels that it sees are held where they are: what is unknown frees nothing.
+ties nothing, and the channels that it sees keep their places.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch.utils._pytree import tree_leaves
 
 Places = NDArray[np.int64]
 Key = tuple[int, int]
-"""The ``id`` of a parameter or buffer and a dimension of it; a negative number stands for channels that pad."""
+"""The ``id`` of a parameter or buffer and a dimension of it; a negative number stands for padding channels."""
 
 
 class Flow(TorchFunctionMode):
-    """What is learnt of the channels of ``model`` by running it: ``places`` of each tensor's dimensions, and of these
+    """The channels of ``model`` as seen by running it: the ``places`` of each tensor's dimensions, and of these
 
     * ``ties``: pairs of equally many places; each pair is the same channel;
     * ``held``: may not change places;
-    * ``counted``: their number matters to what the network computes;
-    * ``loud``: the channel may be other than zero although no weight leads into it;
+    * ``counted``: their number changes what the network computes;
+    * ``loud``: the channel may differ from zero although no weight leads into it;
     * ``reading`` keys: the dimension is the input of a layer.
 
-    ``blind`` is True when something was computed unseen (a compiled part, say): then nothing of this may be relied on.
+    ``blind`` is True if something was computed unseen (such as a compiled part): then none of this can be relied on.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +56,7 @@ class Flow(TorchFunctionMode):
         self._seen: dict[int, tuple[Tensor, Places | None]] = {}  # holds the tensors, or an id might come again
 
     def run(self, inputs: Tensor) -> None:
-        """Compute once more, with the model in whatever mode it is."""
+        """Run the model once more, in its current mode."""
         self._seen = {id(inputs): (inputs, None)}
         with self:
             output = self.model(inputs)
@@ -94,11 +94,11 @@ class Flow(TorchFunctionMode):
             self.held.append(label)
 
     def label(self, tensor: Any) -> Places | None:
-        """Where the entries of ``tensor`` along dimension 1 come from; None where that is not known."""
+        """Where the entries of ``tensor`` along dimension 1 come from; None if that is unknown."""
         return self._seen.get(id(tensor), (None, None))[1]
 
     def named(self, *tensors: Tensor | None) -> bool:
-        """Whether all that are there are parameters or buffers of the model."""
+        """Whether all tensors, apart from None, are parameters or buffers of the model."""
         return all(tensor is None or id(tensor) in self.names for tensor in tensors)
 
     def of(self, tensor: Tensor, dim: int) -> Places:
@@ -106,7 +106,7 @@ class Flow(TorchFunctionMode):
         return self._at((id(tensor), dim), tensor.shape[dim])
 
     def padding(self, channels: int) -> Places:
-        """Places of their own for channels that are zero."""
+        """New places for channels that are zero."""
         return self._at((next(self._paddings), 0), channels)
 
     def _at(self, key: Key, size: int) -> Places:
@@ -116,7 +116,7 @@ class Flow(TorchFunctionMode):
         return self.places[key]
 
 
-# -- rules: the label of the result, or None where the operation is not of the form that is known ---------------------
+# -- rules: the label of the result, or None for a form of the operation that is not known -----------------------------
 _Rule = Callable[..., Places | None]
 
 
@@ -245,7 +245,7 @@ def _padded(
     flow: Flow, _: Tensor, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
 ) -> Places | None:
     label, dims = flow.label(input), len(pad) // 2
-    channels = dims == input.dim() - 1  # the channel dimension is the last that the list speaks of
+    channels = dims == input.dim() - 1  # the list ends with the channel dimension
     if label is None or min(pad) < 0 or dims >= input.dim() or (channels and mode != "constant"):
         return None
     if channels:
@@ -291,4 +291,4 @@ _DESCRIPTIONS = {
     *(getattr(Tensor, name) for name in ("size", "dim", "numel", "stride", "is_contiguous", "__len__")),
     *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "is_cuda")),
 }
-"""What only tells of a tensor's form, not of its values."""
+"""Operations that depend on a tensor's form, not on its values."""

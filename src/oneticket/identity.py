@@ -13,7 +13,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal text.
 
-    Numbers keep their type: 160 and 160.0 differ, so coerce values through their typed structs before.
+    Numbers keep their type: 160 and 160.0 differ, so convert values to their typed structs first.
     """
     return _ENCODER.encode(value)
 

@@ -92,7 +92,7 @@ class Masks(Mapping[str, Tensor]):
         return {row.name: row.density for row in self.table()}
 
     def collapsed(self) -> list[str]:
-        """Names of the tensors of which no weight is left (layer collapse)."""
+        """Names of the tensors without a kept weight (layer collapse)."""
         return [row.name for row in self.table() if row.total and not row.kept]
 
     # -- algebra -------------------------------------------------------------------------------------------------
@@ -128,9 +128,19 @@ class Masks(Mapping[str, Tensor]):
 
     # -- permutation ---------------------------------------------------------------------------------------------
     def permuted(self, generator: torch.Generator, *, within: str) -> Masks:
-        """The kept positions shuffled uniformly.
+        """Masks with the kept positions shuffled uniformly.
 
-        ``within="layer"`` keeps every layer's count ρ_l; ``within="network"`` keeps only the overall count.
+        Parameters
+        ----------
+        generator : torch.Generator
+            A CPU generator; it is advanced.
+        within : {"layer", "network"}
+            "layer" keeps every layer's density ρ_l, "network" only the overall one.
+
+        Raises
+        ------
+        InputError
+            For another word.
         """
         if within == "layer":
             return Masks({name: _shuffled(t.flatten(), generator).view(t.shape) for name, t in self.items()})
@@ -144,7 +154,7 @@ class Masks(Mapping[str, Tensor]):
 
     # -- packing -------------------------------------------------------------------------------------------------
     def packed(self) -> dict[str, Tensor]:
-        """Eight entries a byte, row-major, first entry in the highest bit (numpy.packbits): uint8 vectors."""
+        """Eight entries to a byte, row-major, the first in the highest bit (numpy.packbits): uint8 vectors."""
         return {n: torch.from_numpy(np.packbits(t.contiguous().view(-1).cpu().numpy())) for n, t in self.items()}
 
     @classmethod

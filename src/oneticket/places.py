@@ -1,4 +1,4 @@
-"""Where what can be made again is kept for a user: decoded data, and what is known of this machine's kernels."""
+"""The user's cache, which can always be made again: decoded data, and verdicts on this machine's kernels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which tensors of a network may be pruned, and which layer is its head.
 
-By default prunable are the weights of convolutions and linear layers (and of recurrent cells and attention
-projections), without the classifier head. Normalisation parameters and biases are never pruned, never permuted, never
+By default the prunable weights are those of convolutions and linear layers (and of recurrent cells and attention
+projections) except the classifier head. Normalisation parameters and biases are never pruned, never permuted, never
 counted.
 """
 
@@ -23,10 +23,19 @@ class Prunable:
 
     Parameters
     ----------
-    model : the network; it is referred to, not copied.
-    head : name of the classifier layer; found by :func:`find_head` when None.
-    prune_head : whether the head's weight is prunable too.
-    only : names of the parameters that may be pruned, instead of the default set; in any order.
+    model : nn.Module
+        The network; it is referred to, not copied.
+    head : str, optional
+        Name of the classifier layer; by default found by :func:`find_head`.
+    prune_head : bool, default False
+        Whether the head's weight is prunable too.
+    only : Sequence[str], optional
+        Names of the parameters that may be pruned, in any order, instead of the default set.
+
+    Raises
+    ------
+    InputError
+        For an unknown head or parameter, and for a network without a prunable weight.
     """
 
     def __init__(
@@ -68,7 +77,7 @@ class Prunable:
 
     @property
     def head_weight(self) -> str | None:
-        """Name of the head's weight where it is prunable, None where it is not."""
+        """Name of the head's weight if it is prunable, else None."""
         weight = self.model.get_submodule(self.head).weight
         return next((name for name, own in self.weights() if own is weight), None)
 
@@ -79,10 +88,10 @@ class Prunable:
 
 
 def by_unit(weight: Tensor, transposed: int | None = None) -> Tensor:
-    """``weight`` as groups × inputs × output units × the rest of its dimensions: what enters a unit is [g, :, u, :].
+    """``weight`` as groups × inputs × output units × the rest: the weights that enter a unit are [g, :, u, :].
 
-    Output units lie along the first dimension, except in a transposed convolution, of ``transposed`` groups: there they
-    lie along the second, of each group anew.
+    Output units lie along the first dimension; in a transposed convolution, of ``transposed`` groups, they lie along
+    the second, anew for each group.
 
     >>> by_unit(torch.empty(8, 4, 3, 3)).shape, by_unit(torch.empty(8, 4, 3, 3), transposed=2).shape
     (torch.Size([1, 1, 8, 36]), torch.Size([2, 4, 4, 9]))
@@ -118,18 +127,27 @@ def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
 
 
 def find_head(model: nn.Module, classes: int | None = None) -> str:
-    """Name of the classifier: the last linear layer (the last one with ``classes`` outputs, where that is known).
+    """Name of the classifier: the last linear layer.
 
-    Raises InputError, which says how to name the head, when there is none.
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    classes : int, optional
+        The number of outputs that the classifier must have. With it a convolution is found too, if no linear layer has
+        so many outputs.
+
+    Raises
+    ------
+    InputError
+        When there is no such layer; the message says how to name the head.
     """
-    linear: list[tuple[str, nn.Linear]] = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    fitting = [name for name, m in linear if classes is None or m.out_features == classes]
+    linear: list[tuple[str, nn.Linear]] = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    fitting: list[str] = [name for name, m in linear if classes is None or m.out_features == classes]
+    if classes is not None and not fitting:
+        fitting = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
     if fitting:
         return fitting[-1]
-    if classes is not None:
-        fitting = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
-        if fitting:
-            return fitting[-1]
     with_outputs = f" with {classes} outputs" if classes is not None else ""
     choices = ", ".join(f"'{n}' ({m.out_features} outputs)" for n, m in linear) or "no linear layer at all"
     raise InputError(

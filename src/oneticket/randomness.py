@@ -29,7 +29,7 @@ class Streams:
     replicate: int
 
     def seed(self, stream: str, *keys: int | str) -> int:
-        """A 63-bit seed for ``stream``, told apart further by ``keys`` (an epoch, a purpose)."""
+        """A 63-bit seed for ``stream``; ``keys`` (an epoch, a purpose) distinguish further seeds of it."""
         if stream not in STREAMS:
             raise ValueError(f"unknown random stream '{stream}'; expected one of {', '.join(STREAMS)}")
         text = "/".join(["oneticket", str(self.replicate), stream, *map(str, keys)])
@@ -42,15 +42,15 @@ class Streams:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global generators set to ``seed`` inside, and put back as they were afterwards.
+    """Set torch's global generators to ``seed`` inside, and restore their state afterwards.
 
-    Modules draw their weights from the global generator when they are built; this is how a draw gets a seed of its own
-    without disturbing the caller's random state.
+    Modules draw their weights from the global generator when they are built; so a draw can have its own seed without
+    disturbing the caller's random state.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         if torch.cuda.is_available():
             torch.manual_seed(seed)
-        else:  # which would note, for each accelerator that is not there, from where it has been called
+        else:  # which would record a stack trace for each missing accelerator
             torch.default_generator.manual_seed(seed)
         yield

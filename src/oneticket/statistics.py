@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """n values in short; ``deviation`` and ``interval`` are None for a single value."""
+    """A summary of n values; ``deviation`` and ``interval`` are None for a single value."""
 
     n: int
     mean: float
@@ -83,10 +83,21 @@ def deviation(values: Iterable[float]) -> float | None:
 
 
 def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Student's interval of the mean, ``mean ± t(1 − α/2; n − 1) · s / √n``; None for one value.
+    """Student's interval of the mean, ``mean ± t(1 − α/2; n − 1) · s / √n`` (Student 1908).
 
-    Source: Student 1908. Exact for independent normal values; six seeds are enough for its coverage, not for a
-    percentile bootstrap's.
+    Exact for independent normal values; six seeds are enough for its coverage, not for that of a percentile bootstrap.
+
+    Parameters
+    ----------
+    values : Iterable[float]
+        At least one finite number.
+    confidence : float, default 0.95
+        1 − α.
+
+    Returns
+    -------
+    Interval or None
+        None for one value.
     """
     numbers = _finite(values)
     spread = deviation(numbers)
@@ -98,7 +109,13 @@ def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Inter
 
 
 def describe(values: Iterable[float], confidence: float = CONFIDENCE) -> Sample:
-    """Number, mean, standard deviation and t interval of ``values``; InputError when empty or not finite."""
+    """Number, mean, standard deviation and t interval of ``values``.
+
+    Raises
+    ------
+    InputError
+        For no values, and for a value that is not finite.
+    """
     numbers = _finite(values)
     return Sample(len(numbers), mean(numbers), deviation(numbers), t_interval(numbers, confidence))
 
@@ -106,10 +123,22 @@ def describe(values: Iterable[float], confidence: float = CONFIDENCE) -> Sample:
 def paired_difference(
     first: Mapping[Seed, float], second: Mapping[Seed, float], confidence: float = CONFIDENCE
 ) -> Difference | None:
-    """``first − second`` over the seeds both have, with its t interval and two-sided p value; None without such a seed.
+    """``first − second`` over the seeds that both have, with its t interval and two-sided p value.
 
     The paired t test (Student 1908): ``d_i = first_i − second_i``, ``t = mean(d) √n / s(d)``, n − 1 degrees of freedom.
-    When all differences are equal, s(d) = 0: the interval is that point and p its limit, 1 at zero and 0 elsewhere.
+    If all differences are equal, s(d) = 0: the interval is that point and p its limit, 1 at zero and 0 elsewhere.
+
+    Parameters
+    ----------
+    first, second : Mapping[Seed, float]
+        Values by seed.
+    confidence : float, default 0.95
+        Of the interval.
+
+    Returns
+    -------
+    Difference or None
+        None without a common seed.
     """
     differences = [first[seed] - second[seed] for seed in first if seed in second]
     if not differences:
@@ -119,13 +148,30 @@ def paired_difference(
 
 
 def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margin: float) -> Equivalence | None:
-    """Two one-sided paired t tests of ``|first − second| < margin`` over the seeds both have; None without such a seed.
+    """Two one-sided paired t tests of ``|first − second| < margin`` over the seeds that both have.
 
-    TOST (Schuirmann 1987): at level α it holds iff the 1 − 2α interval of the difference lies inside ±margin. When all
-    differences are equal the p values are their limits, 0 inside the margin and 1 outside.
+    TOST (Schuirmann 1987): at level α it holds iff the 1 − 2α interval of the difference lies inside ±margin. If all
+    differences are equal, the p values are their limits, 0 inside the margin and 1 outside.
+
+    Parameters
+    ----------
+    first, second : Mapping[Seed, float]
+        Values by seed.
+    margin : float
+        Above 0, in the unit of the values.
+
+    Returns
+    -------
+    Equivalence or None
+        None without a common seed.
+
+    Raises
+    ------
+    InputError
+        For a margin that is not above 0.
     """
     if not 0 < margin < math.inf:
-        raise InputError(f"a margin of {margin}", where="equivalence", expected="a number above 0")
+        raise InputError(f"the margin is {margin}", where="equivalence", expected="a number above 0")
     differences = [first[seed] - second[seed] for seed in first if seed in second]
     if not differences:
         return None
@@ -135,9 +181,24 @@ def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margi
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (1979), in the order given: compared with α they keep the family's error below α.
+    """Holm's adjusted p values (1979): compared with α, they keep the family's error below α.
 
-    The i-th smallest of m is multiplied by m − i + 1 and is at least the one before it, at most 1.
+    The i-th smallest of m values is multiplied by m − i + 1, is at least the one before it and at most 1.
+
+    Parameters
+    ----------
+    p_values : Sequence[float]
+        From 0 to 1.
+
+    Returns
+    -------
+    list of float
+        In the order of ``p_values``.
+
+    Raises
+    ------
+    InputError
+        For a value outside 0 to 1.
     """
     if not all(0 <= p <= 1 for p in p_values):
         raise InputError("a p value is outside 0 to 1", where="holm")
@@ -158,7 +219,7 @@ def _two_sided_p(sample: Sample) -> float | None:
 
 
 def _one_sided_p(sample: Sample, distance: float) -> float | None:
-    """Of a mean that lies ``distance`` inside the bound it is tested against."""
+    """The p value of a mean that lies ``distance`` inside the bound it is tested against."""
     if sample.deviation is None:
         return None
     if sample.deviation == 0:
@@ -169,7 +230,7 @@ def _one_sided_p(sample: Sample, distance: float) -> float | None:
 def _finite(values: Iterable[float]) -> list[float]:
     numbers = [float(x) for x in values]
     if not numbers:
-        raise InputError("no values", where="statistics", expected="at least one number")
+        raise InputError("there are no values", where="statistics", expected="at least one number")
     if not all(map(math.isfinite, numbers)):
         raise InputError("a value is not finite", where="statistics", expected="finite numbers")
     return numbers

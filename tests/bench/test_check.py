@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling
 from oneticket.bench.check import fallen, ratios, read_ratios, regressions, unmeasured, write_ratios
 from oneticket.bench.machine import Machine
+from oneticket.bench.measures.ceiling import Ceiling
 from oneticket.bench.outcome import Outcome, absent, result
 from oneticket.bench.pairing import ratio
 from oneticket.bench.rows import ROWS, STEPS
@@ -133,9 +133,9 @@ def test_where_there_is_no_bf16_those_rows_are_left_out_and_named() -> None:
 
 @pytest.mark.parametrize("changes", [{"short": False}, {"device": "cuda"}, {"threads": 2}])
 def test_runs_of_another_kind_are_not_compared(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--check: a run of another kind"):
+    with pytest.raises(InputError, match="--check: this run is of another kind"):
         regressions(outcome(**changes), EXPECTED)
-    with pytest.raises(InputError, match="--ratios: a run of another kind"):
+    with pytest.raises(InputError, match="--ratios: this run is of another kind"):
         write_ratios(tmp_path / "r.json", outcome(**changes))
 
 

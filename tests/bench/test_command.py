@@ -10,9 +10,10 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from oneticket.bench import check, measure, models, rows, steps
-from oneticket.bench.ceiling import Ceiling
+from oneticket.bench import check, measure, rows
 from oneticket.bench.check import read_ratios
+from oneticket.bench.measures import models, steps
+from oneticket.bench.measures.ceiling import Ceiling
 from oneticket.bench.outcome import Outcome, read_outcome, result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, STEPS, Step
@@ -94,13 +95,13 @@ def test_where_there_is_no_bf16_that_is_said(call: Call, monkeypatch: pytest.Mon
         (["--only", "gpu-vgg19"], "not measured on cpu"),
         (["--check"], "--check needs --short"),
         (["--ratios", "r.json"], "--ratios needs --short"),
-        (["--check", "--short", "--threads", "2"], "--check goes with one thread"),
+        (["--check", "--short", "--threads", "2"], "--check needs one thread"),
         (["--profile-models", "--threads", "1", "--short", "--repeats", "2"], "does not go with --repeats, --short"),
         (["--profile-models", "--only", "lenet"], "unknown model 'lenet'"),
         (["--device", "cuda"], "torch sees no CUDA device"),
         (["--from", "none.json"], "cannot be read"),
         (["--from", "none.json", "--from", "none.json"], "cannot be read"),
-        (["--out", "nowhere/run.json"], "can't be written"),
+        (["--out", "nowhere/run.json"], "cannot be written"),
         (["--markdown", "none.md"], "cannot be read"),
         (["--short", "--only", "vgg19-sparse", "--ticket", "none.safetensors"], "none.safetensors"),
         (["--repeats", "0"], "--repeats"),

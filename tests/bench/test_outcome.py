@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling, Floor
 from oneticket.bench.machine import Machine, cores, this_machine, with_threads
+from oneticket.bench.measures.ceiling import Ceiling, Floor
 from oneticket.bench.outcome import Family, ModelStep, Outcome, absent, merged, read_outcome, result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, STEPS, chosen
-from oneticket.bench.table import HEADER, MODELS_HEADER, cells, fill, markdown, model_cells
+from oneticket.bench.table import HEADER, MODELS_HEADER, fill, lines, markdown, model_lines
 from oneticket.errors import InputError
 from oneticket.training.precision import bf16_units
 
@@ -61,7 +61,7 @@ def test_the_json_has_a_schema_that_takes_no_other_keys(tmp_path: Path) -> None:
     assert all(schema[name]["additionalProperties"] is False for name in schema)
     content = json.loads(outcome().as_json()) | {"more": 1}
     (tmp_path / "a.json").write_text(json.dumps(content), "utf-8")
-    with pytest.raises(InputError, match=r"no outcome of the bench.*more"):
+    with pytest.raises(InputError, match=r"not an outcome of the bench.*more"):
         read_outcome(tmp_path / "a.json")
     with pytest.raises(InputError, match="cannot be read"):
         read_outcome(tmp_path / "b.json")
@@ -109,7 +109,7 @@ def test_of_several_outcomes_the_last_that_has_a_row_counts(runs: list[list[str]
     ],
 )
 def test_outcomes_of_two_kinds_are_not_merged(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=f"--from: outcomes of two kinds: {told}"):
+    with pytest.raises(InputError, match=f"--from: the outcomes are of two kinds: {told}"):
         merged(outcome(), outcome(**changes))
 
 
@@ -184,16 +184,16 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
 
 
 def test_every_line_of_the_table_fits_its_header() -> None:
-    lines = cells(outcome(measured("lenet", 9.0), absent(ROWS["resnet20-bf16"], "no bf16"), measured("lab-plan", 9.0)))
-    assert {len(line) for line in lines} == {len(HEADER)}
-    assert [line[4:6] for line in lines] == [("1", "yes"), ("", ""), ("1", "no")]
-    assert lines[0][2:4] == ("≥ 8 ×", "9 × (9–9)")
-    assert lines[1][3] == "not measured: no bf16"
+    texts = lines(outcome(measured("lenet", 9.0), absent(ROWS["resnet20-bf16"], "no bf16"), measured("lab-plan", 9.0)))
+    assert {len(line) for line in texts} == {len(HEADER)}
+    assert [line[4:6] for line in texts] == [("1", "yes"), ("", ""), ("1", "no")]
+    assert texts[0][2:4] == ("≥ 8 ×", "9 × (9–9)")
+    assert texts[1][3] == "not measured: no bf16"
 
 
 def test_the_table_of_models_shows_shares_that_are_the_whole_step() -> None:
     parts = [Family(family=name, ms=1.0, share=0.25) for name in ("convolution", "loss", "data", "copies and casts")]
-    [line] = model_cells(outcome(models=[replace(model("vgg11", 12.345), families=parts)]))
+    [line] = model_lines(outcome(models=[replace(model("vgg11", 12.345), families=parts)]))
     assert len(line) == len(MODELS_HEADER)
     told = dict(zip(MODELS_HEADER, line, strict=True))
     assert told["a step"] == "12.3 ms"

@@ -156,7 +156,7 @@ def test_a_store_from_a_newer_version_is_refused(call: Any, tiny: Tiny, tmp_path
 
 def test_a_cache_that_cannot_be_written_is_refused(call: Any, tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    refused(call("run", tiny(), "--cache", "file"), "the cache can't be written")
+    refused(call("run", tiny(), "--cache", "file"), "the cache cannot be written")
 
 
 def test_results_go_only_where_they_can_be_written(call: Any, tiny: Tiny, tmp_path: Path) -> None:

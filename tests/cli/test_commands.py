@@ -77,7 +77,8 @@ def test_the_version_is_told(call: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code"), [(["run", "--help"], 0), (["run", "nowhere.toml"], 2), (["plan", "nowhere.toml"], 2)]
+    ("words", "code"),
+    [(["--help"], 0), (["run", "--help"], 0), (["run", "nowhere.toml"], 2), (["plan", "nowhere.toml"], 2)],
 )
 def test_help_and_a_wrong_name_need_no_torch(words: list[str], code: int) -> None:
     look = (
@@ -367,6 +368,8 @@ def test_list_shows_everything_that_can_be_named(call: Any) -> None:
     assert {entry["name"] for entry in kinds["arm"]} >= {"dense", "winning", "own", "random", "preserved", "erk"}
     assert {entry["name"] for entry in kinds["engine"]} >= {"local"}
     assert all(entry["summary"] for entries in kinds.values() for entry in entries)
+    for key, kind in {"mask": "control", "weights": "draw", "rescale": "rescaling"}.items():
+        assert facts(call("list", key, "--json")) == {kind: kinds[kind]}  # the key of an experiment file
     told = call("list", "criterion")
     assert "magnitude" in told.out
     assert "winning" not in told.out

@@ -249,7 +249,7 @@ def test_a_dataset_that_gives_no_pairs_is_refused() -> None:
         def __getitem__(self, row: int) -> Any:
             return torch.zeros(2)
 
-    with pytest.raises(InputError, match=r"Single gives no \(input, target\) pairs"):
+    with pytest.raises(InputError, match=r"Single does not give \(input, target\) pairs"):
         next(iter(DatasetBatches(Single(), 4).ordered()))
 
 
@@ -281,11 +281,11 @@ def test_an_image_set_is_normalised_by_itself_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("mnist", "str can't be made into batches"),
-        (torch.zeros(3), "Tensor can't be made into batches"),
-        ((torch.zeros(3),) * 3, "tuple can't be made into batches"),
-        (Stream(), "Stream can't be made into batches"),
-        (None, "NoneType can't be made into batches; expected an ImageSet, a pair"),
+        ("mnist", "str cannot be made into batches"),
+        (torch.zeros(3), "Tensor cannot be made into batches"),
+        ((torch.zeros(3),) * 3, "tuple cannot be made into batches"),
+        (Stream(), "Stream cannot be made into batches"),
+        (None, "NoneType cannot be made into batches; expected an ImageSet, a pair"),
         ((torch.zeros(3), torch.zeros(2)), "3 inputs, but 2 targets"),
     ],
 )

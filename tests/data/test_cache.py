@@ -164,5 +164,5 @@ def test_the_default_cache_follows_the_environment(monkeypatch: pytest.MonkeyPat
 
 def test_a_cache_that_cannot_be_written(animals: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"the cache can't be written"):
+    with pytest.raises(InputError, match=r"the cache cannot be written"):
         resolve({"x": DataSpec(path="animals")}, "x", folder=tmp_path, cache=tmp_path / "file" / "cache")

@@ -164,7 +164,7 @@ def test_data_that_is_not_in_the_cache(ref_of: Callable[..., DataRef], cache: Pa
         (derived(per_class=2), "^data.x: validation: .* leaves none to validate on"),
         (derived(validation=0.99), "^data.x: validation: .* leaves no training image of class 'cat'"),
         (derived(size=5, fit="pad"), "^data.x: size: images of 6×6 cannot be padded to 5×5"),
-        (DataSpec(path="animal"), r"^data.x: there is no folder .*'animals'\?"),
+        (DataSpec(path="animal"), r"^data.x: the folder .* does not exist .*'animals'\?"),
         (DataSpec(builtin="mnist"), "^data.x: unknown built-in data set 'mnist'"),
         (DataSpec(from_="bsae"), r"^data.x.from: unknown data set 'bsae'.*'base'\?"),
     ],

@@ -16,7 +16,7 @@ from PIL import Image
 
 from oneticket.data import SOURCES
 from oneticket.data.cache import Decoded
-from oneticket.data.steps import Size
+from oneticket.data.derivations import Size
 from oneticket.errors import InputError
 
 FolderOf = Callable[[dict[str, bytes]], Path]
@@ -137,7 +137,7 @@ def test_folders_that_are_not_as_they_should_be(folder_of: FolderOf, tmp_path: P
     home = folder_of({"train/cats/a.png": encoded(GREY), "test/cat/a.png": encoded(GREY)})
     with pytest.raises(InputError, match=r"class 'cat' is in test, but not in train \(did you mean 'cats'\?\)"):
         SOURCES["images"](str(home), Path())
-    with pytest.raises(InputError, match=r"no folder .*picture \(did you mean 'pictures'\?\)"):
+    with pytest.raises(InputError, match=r"the folder .*picture does not exist \(did you mean 'pictures'\?\)"):
         SOURCES["images"]("picture", tmp_path)
     (home / "train" / "dogs").mkdir()
     (home / "test" / "cat").rename(home / "test" / "cats")
@@ -153,7 +153,7 @@ def test_a_class_folder_whose_name_is_no_text(folder_of: FolderOf) -> None:
     home = folder_of({"train/cats/1.png": encoded(GREY), "test/cats/1.png": encoded(GREY)})
     for part in ("train", "test"):
         os.rename(home / part / "cats", os.fsencode(home / part) + b"/caf\xe9")
-    with pytest.raises(InputError, match="expected a name in UTF-8"):
+    with pytest.raises(InputError, match="is not valid UTF-8"):
         read("images", home)
 
 
@@ -192,13 +192,13 @@ def test_parquet_that_cannot_be_used(animals: Path, parquet: Callable[..., None]
 
     names, image = ["cat", "dog", "eel"], encoded(noise(0, 6, 6))
     refused(r"test\.parquet row 1: the image does not decode", [image, image[:30]], [0, 1], names)
-    refused(r"test\.parquet row 1: there is no image", [image, None], [0, 1], names)
-    refused(r"test\.parquet row 1: label -1 is no class; expected 0 to 2", [image, image], [0, -1], names)
+    refused(r"test\.parquet row 1: the image is missing", [image, None], [0, 1], names)
+    refused(r"test\.parquet row 1: label -1 is not a class; expected 0 to 2", [image, image], [0, -1], names)
     refused(r"test\.parquet row 0: the label is 'cat'; expected the number", [image], ["cat"], names)
     refused("the test split is empty", [], [], names)
     refused("train and test name different classes", [image], [0], ["dog", "cat", "eel"])
     (animals / "test.parquet").write_bytes(b"PAR1 but no more")
-    with pytest.raises(InputError, match=r"test\.parquet: the file is no parquet file"):
+    with pytest.raises(InputError, match=r"test\.parquet: this is not a Parquet file"):
         read("path", animals)
     (animals / "test.parquet").unlink()
     with pytest.raises(InputError, match=r"no test\.parquet in"):
@@ -263,7 +263,7 @@ def test_what_the_hub_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_of(monkeypatch, train=([GREY], [1]), validation=([GREY], [0]))
     with pytest.raises(InputError, match=r"'animals/pets' has no test split; .* it has train, validation"):
         read("hub", "animals/pets")
-    with pytest.raises(InputError, match=r"'not/there' can't be loaded from the hub"):
+    with pytest.raises(InputError, match=r"'not/there' cannot be loaded from the hub"):
         read("hub", "not/there")
 
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from oneticket.data import DataSpec
+from oneticket.data.derivations import Channels, Classes, Fraction, Half, PerClass, ShuffledLabels, Size
 from oneticket.data.spec import chain
-from oneticket.data.steps import Channels, Classes, Fraction, Half, PerClass, ShuffledLabels, Size
 from oneticket.errors import InputError
 
 NAMES = ("cat", "dog", "eel")
@@ -23,7 +23,7 @@ def test_a_table_of_the_file_is_read_with_its_keys() -> None:
 
 def test_steps_act_in_the_stated_order_whatever_the_order_of_the_keys() -> None:
     spec = DataSpec(channels=3, size=8, labels="shuffled", per_class=5, half="a", classes=(2, "cat"), path="x")
-    assert list(spec.steps(NAMES, 4)) == [
+    assert list(spec.derivations(NAMES, 4)) == [
         Classes(("eel", "cat")),
         Half("a", 4),
         PerClass(5, 4),
@@ -31,14 +31,14 @@ def test_steps_act_in_the_stated_order_whatever_the_order_of_the_keys() -> None:
         Size(8, "resize"),
         Channels(3),
     ]
-    assert list(DataSpec(path="x", fraction=1).steps(NAMES, 0)) == [Fraction(1.0, 0)]
-    assert list(DataSpec(path="x").steps(NAMES, 0)) == []
+    assert list(DataSpec(path="x", fraction=1).derivations(NAMES, 0)) == [Fraction(1.0, 0)]
+    assert list(DataSpec(path="x").derivations(NAMES, 0)) == []
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (DataSpec(), "there is no origin; expected exactly one of path, hub, builtin, images, from"),
+        (DataSpec(), "the origin is missing; expected exactly one of path, hub, builtin, images, from"),
         (DataSpec(path="a", hub="b"), "path and hub are all given"),
         (DataSpec(path="a", classes=()), "classes: .* out of range"),
         (DataSpec(path="a", per_class=0), "per_class: 0 is out of range"),
@@ -72,11 +72,11 @@ def test_values_out_of_range_are_refused_by_data_set_and_key(spec: DataSpec, mes
 )
 def test_classes_that_the_data_lacks_are_refused(classes: tuple[int | str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        list(DataSpec(path="x", classes=classes).steps(NAMES, 0))
+        list(DataSpec(path="x", classes=classes).derivations(NAMES, 0))
 
 
 def test_a_text_is_the_name_of_a_class_also_where_it_looks_like_a_number() -> None:
-    assert list(DataSpec(path="x", classes=("1", 1)).steps(("0", "2", "1"), 0)) == [Classes(("1", "2"))]
+    assert list(DataSpec(path="x", classes=("1", 1)).derivations(("0", "2", "1"), 0)) == [Classes(("1", "2"))]
 
 
 def test_a_chain_begins_with_the_base() -> None:
@@ -91,5 +91,5 @@ def test_unknown_names_and_circles_are_refused() -> None:
     with pytest.raises(InputError, match=r"^unknown data set 'lwo'.*'low'\?"):
         chain(specs, "lwo")
     circle = {"a": DataSpec(from_="b"), "b": DataSpec(from_="c"), "c": DataSpec(from_="b")}
-    with pytest.raises(InputError, match=r"^data.c.from: goes round in a circle: a → b → c → b"):
+    with pytest.raises(InputError, match=r"^data.c.from: is derived from itself: a → b → c → b"):
         chain(circle, "a")

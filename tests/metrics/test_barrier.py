@@ -220,7 +220,7 @@ def test_states_of_another_network_are_refused() -> None:
         error_barrier(model, {}, good, data, data)
     with pytest.raises(InputError, match="second: 'bias' has the shape"):
         error_barrier(model, good, {**good, "bias": torch.zeros(2)}, data, data)
-    with pytest.raises(InputError, match="points: 1 points make no line"):
+    with pytest.raises(InputError, match="points: a line needs two points, not 1"):
         error_barrier(model, good, good, data, data, points=1)
     empty = TensorBatches(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 8)
     with pytest.raises(InputError, match="training set is empty"):

@@ -14,8 +14,10 @@ from torch.nn.utils import prune
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.metrics import DeadUnits, UnknownPaths, find_paths
-from oneticket.models import MODELS, ModelSpec, build
+from oneticket.models import MODELS
 from oneticket.prunable import Prunable
+
+Built = Callable[..., nn.Module]
 
 
 def masks_of(model: nn.Module, density: float = 1.0, seed: int = 0, **options: bool) -> Masks:
@@ -24,13 +26,9 @@ def masks_of(model: nn.Module, density: float = 1.0, seed: int = 0, **options: b
     return Masks({name: torch.rand(w.shape, generator=generator) < density for name, w in weights})
 
 
-def built(name: str, shape: tuple[int, int, int], **options: object) -> nn.Module:
-    return build(ModelSpec(name=name, options=options), input_shape=shape, classes=5, seed=0)
-
-
 # -- facts ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", list(MODELS))
-def test_every_weight_of_a_dense_network_is_on_a_path(name: str) -> None:
+def test_every_weight_of_a_dense_network_is_on_a_path(built: Built, name: str) -> None:
     model = built(name, (3, 32, 32), width=0.1)
     paths = find_paths(model, masks_of(model), torch.zeros(1, 3, 32, 32))
     assert paths.density == 1.0
@@ -39,7 +37,7 @@ def test_every_weight_of_a_dense_network_is_on_a_path(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "vgg19"])
-def test_at_full_width_nothing_overflows_or_vanishes(name: str) -> None:
+def test_at_full_width_nothing_overflows_or_vanishes(built: Built, name: str) -> None:
     model = built(name, (3, 32, 32))
     assert find_paths(model, masks_of(model), torch.zeros(1, 3, 32, 32)).density == 1.0
     thin = masks_of(model, 0.003)
@@ -48,7 +46,7 @@ def test_at_full_width_nothing_overflows_or_vanishes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_a_layer_that_is_pruned_whole_cuts_off_all_that_has_no_way_round_it(name: str) -> None:
+def test_a_layer_that_is_pruned_whole_cuts_off_all_that_has_no_way_round_it(built: Built, name: str) -> None:
     model = built(name, (3, 32, 32), width=0.1)
     masks = masks_of(model)
     first = next(iter(masks))
@@ -58,7 +56,7 @@ def test_a_layer_that_is_pruned_whole_cuts_off_all_that_has_no_way_round_it(name
     assert paths.dead == sum(len(m) for m in masks.values())
 
 
-def test_the_rim_of_a_kernel_on_a_map_of_one_pixel_is_on_no_path() -> None:
+def test_the_rim_of_a_kernel_on_a_map_of_one_pixel_is_on_no_path(built: Built) -> None:
     """28 × 28 is halved to 14, 7, 3 and 1: in the last group of VGG only the centres see anything but padding."""
     model = built("vgg19", (1, 28, 28), width=0.1)
     paths = find_paths(model, masks_of(model), torch.zeros(1, 1, 28, 28))
@@ -107,7 +105,7 @@ def test_weights_on_no_path_are_those_without_a_gradient(seed: int) -> None:
         assert torch.equal(paths.masks[name], mask & (gradient != 0)), name
 
 
-def test_the_values_of_weights_and_normalisations_do_not_matter() -> None:
+def test_the_values_of_weights_and_normalisations_do_not_matter(built: Built) -> None:
     model = built("resnet20", (3, 8, 8), width=0.3)
     masks, example = masks_of(model, 0.05), torch.zeros(1, 3, 8, 8)
     expected = find_paths(model, masks, example)
@@ -118,7 +116,7 @@ def test_the_values_of_weights_and_normalisations_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_left_as_it_was(training: bool) -> None:
+def test_the_network_is_left_as_it_was(built: Built, training: bool) -> None:
     model = built("resnet20", (3, 8, 8), width=0.3).train(training)
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     find_paths(model, masks_of(model, 0.5), torch.zeros(1, 3, 8, 8))

@@ -227,7 +227,7 @@ def test_modes_are_left_as_the_factory_set_them(module, tmp_path):
 @pytest.mark.parametrize("path", [":net", "nets:", "nets:a:b", "my-nets:net", "nets/file.py:net", "..nets:net"])
 def test_malformed_path(path):
     error = refusal(path)
-    assert error.what == f"'{path}' is no import path"
+    assert error.what == f"'{path}' is not an import path"
     assert error.expected == "package.module:function"
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from oneticket.coupling import channel_groups, permuted
 from oneticket.masks import Masks
+from oneticket.metrics.alignment import match_channels
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, prune
 from oneticket.pruning.controls import NATURALLY_ZERO
-from oneticket.training.alignment import match_channels
 
 Shapes = dict[str, tuple[int, ...]]
 DENSITIES = (0.9, 0.5, 0.1, 0.02)

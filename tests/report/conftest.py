@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from oneticket.report import SummaryRow
+
 Row = dict[str, Any]
 LEVELS = {"fashion": 0.886, "mnist": 0.978, "fashion-low": 0.921}
 LOSSES = {"winning": 0.004, "own": 0.003, "preserved": 0.018, "layer-permuted": 0.026, "random": 0.035}
@@ -86,3 +88,14 @@ def make_table() -> Callable[..., list[Row]]:
 def rows() -> list[Row]:
     """2 sources × 3 targets × 4 arms × 3 densities × 6 seeds, and the dense networks."""
     return table()
+
+
+@pytest.fixture(scope="session")
+def only() -> Callable[..., SummaryRow]:
+    """``only(summary, arm="winning")``: the one row of the summary whose group has these values."""
+
+    def find(found: Sequence[SummaryRow], **where: Any) -> SummaryRow:
+        (row,) = [row for row in found if all(getattr(row.group, key) == value for key, value in where.items())]
+        return row
+
+    return find

@@ -15,11 +15,7 @@ from oneticket.report import SummaryRow, summary
 from oneticket.report.baselines import Baseline
 
 Row = dict[str, Any]
-
-
-def only(found: list[SummaryRow], **where: Any) -> SummaryRow:
-    (row,) = [row for row in found if all(getattr(row.group, key) == value for key, value in where.items())]
-    return row
+Only = Callable[..., SummaryRow]
 
 
 def differences(rows: list[Row], first: dict[str, Any], second: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -42,7 +38,7 @@ def differences(rows: list[Row], first: dict[str, Any], second: dict[str, Any]) 
     ],
 )
 def test_one_word_of_the_place_is_changed_and_the_rest_stays(
-    make_table: Callable[..., list[Row]], word: str, here: dict[str, Any], there: dict[str, Any]
+    only: Only, make_table: Callable[..., list[Row]], word: str, here: dict[str, Any], there: dict[str, Any]
 ) -> None:
     rows = make_table(targets=["fashion@sgd"], rescales=["none", "layer"])
     place = {"target": "fashion", "density_asked": 0.055, "rescale": "none"} | here
@@ -63,6 +59,7 @@ def test_what_is_the_baseline_itself_is_not_compared(make_table: Callable[..., l
 
 
 def test_an_own_ticket_is_compared_with_the_arm_of_the_one_source_and_with_none_of_several(
+    only: Only,
     make_table: Callable[..., list[Row]],
 ) -> None:
     for sources, there in ((["mnist@sgd"], True), (["mnist@sgd", "fashion-low@adam"], False)):
@@ -71,7 +68,7 @@ def test_an_own_ticket_is_compared_with_the_arm_of_the_one_source_and_with_none_
         assert (versus is not None) is there
 
 
-def test_the_arm_of_another_source_never_stands_in(make_table: Callable[..., list[Row]]) -> None:
+def test_the_arm_of_another_source_never_stands_in(only: Only, make_table: Callable[..., list[Row]]) -> None:
     rows = make_table(targets=["fashion@sgd"], densities=[0.055])
     lacking = [row for row in rows if (row["arm"], row["source"]) != ("winning", "mnist")]
     for source, there in (("mnist", False), ("fashion", True)):
@@ -80,6 +77,7 @@ def test_the_arm_of_another_source_never_stands_in(make_table: Callable[..., lis
 
 
 def test_a_dense_network_is_compared_where_there_is_one_density_and_not_where_there_are_several(
+    only: Only,
     make_table: Callable[..., list[Row]],
 ) -> None:
     for densities, there in (([0.055], True), ([0.21, 0.055], False)):
@@ -88,7 +86,9 @@ def test_a_dense_network_is_compared_where_there_is_one_density_and_not_where_th
         assert (versus is not None) is there
 
 
-def test_a_sparse_network_is_never_compared_with_one_of_another_density(make_table: Callable[..., list[Row]]) -> None:
+def test_a_sparse_network_is_never_compared_with_one_of_another_density(
+    only: Only, make_table: Callable[..., list[Row]]
+) -> None:
     rows = make_table(targets=["fashion@sgd"], sources=["mnist@sgd"])
     lacking = [row for row in rows if (row["arm"], row["density_asked"]) not in {("random", 0.21), ("random", 0.018)}]
     found = summary(lacking, ["random"])
@@ -97,7 +97,9 @@ def test_a_sparse_network_is_never_compared_with_one_of_another_density(make_tab
         assert (versus is not None) is there
 
 
-def test_a_rescaled_network_is_not_compared_with_a_sparse_one_that_is_not(make_table: Callable[..., list[Row]]) -> None:
+def test_a_rescaled_network_is_not_compared_with_a_sparse_one_that_is_not(
+    only: Only, make_table: Callable[..., list[Row]]
+) -> None:
     rows = make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], rescales=["none", "layer"])
     lacking = [row for row in rows if (row["arm"], row["rescale"]) != ("random", "layer")]
     (versus,) = only(summary(lacking, ["random"]), arm="winning", rescale="layer", density_asked=0.21).versus.values()

@@ -110,7 +110,7 @@ def test_the_page_has_a_drawing_and_all_lines_of_each_target(page: str, rows: li
     shown = words(page)
     for target in ("fashion", "mnist", "fashion-low"):
         table = summary_table([row for row in summary(rows) if row.group.target == target])
-        for cells in table.cells:
+        for cells in table.lines:
             assert " ".join(cells) in shown
 
 

@@ -16,6 +16,7 @@ from oneticket.report.baselines import Baseline
 from oneticket.report.tables import Comparison
 
 Row = dict[str, Any]
+Only = Callable[..., SummaryRow]
 DENSE, RANDOM = Baseline("arm", "dense"), Baseline("arm", "random")
 
 
@@ -25,11 +26,6 @@ def accuracies(rows: list[Row], **where: Any) -> dict[int, float]:
         for row in rows
         if all(row[column] == value for column, value in where.items())
     }
-
-
-def only(found: list[SummaryRow], **where: Any) -> SummaryRow:
-    (row,) = [row for row in found if all(getattr(row.group, key) == value for key, value in where.items())]
-    return row
 
 
 def versus(row: SummaryRow, baseline: Baseline) -> Comparison:
@@ -49,7 +45,7 @@ def test_there_is_one_row_for_each_arm_source_target_and_density(rows: list[Row]
     assert {row.accuracy.n for row in found} == {6}
 
 
-def test_mean_deviation_and_interval_are_those_of_scipy(rows: list[Row]) -> None:
+def test_mean_deviation_and_interval_are_those_of_scipy(only: Only, rows: list[Row]) -> None:
     sample = only(summary(rows), arm="winning", **PLACE).accuracy
     values = list(accuracies(rows, arm="winning", **PLACE).values())
     assert sample.mean == pytest.approx(np.mean(values), rel=1e-12)
@@ -60,7 +56,9 @@ def test_mean_deviation_and_interval_are_those_of_scipy(rows: list[Row]) -> None
 
 
 @pytest.mark.parametrize("baseline", ["dense", "random"])
-def test_differences_are_paired_by_seed_with_the_network_of_the_same_panel(rows: list[Row], baseline: str) -> None:
+def test_differences_are_paired_by_seed_with_the_network_of_the_same_panel(
+    only: Only, rows: list[Row], baseline: str
+) -> None:
     shuffled = random.Random(0).sample(rows, len(rows))
     found = versus(only(summary(shuffled), arm="preserved", **PLACE), Baseline("arm", baseline)).difference
     place = {"target": "fashion", "arm": "dense"} if baseline == "dense" else {"arm": "random", **PLACE}
@@ -74,7 +72,7 @@ def test_differences_are_paired_by_seed_with_the_network_of_the_same_panel(rows:
     assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_only_seeds_that_both_have_are_paired(rows: list[Row]) -> None:
+def test_only_seeds_that_both_have_are_paired(only: Only, rows: list[Row]) -> None:
     kept = [row for row in rows if row["arm"] != "random" or row["seed"] in (1, 4)]
     found = only(summary(kept), arm="winning", **PLACE)
     assert found.accuracy.n == 6
@@ -82,7 +80,9 @@ def test_only_seeds_that_both_have_are_paired(rows: list[Row]) -> None:
     assert versus(found, DENSE).difference.n == 6
 
 
-def test_an_arm_is_not_compared_with_itself_nor_with_what_is_not_there(make_table: Callable[..., list[Row]]) -> None:
+def test_an_arm_is_not_compared_with_itself_nor_with_what_is_not_there(
+    only: Only, make_table: Callable[..., list[Row]]
+) -> None:
     found = summary(make_table(targets=["fashion-low@adam"]))
     assert only(found, arm="dense").versus[DENSE] is None
     assert only(found, arm="random", source="mnist", density_asked=0.21).versus[RANDOM] is None
@@ -90,7 +90,9 @@ def test_an_arm_is_not_compared_with_itself_nor_with_what_is_not_there(make_tabl
     assert only(found, arm="own", density_asked=0.21).versus[RANDOM] is None
 
 
-def test_random_is_taken_at_the_same_rescaling_and_dense_serves_all(make_table: Callable[..., list[Row]]) -> None:
+def test_random_is_taken_at_the_same_rescaling_and_dense_serves_all(
+    only: Only, make_table: Callable[..., list[Row]]
+) -> None:
     rows = make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], densities=[0.018], rescales=["none", "layer"])
     found = only(summary(rows), arm="winning", rescale="layer")
     first = accuracies(rows, arm="winning", rescale="layer")

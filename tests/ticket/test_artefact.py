@@ -196,7 +196,7 @@ def test_the_rest_may_hold_infinities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"masks": Masks({})}, "without masks"),
+        ({"masks": Masks({})}, "the ticket has no masks"),
         ({"weights": {"body.weight": torch.ones(2, 3)}}, r"'conv\.weight' is in only one"),
         ({"weights": {"body.weight": torch.ones(2, 3), "conv.weight": torch.ones(3)}}, r"\(2,\) and \(3,\)"),
         ({"weights": {"body.weight": torch.ones(2, 3), "conv.weight": torch.ones(2).long()}}, "int64"),

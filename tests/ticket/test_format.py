@@ -243,7 +243,7 @@ def test_files_of_somebody_else(path: Path) -> None:
 def test_places_that_hold_no_file(tmp_path: Path) -> None:
     with pytest.raises(ForeignFile, match="folder"):
         Ticket.load(tmp_path)
-    with pytest.raises(TicketError, match="no such file"):
+    with pytest.raises(TicketError, match="does not exist"):
         Ticket.verify(tmp_path / "missing")
     with pytest.raises(TicketError, match="cannot be read"):
         Ticket.load("nul\0byte")

@@ -1,5 +1,5 @@
 """``oneticket bench``: how fast training is here, as ratios to alternatives that anyone can read.
 
-Each alternative has a file of its own: ``reference.py`` (how this field trains today), ``plain.py`` (plain PyTorch with
-masks), ``ours.py`` (what users of oneticket run), ``ceiling.py`` (what the machine could do).
+``rivals`` holds the loops that are compared, one in each file; ``measures`` what is timed with them. The other modules
+choose rows, let the rivals take turns, and keep, check and show the outcome.
 """

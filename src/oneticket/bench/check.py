@@ -1,4 +1,4 @@
-"""Whether oneticket has become slower: ratios compared with expected ones, such that noise fails nothing."""
+"""Whether oneticket has become slower: ratios compared with expected ones, with room for noise."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TOLERATED = 0.25
 """The part of an expected ratio by which a measured one may be smaller."""
 
 COMPARED = ("reference", "plain")
-"""The alternatives that no change of oneticket makes slower or faster."""
+"""The rivals that a change of oneticket makes neither slower nor faster."""
 
 Ratios = Mapping[str, Mapping[str, float]]
 """Row → alternative → how many times as fast oneticket is."""
 
 
 def ratios(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """The fastest turn of each alternative over the fastest turn of oneticket, of each row that was measured.
+    """The fastest turn of each rival over the fastest turn of oneticket, for each row that was measured.
 
-    Whatever else the machine does makes a turn slower, never faster. So these are the ratios of an undisturbed machine
-    as soon as everyone has had one undisturbed turn, which need not be the same one; a median needs half of them.
+    Other work on the machine makes a turn slower, never faster. So these are the ratios of an undisturbed machine as
+    soon as each contestant has had one undisturbed turn, not necessarily the same; a median needs half of them.
     """
     return {
         entry.row: {
@@ -39,10 +39,10 @@ def ratios(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 
 def fallen(measured: Ratios, expected: Ratios) -> list[str]:
-    """The rows whose ratio to every alternative is smaller than expected by more than a quarter.
+    """The rows whose ratio to every rival is smaller than expected by more than a quarter.
 
-    To every one of them: a slower oneticket loses to all, while on another machine, where Python is slow or vectors are
-    short, it loses to some only.
+    To every rival: a slower oneticket loses to all of them, while on another machine, where Python is slow or vectors
+    are short, it loses to some.
     """
     return [
         row
@@ -55,9 +55,10 @@ def fallen(measured: Ratios, expected: Ratios) -> list[str]:
 def regressions(
     outcome: Outcome, expected: Ratios, again: Callable[[Sequence[str]], Outcome] | None = None
 ) -> list[str]:
-    """A line for each row that has fallen in ``outcome`` and, where ``again`` measures rows anew, there too.
+    """A line for each row that has fallen in ``outcome`` and, if there is ``again`` to measure it anew, there too.
 
-    Raises InputError when ``outcome`` is not of the kind that is expected: the short form, one thread, on a CPU.
+    Raises InputError unless ``outcome`` is of the kind that the expected ratios are of: the short form, one thread, on
+    a CPU.
     """
     _check_kind(outcome, "--check")
     found = ratios(outcome)
@@ -65,23 +66,23 @@ def regressions(
     if suspects and again is not None:
         found = ratios(again(suspects))
         suspects = fallen(found, expected)
-    return [f"{row}: {_told(found[row])}, expected {_told(expected[row])}" for row in suspects]
+    return [f"{row}: {_as_text(found[row])}, expected {_as_text(expected[row])}" for row in suspects]
 
 
 def unmeasured(outcome: Outcome, expected: Ratios) -> list[str]:
-    """The rows that were expected and could not be measured, each with the reason."""
+    """The rows that should have been compared and could not be measured, each with the reason."""
     return [
         f"{entry.row}: {entry.note}" for entry in outcome.results if entry.measured is None and entry.row in expected
     ]
 
 
 def read_ratios(path: Path = EXPECTED) -> dict[str, dict[str, float]]:
-    """What is expected."""
+    """The expected ratios."""
     return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, float]])
 
 
 def write_ratios(path: Path, outcome: Outcome) -> None:
-    """Put the ratios of a run there, to be expected from now on; three digits, since no more of them repeat.
+    """Write the ratios of a run, to be expected from now on; three digits, since further ones do not repeat.
 
     Raises InputError as `regressions` does.
     """
@@ -92,8 +93,10 @@ def write_ratios(path: Path, outcome: Outcome) -> None:
 
 def _check_kind(outcome: Outcome, where: str) -> None:
     if (outcome.short, outcome.device, outcome.threads) != (True, "cpu", 1):
-        raise InputError("a run of another kind", where=where, expected="one in the short form, on the CPU, one thread")
+        raise InputError(
+            "this run is of another kind", where=where, expected="the short form, on the CPU, with one thread"
+        )
 
 
-def _told(found: Mapping[str, float]) -> str:
+def _as_text(found: Mapping[str, float]) -> str:
     return ", ".join(f"{ratio:.2f} × {name}" for name, ratio in found.items())

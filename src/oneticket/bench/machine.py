@@ -29,7 +29,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def this_machine(device: str = "cpu") -> Machine:
-    """What is running this."""
+    """The machine that runs this."""
     return Machine(
         processor=_model_name() or platform.processor() or platform.machine(),
         cores=cores(),
@@ -49,7 +49,7 @@ def cores() -> int:
 
 @contextmanager
 def with_threads(count: int) -> Iterator[None]:
-    """Torch computes with ``count`` threads inside, and with as many as before afterwards."""
+    """Let torch compute with ``count`` threads inside the context, and with as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -59,7 +59,7 @@ def with_threads(count: int) -> Iterator[None]:
 
 
 def _model_name() -> str:
-    """What /proc/cpuinfo calls the first processor, empty where it does not."""
+    """The name of the first processor in /proc/cpuinfo; empty where there is no such name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""One run of the bench: the chosen rows, or a step of every model, with the ceiling of the machine and what it is."""
+"""One run of the bench: the chosen rows, or a step of every model, with the machine and its ceiling."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import measure_ceiling
-from oneticket.bench.chain import measure_chain, measure_quick_start
-from oneticket.bench.families import families
-from oneticket.bench.gpu import LARGE, measure_gpu
-from oneticket.bench.laboratory import measure_laboratory
 from oneticket.bench.machine import cores, this_machine, with_threads
-from oneticket.bench.models import chosen_models, measure_models
+from oneticket.bench.measures.ceiling import measure_ceiling
+from oneticket.bench.measures.chain import measure_chain, measure_quick_start
+from oneticket.bench.measures.families import families
+from oneticket.bench.measures.gpu import LARGE, measure_gpu
+from oneticket.bench.measures.laboratory import measure_laboratory
+from oneticket.bench.measures.models import chosen_models, measure_models
+from oneticket.bench.measures.steps import measure_steps
 from oneticket.bench.outcome import Family, Outcome, Result, merged
 from oneticket.bench.rows import STEPS, Row, chosen
-from oneticket.bench.steps import measure_steps
 from oneticket.masks import Masks
 
 REPEATS = 5
@@ -38,19 +38,47 @@ def run_bench(
     say: Say = lambda _: None,
     keep: Keep = lambda _: None,
 ) -> Outcome:
-    """Measure the rows of these names, all of the device by default.
+    """Measure rows of the bench: all rows first, then profiles.
 
-    ``say`` hears how far it is, ``keep`` gets what there is after each row and each profile; rows come before profiles.
-    ``threads`` are those of training steps and of the reference loop, by default one a core, and one in the short form,
-    which a busy neighbour disturbs less; the laboratory's workers have one each. ``ticket`` are masks for the sparse
-    row. Raises InputError for an unknown row and where Pillow, which the reference loop needs, is not installed.
+    Parameters
+    ----------
+    names : Sequence[str], optional
+        The rows; by default all rows of the device.
+    device : str, default "cpu"
+        "cpu" or "cuda".
+    short : bool, default False
+        Whether to measure the short form, which has no targets.
+    threads : int, optional
+        Threads of training steps and of the reference loop; by default one for each core, and one in the short form,
+        which a busy neighbour disturbs less. The laboratory's workers have one each.
+    repeats : int, default 5
+        Turns of the contestants.
+    loader_workers : int, default 0
+        Processes of the reference's loader.
+    profile : bool, default False
+        Whether to profile the steps too.
+    ticket : Masks, optional
+        Masks for the sparse row.
+    say : Callable[[str], None], optional
+        Called with a line at each stage.
+    keep : Callable[[Outcome], None], optional
+        Called with the outcome so far after each row and each profile.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    InputError
+        For an unknown row, and if Pillow, which the reference loop needs, is not installed.
     """
     rows = chosen(names, device, short=short)
     threads = threads or (1 if short else cores())
     with with_threads(threads):
         outcome = _nothing_yet(device, threads, say, short=short, repeats=repeats, loader_workers=loader_workers)
         for entry in _results(rows, outcome, ticket, say):
-            # The targets are those of the full size.
+            # Targets are for the full size.
             outcome = merged(outcome, replace(outcome, results=[replace(entry, met=None) if short else entry]))
             keep(outcome)
         for entry in outcome.results if profile else ():
@@ -69,7 +97,7 @@ def profile_models(
     say: Say = lambda _: None,
     keep: Keep = lambda _: None,
 ) -> Outcome:
-    """A step of the models of these names, all of the built-in ones by default, on the CPU; see `run_bench`."""
+    """Measure a step of the named models, by default of all built-in ones, on the CPU; arguments as in `run_bench`."""
     models, threads = chosen_models(names), threads or cores()
     with with_threads(threads):
         outcome = _nothing_yet("cpu", threads, say)
@@ -97,7 +125,7 @@ def _nothing_yet(
 
 
 def _results(rows: Sequence[Row], setting: Outcome, ticket: Masks | None, say: Say) -> Iterator[Result]:
-    """The result of each row as soon as it is there."""
+    """The result of each row as soon as it has been measured."""
     ceiling, bf16, short, repeats = setting.ceiling, bool(setting.machine.bf16), setting.short, setting.repeats
     workers = setting.loader_workers
     groups: dict[str, list[Row]] = {}

@@ -1,4 +1,4 @@
-"""The outcome of runs of the bench: what JSON carries, how it is kept, and how several become one."""
+"""The outcome of runs of the bench: the content of the JSON, how it is kept, and how several are merged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from oneticket.bench.ceiling import Ceiling, Floor
 from oneticket.bench.machine import Machine
+from oneticket.bench.measures.ceiling import Ceiling, Floor
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS, Row
 from oneticket.errors import InputError, unknown
@@ -21,9 +21,9 @@ _TO = " to "
 class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One row, measured.
 
-    ``measured`` is in ``unit`` and None where nothing could be measured, which ``note`` explains. ``seconds`` has every
-    repetition of every alternative (for training steps, seconds of a step), ``against`` the ratios to the alternatives
-    besides the reference loop. ``met`` is None in the short form too: targets are those of the full size.
+    ``measured`` is in ``unit``, and None if the row could not be measured, for the reason in ``note``. ``seconds`` has
+    every repetition of every contestant (for training steps, seconds of a step), ``against`` the ratios to contestants
+    other than the reference loop. ``met`` is None also in the short form: targets are for the full size.
     """
 
     row: str
@@ -48,7 +48,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ModelStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A training step of one network: milliseconds (the mean of so many ``steps``), floor, and where the time goes.
+    """A training step of one network: milliseconds (the mean over ``steps`` steps), floor, and where the time goes.
 
     ``ms`` is measured without the profiler, the families with it.
     """
@@ -63,9 +63,9 @@ class ModelStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that was measured, with what it was measured on.
+    """Everything that was measured, and on which machine.
 
-    ``profiles`` are of rows, by name; ``models`` is what ``--profile-models`` measures, instead of rows.
+    ``profiles`` are those of rows, by name; ``models`` holds what ``--profile-models`` measures instead of rows.
     """
 
     schema: int = 1
@@ -86,7 +86,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.json.format(msgspec.json.encode(self), indent=1).decode()
 
     def write(self, path: Path) -> None:
-        """Put the JSON there; who is interrupted meanwhile has what was there before."""
+        """Write the JSON to ``path``; after an interruption the file is as it was before."""
         place = path.resolve()
         text = f"{self.as_json()}\n"
         if place.exists() and not place.is_file():  # a pipe, say
@@ -111,14 +111,14 @@ def absent(row: Row, note: str) -> Result:
 
 
 def read_outcome(path: Path) -> Outcome:
-    """An outcome written earlier; InputError when the file holds none."""
+    """An outcome that ``--out`` wrote earlier; InputError for a file that does not hold one."""
     try:
         outcome = msgspec.json.decode(path.read_bytes(), type=Outcome)
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path), expected="a JSON file") from None
     except msgspec.DecodeError as error:
         expected = "what `oneticket bench --out` writes"
-        raise InputError(f"is no outcome of the bench ({error})", where=str(path), expected=expected) from None
+        raise InputError(f"is not an outcome of the bench ({error})", where=str(path), expected=expected) from None
     for entry in outcome.results:
         if entry.row not in ROWS:
             raise unknown("row", entry.row, ROWS, where=str(path))
@@ -126,15 +126,15 @@ def read_outcome(path: Path) -> Outcome:
 
 
 def merged(earlier: Outcome, later: Outcome) -> Outcome:
-    """Both as one. Of rows, profiles and models that both have, those of ``later``, and so are ceiling and repetitions.
+    """Both outcomes as one; what both have, ceiling and repetitions included, is taken from ``later``.
 
-    Raises InputError when they are not of one machine, device and form, with equal versions, threads and loaders.
+    Raises InputError unless both are of one machine, device and form, with equal versions, threads and loaders.
     """
     one, other = _kind(earlier), _kind(later)
     for key, value in one.items():
         if other[key] != value:
-            what = f"outcomes of two kinds: {key} {value} and {other[key]}"
-            raise InputError(what, where="--from", expected="those of one machine, measured alike")
+            what = f"the outcomes are of two kinds: {key} {value} and {other[key]}"
+            raise InputError(what, where="--from", expected="outcomes of one machine, measured alike")
     results = {entry.row: entry for entry in (*earlier.results, *later.results)}
     models = {(entry.model, entry.precision): entry for entry in (*earlier.models, *later.models)}
     dates = sorted({*earlier.date.split(_TO), *later.date.split(_TO)})

@@ -1,4 +1,4 @@
-"""Paired measurement: alternatives take turns, A B A B …, and are compared turn by turn."""
+"""Paired measurement: contestants take turns, A B A B …, and are compared turn by turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Values of the repetitions in short: their median, the smallest and the largest, and all of them in order."""
+    """The values of the repetitions: their median, the smallest and the largest, and all of them in order."""
 
     median: float
     low: float
@@ -29,10 +29,10 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def in_turns(
     contestants: Mapping[str, Callable[[], float]], repeats: int, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, list[float]]:
-    """What each contestant measured in each of ``repeats`` turns.
+    """The values that each contestant measured in ``repeats`` turns.
 
-    In a turn every contestant comes once, in the order given, so that whatever slows the machine for longer than a turn
-    slows all of them; ``say`` hears of each turn.
+    In a turn each contestant runs once, in the order given, so that a disturbance that lasts longer than a turn slows
+    all of them. ``say`` is called with a line at each turn.
     """
     measured: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(1, repeats + 1):
@@ -45,8 +45,8 @@ def in_turns(
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Spread:
     """``slower / faster`` turn by turn: how many times as fast the second is.
 
-    The median of ratios of one turn, not a ratio of medians: a turn in which the machine was slow counts no more than
-    another.
+    Use the median of these ratios, not a ratio of medians: a turn in which the machine was slow then counts no more
+    than any other.
 
     >>> ratio([2.0, 30.0, 4.0], [1.0, 10.0, 2.0]).median
     2.0

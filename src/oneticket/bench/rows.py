@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ Unit = Literal["×", "s", "ms", "MB", "%"]
 
 
 class Row(NamedTuple):
-    """One row. ``unit`` is "×" for a ratio to the reference loop; ``at_least`` tells on which side the target lies."""
+    """One row. ``unit`` is "×" for a ratio to the reference loop; ``at_least`` says that a greater value is better."""
 
     name: str
     what: str
@@ -25,12 +25,12 @@ class Row(NamedTuple):
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Whether ``value`` is on the right side of the target."""
+        """Whether ``value`` reaches the target."""
         return value >= self.target if self.at_least else value <= self.target
 
 
 class Step(NamedTuple):
-    """What a row of the group "step" trains: at full size, and in the short form.
+    """The workload of a row of the group "step": at full size, and in the short form.
 
     Rows of one ``bout`` take turns with one reference loop, which trains the same network in float32.
     """
@@ -80,18 +80,22 @@ ROWS: dict[str, Row] = {
 def chosen(names: Sequence[str], device: str, *, short: bool) -> list[Row]:
     """The rows of these names, or, without any, those of the device; in the short form training steps only.
 
-    Raises InputError, with the nearest valid word, for an unknown name and for one that this device has no part in.
+    Raises InputError, with the nearest valid word, for an unknown name and for a row of another device.
     """
-    here = [row for row in ROWS.values() if (row.group == "gpu") == (device == "cuda")]
+    here = {row.name: row for row in ROWS.values() if (row.group == "gpu") == (device == "cuda")}
     if not names:
-        return [row for row in here if not short or row.group in ("step", "gpu")]
+        return [row for row in here.values() if not short or row.group in ("step", "gpu")]
     for name in names:
-        if name not in ROWS:
-            raise unknown("row", name, ROWS, where="--only")
-        if ROWS[name] not in here:
-            raise InputError(
-                f"the row '{name}' is not measured on {device}",
-                where="--only",
-                expected=f"one of {', '.join(row.name for row in here)}, or another --device",
-            )
-    return [row for row in here if row.name in names]
+        _check_name(name, here, device)
+    return [row for row in here.values() if row.name in names]
+
+
+def _check_name(name: str, here: Mapping[str, Row], device: str) -> None:
+    if name not in ROWS:
+        raise unknown("row", name, ROWS, where="--only")
+    if name not in here:
+        raise InputError(
+            f"the row '{name}' is not measured on {device}",
+            where="--only",
+            expected=f"one of {', '.join(here)}, or another --device",
+        )

@@ -64,20 +64,20 @@ CELLS_A_SEED = 100
 
 
 def large_experiment(folder: Path, cells: int) -> Path:
-    """The file of an experiment of so many cells, a multiple of 100."""
+    """The file of an experiment of ``cells`` cells, a multiple of 100."""
     arms = ", ".join(f'"{arm}"' for arm in LARGE_ARMS)
     return _written(folder, _DIGITS.format(seeds=cells // CELLS_A_SEED, epochs=2, rounds=20, arms=arms))
 
 
 def tiny_cells(folder: Path, cells: int) -> Path:
-    """The file of an experiment of so many dense trainings of one step each."""
+    """The file of an experiment of ``cells`` dense trainings of one step each."""
     return _written(folder, _DIGITS.format(seeds=cells, epochs=1, rounds=1, arms='"dense"'))
 
 
 def search_experiment(folder: Path, workload: Workload, *, seeds: int, rounds: int) -> Path:
     """The file of a search of ``rounds`` rounds whose last ticket is trained, on the images of ``workload``.
 
-    With no rounds, dense trainings alone.
+    With 0 rounds, of dense trainings only.
     """
     write_images(folder / "images", workload)
     return _written(
@@ -111,9 +111,9 @@ def write_images(folder: Path, workload: Workload) -> None:
 
 
 def command(folder: Path, *words: str | Path) -> float:
-    """Seconds of ``oneticket WORDS`` in a process of its own, with its cache in ``folder``; its start is counted.
+    """Seconds of ``oneticket WORDS`` in a new process, its start included, with its cache in ``folder``.
 
-    Raises OneticketError with what it wrote when it fails.
+    Raises OneticketError, with what the process wrote, if it fails.
     """
     return timed_process([sys.executable, "-m", "oneticket", *map(str, words)], folder)[0]
 

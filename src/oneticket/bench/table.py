@@ -1,12 +1,12 @@
-"""The outcome as text: a table for a terminal, and the block of a page."""
+"""The outcome as text: tables for a terminal, and blocks of a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from oneticket.bench.ceiling import Ceiling, Floor
-from oneticket.bench.families import DATA, OPTIMISER
+from oneticket.bench.measures.ceiling import Ceiling, Floor
+from oneticket.bench.measures.families import DATA, OPTIMISER
 from oneticket.bench.outcome import ModelStep, Outcome, Result
 from oneticket.bench.pairing import Spread
 from oneticket.bench.rows import ROWS
@@ -20,18 +20,18 @@ SHOWN = ("convolution", "linear", "normalisation", "activation and pooling", OPT
 MODELS_HEADER = ("model", "precision", "a step", "floor: compute", "floor: memory", *SHOWN, "rest")
 
 
-def cells(outcome: Outcome) -> list[tuple[str, ...]]:
+def lines(outcome: Outcome) -> list[tuple[str, ...]]:
     """A tuple of texts for each result, under `HEADER`."""
-    return [_cells(entry) for entry in outcome.results]
+    return [_line(entry) for entry in outcome.results]
 
 
-def model_cells(outcome: Outcome) -> list[tuple[str, ...]]:
+def model_lines(outcome: Outcome) -> list[tuple[str, ...]]:
     """A tuple of texts for each model and precision, under `MODELS_HEADER`; shares are parts of the profiled step."""
-    return [_model_cells(entry) for entry in outcome.models]
+    return [_model_line(entry) for entry in outcome.models]
 
 
 def heading(outcome: Outcome) -> str:
-    """What the outcome was measured on: one line."""
+    """The machine, the versions and the form of the outcome, in one line."""
     machine = outcome.machine
     chip = machine.processor if outcome.device == "cpu" else f"{machine.device} beside {machine.processor}"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
@@ -54,21 +54,21 @@ def ceiling_line(ceiling: Ceiling) -> str:
 
 def markdown(outcome: Outcome) -> str:
     """Heading, table, ceiling and profiles of the rows as Markdown."""
-    parts = [f"{heading(outcome)}.", _grid(HEADER, cells(outcome)), f"{ceiling_line(outcome.ceiling)}."]
+    parts = [f"{heading(outcome)}.", _grid(HEADER, lines(outcome)), f"{ceiling_line(outcome.ceiling)}."]
     for row, found in outcome.profiles.items():
-        lines = [(f.family, f"{f.ms:.3g}", _share(f.share)) for f in found]
-        parts.append(f"Profile of `{row}`:\n\n{_grid(('family', 'ms a step', 'share'), lines)}")
+        families = [(f.family, f"{f.ms:.3g}", _share(f.share)) for f in found]
+        parts.append(f"Profile of `{row}`:\n\n{_grid(('family', 'ms a step', 'share'), families)}")
     return "\n\n".join(parts) + "\n"
 
 
 def models_markdown(outcome: Outcome) -> str:
     """Heading, table of models and ceiling as Markdown."""
-    parts = (f"{heading(outcome)}.", _grid(MODELS_HEADER, model_cells(outcome)), f"{ceiling_line(outcome.ceiling)}.")
+    parts = (f"{heading(outcome)}.", _grid(MODELS_HEADER, model_lines(outcome)), f"{ceiling_line(outcome.ceiling)}.")
     return "\n\n".join(parts) + "\n"
 
 
 def marks(outcome: Outcome) -> dict[str, str]:
-    """Name of a block of a page → what belongs there: the table of rows, that of models, or both."""
+    """Name of a block of a page → its text: the table of rows, that of models, or both."""
     blocks = {mark_of(outcome.device): markdown(outcome)} if outcome.results else {}
     return blocks | ({mark_of("cpu", models=True): models_markdown(outcome)} if outcome.models else {})
 
@@ -79,16 +79,16 @@ def mark_of(device: str, *, models: bool = False) -> str:
 
 
 def fill(page: Path, outcome: Outcome) -> None:
-    """Replace what stands on ``page`` between the two comments that name a block of this outcome."""
+    """Replace the text of ``page`` between the two comments that name a block of this outcome."""
     for mark, text in marks(outcome).items():
         before, after = split_page(page, mark)
         page.write_text(f"{before}\n\n{text}\n{after}", encoding="utf-8")
 
 
 def split_page(page: Path, mark: str) -> tuple[str, str]:
-    """What comes before the block of this name, with its first comment, and what comes after, with its last one.
+    """The page up to the first comment of the block ``mark``, and from its last comment on.
 
-    Raises InputError when the page cannot be read or lacks the two.
+    Raises InputError when the page cannot be read or lacks one of the two comments.
     """
     begin, end = (f"<!-- {word} of {mark} -->" for word in ("begin", "end"))
     try:
@@ -102,7 +102,7 @@ def split_page(page: Path, mark: str) -> tuple[str, str]:
     return before + begin, end + after
 
 
-def _cells(entry: Result) -> tuple[str, ...]:
+def _line(entry: Result) -> tuple[str, ...]:
     side = "≥" if ROWS[entry.row].at_least else "≤"
     target = f"{side} {entry.target:g} {entry.unit}"
     if entry.measured is None:
@@ -114,7 +114,7 @@ def _cells(entry: Result) -> tuple[str, ...]:
     return (entry.row, entry.what, target, measured, turns, met, step, _floor(entry.floor), others)
 
 
-def _model_cells(entry: ModelStep) -> tuple[str, ...]:
+def _model_line(entry: ModelStep) -> tuple[str, ...]:
     shares = {found.family: found.share for found in entry.families}
     shown = [shares.get(family, 0.0) for family in SHOWN]
     times = (f"{ms:.3g} ms" for ms in (entry.ms, entry.floor.compute_ms, entry.floor.memory_ms))
@@ -145,5 +145,5 @@ def _si(value: float, unit: str) -> str:
 
 
 def _grid(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    everything = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in everything)

@@ -1,4 +1,4 @@
-"""Workload: what every alternative trains: a network, images made from a seed, a recipe and masks."""
+"""Workload: what every rival trains: a network, images made from a seed, a recipe and masks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FADING = 1.0  # standard deviation of the logarithm of a unit's scale; see `fade
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One network trained on ``steps`` batches an epoch; ``epochs`` of them are timed, after one that is not.
+    """One network trained on ``steps`` batches an epoch; ``epochs`` epochs are timed, after one that is not.
 
-    ``width`` multiplies the channels, ``shape`` is one image (C, H, W), ``augment`` says whether images are flipped and
-    cropped with a border of 4, ``density`` is the fraction of the prunable weights that is kept.
+    ``width`` multiplies the channels, ``shape`` is that of an image (C, H, W), ``augment`` says whether images are
+    flipped and cropped with a border of 4, ``density`` is the fraction of the prunable weights that is kept.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return build(spec, input_shape=self.shape, classes=CLASSES, seed=seed)
 
     def recipe(self, epochs: int | None = None) -> Recipe:
-        """SGD with momentum and weight decay, for so many epochs; the timed ones and one more by default."""
+        """SGD with momentum and weight decay, by default for one epoch more than is timed."""
         return Recipe.sgd(
             epochs=epochs or self.epochs + 1,
             lr=LR,
@@ -70,16 +70,16 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
     def normalisation(self) -> Normalisation:
-        """That of uniform noise, the same for every alternative: computing it is part of no step."""
+        """That of uniform noise, given to every rival: a step does not compute it."""
         return Normalisation(mean=(0.5,) * self.shape[0], std=(0.29,) * self.shape[0])
 
 
 @torch.no_grad()
 def faded(network: nn.Module, seed: int) -> nn.Module:
-    """``network`` with each unit's incoming and outgoing weights scaled by a factor of its own, log-normal.
+    """``network`` with the incoming and outgoing weights of each unit scaled by a log-normal factor.
 
-    In a trained network whole units fade, under weight decay, so that pruning by magnitude takes most of their weights;
-    fresh weights know nothing of that. A stand-in for a trained ticket: ``--ticket`` measures a real one.
+    Weight decay makes whole units of a trained network fade, so that pruning by magnitude takes most of their weights;
+    in a fresh network no unit has faded. This imitates a trained ticket; ``--ticket`` measures a real one.
     """
     with seeded(seed):
         for _, weight in Prunable(network).weights():

@@ -1,4 +1,4 @@
-"""The command line: thin, one function a command."""
+"""The command line: the group of commands, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 class _Commands(click.Group):
-    """Commands in the order of the contract, and errors as one clear line with their exit code."""
+    """Commands in the order they were added; an unknown one is refused with the nearest name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -59,13 +59,13 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
+        click.echo("Interrupted. Finished work is kept; run the same command to continue.", err=True)
         sys.exit(INTERRUPTED)
     except OneticketError as error:
         click.echo(f"Error: {harmless(str(error))}", err=True)
         sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except BrokenPipeError:
-        # Who read the output has seen enough; what is still buffered must not be tried again at exit.
+        # The reader has closed the pipe: what is still buffered must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from oneticket.cli.checks import check_device, check_out
+
 if TYPE_CHECKING:
     from oneticket.bench.outcome import Outcome
+
+    Again = Callable[[Sequence[str]], Outcome]
 
 _file = click.Path(path_type=Path, dir_okay=False)
 
 _WITH_MODELS = {"profile_models", "names", "threads", "as_json", "out", "markdown"}
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of the command; `bench` explains each."""
+
+    names: tuple[str, ...]
+    device: str
+    short: bool
+    check: bool
+    as_json: bool
+    threads: int | None
+    repeats: int
+    loader_workers: int
+    profile: bool
+    profile_models: bool
+    ticket: Path | None
+    out: Path | None
+    ratios: Path | None
+    markdown: Path | None
+    earlier: tuple[Path, ...]
 
 
 @click.command()
@@ -43,101 +69,136 @@ _WITH_MODELS = {"profile_models", "names", "threads", "as_json", "out", "markdow
     "--from", "earlier", type=_file, multiple=True,
     help="Show what --out wrote earlier; nothing is measured. Of several files the later one counts, row by row.",
 )  # fmt: skip
-def bench(
-    names: tuple[str, ...], device: str, short: bool, check: bool, as_json: bool, threads: int | None, repeats: int,
-    loader_workers: int, profile: bool, profile_models: bool, ticket: Path | None, out: Path | None,
-    ratios: Path | None, markdown: Path | None, earlier: tuple[Path, ...],
-) -> int:  # fmt: skip
+def bench(**given: Any) -> int:
     """How fast training is here: ratios to the loop that this field trains with, measured in turns.
 
     Also against plain PyTorch and the machine's ceiling. Needs a quiet machine. The rows are explained in
     docs/benchmarks.md.
     """
     _refuse_what_does_not_go_together(click.get_current_context())
-    from oneticket.bench import measure
-    from oneticket.bench.check import write_ratios
-    from oneticket.bench.outcome import merged, read_outcome
-    from oneticket.bench.table import fill, mark_of, marks, split_page
-    from oneticket.cli.checks import check_device, check_out
-    from oneticket.ticket import Ticket
+    options = _Options(**given)
+    earlier = _read(options.earlier)
+    _check_places(options, earlier)
+    again = None
+    if earlier is not None:
+        outcome = earlier
+        _keep(options, outcome)
+    elif options.profile_models:
+        outcome = _measure_models(options)
+    else:
+        again = _measurement(options)
+        outcome = again(options.names, profile=options.profile, keep=partial(_keep, options))
+    _publish(options, outcome)
+    return _check(outcome, again) if options.check else 0
 
-    known = reduce(merged, map(read_outcome, earlier)) if earlier else None
-    for file in (out, ratios):
+
+def _read(files: Sequence[Path]) -> Outcome | None:
+    """The outcomes in ``files`` as one; None without a file."""
+    from oneticket.bench.outcome import merged, read_outcome
+
+    return reduce(merged, map(read_outcome, files)) if files else None
+
+
+def _check_places(options: _Options, earlier: Outcome | None) -> None:
+    """Raise InputError for a file that cannot be written, before anything is measured."""
+    from oneticket.bench.table import mark_of, marks, split_page
+
+    for file in (options.out, options.ratios):
         if file is not None:
             check_out(file)
-    if markdown is not None:
-        for mark in marks(known) if known else [mark_of(device, models=profile_models)]:
-            split_page(markdown, mark)
+    if options.markdown is not None:
+        named = marks(earlier) if earlier else [mark_of(options.device, models=options.profile_models)]
+        for mark in named:
+            split_page(options.markdown, mark)
 
-    def keep(outcome: Outcome) -> None:
-        if out is not None:
-            outcome.write(out)
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
+def _measure_models(options: _Options) -> Outcome:
+    from oneticket.bench import measure
 
-    again = None
-    if known is not None:
-        outcome = known
-        keep(outcome)
-    elif profile_models:
-        outcome = measure.profile_models(names, threads=threads, say=say, keep=keep)
-    else:
-        check_device(device)
-        again = partial(
-            measure.run_bench, device=device, short=short, threads=threads, repeats=repeats,
-            loader_workers=loader_workers, ticket=Ticket.load(ticket).masks if ticket else None, say=say,
-        )  # fmt: skip
-        outcome = again(names, profile=profile, keep=keep)
-    if markdown is not None:
-        fill(markdown, outcome)
-    if ratios is not None:
-        write_ratios(ratios, outcome)
-    if as_json:
+    return measure.profile_models(options.names, threads=options.threads, say=_say, keep=partial(_keep, options))
+
+
+def _measurement(options: _Options) -> Callable[..., Outcome]:
+    """The function that measures the rows of given names, as the options say."""
+    from oneticket.bench import measure
+    from oneticket.ticket import Ticket
+
+    check_device(options.device)
+    return partial(
+        measure.run_bench, device=options.device, short=options.short, threads=options.threads,
+        repeats=options.repeats, loader_workers=options.loader_workers,
+        ticket=Ticket.load(options.ticket).masks if options.ticket else None, say=_say,
+    )  # fmt: skip
+
+
+def _publish(options: _Options, outcome: Outcome) -> None:
+    """Fill the page, write the ratios, and print."""
+    from oneticket.bench.check import write_ratios
+    from oneticket.bench.table import fill
+
+    if options.markdown is not None:
+        fill(options.markdown, outcome)
+    if options.ratios is not None:
+        write_ratios(options.ratios, outcome)
+    if options.as_json:
         click.echo(outcome.as_json())
     else:
         _print(outcome)
-    return _check(outcome, again) if check else 0
+
+
+def _keep(options: _Options, outcome: Outcome) -> None:
+    if options.out is not None:
+        outcome.write(options.out)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _refuse_what_does_not_go_together(context: click.Context) -> None:
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    compared = {"check": "--check", "ratios": "--ratios"}
-    for name in compared.keys() & given:
-        if "earlier" not in given and not (context.params["short"] and context.params["device"] == "cpu"):
-            raise click.UsageError(f"{compared[name]} needs --short on the CPU: only that is compared")
-        if context.params["threads"] not in (None, 1):
-            raise click.UsageError(f"{compared[name]} goes with one thread: only that is compared")
+    for name, option in (("check", "--check"), ("ratios", "--ratios")):
+        if name in given:
+            _refuse_another_kind(option, given, context.params)
     if "profile_models" in given and (others := given - _WITH_MODELS):
         options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
         unfit = ", ".join(sorted(options[name] for name in others))
         raise click.UsageError(f"--profile-models does not go with {unfit}")
 
 
-def _check(outcome: Outcome, again: Callable[[Sequence[str]], Outcome] | None) -> int:
+def _refuse_another_kind(option: str, given: set[str], values: dict[str, Any]) -> None:
+    """Refuse ``option`` unless what is measured, or read, is what the expected ratios were measured with."""
+    if "earlier" not in given and not (values["short"] and values["device"] == "cpu"):
+        raise click.UsageError(f"{option} needs --short on the CPU: only that is compared")
+    if values["threads"] not in (None, 1):
+        raise click.UsageError(f"{option} needs one thread: only that is compared")
+
+
+def _check(outcome: Outcome, again: Again | None) -> int:
+    """Say which rows have become slower; the exit code."""
     from oneticket.bench.check import read_ratios, regressions, unmeasured
 
     expected = read_ratios()
     for line in unmeasured(outcome, expected):
-        click.echo(f"not compared: {line}", err=True)
+        _say(f"not compared: {line}")
 
     def once_more(rows: Sequence[str]) -> Outcome:
-        click.echo(f"slower than expected, so measured once more: {', '.join(rows)}", err=True)
+        _say(f"slower than expected, so measured once more: {', '.join(rows)}")
         return again(rows) if again else outcome
 
     fallen = regressions(outcome, expected, once_more if again else None)
     for line in fallen:
-        click.echo(f"fallen: {line}", err=True)
+        _say(f"fallen: {line}")
     return 1 if fallen else 0
 
 
 def _print(outcome: Outcome) -> None:
-    from oneticket.bench.table import HEADER, MODELS_HEADER, ceiling_line, cells, heading, model_cells
+    from oneticket.bench.table import HEADER, MODELS_HEADER, ceiling_line, heading, lines, model_lines
 
     if outcome.results:
-        _print_table(HEADER, cells(outcome))
+        _print_table(HEADER, lines(outcome))
     if outcome.models:
-        _print_table(MODELS_HEADER, model_cells(outcome))
+        _print_table(MODELS_HEADER, model_lines(outcome))
     click.echo(f"\n{heading(outcome)}\n{ceiling_line(outcome.ceiling)}")
     for row, families in outcome.profiles.items():
         click.secho(f"\n{row}", bold=True)

@@ -1,4 +1,4 @@
-"""What is checked before hours are spent: devices, and files to write to."""
+"""Checks made before hours are spent: devices, and files to write to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def check_device(device: str) -> None:
-    """InputError when ``device`` is not to be had here."""
+    """Raise InputError when this machine does not have ``device``."""
     from oneticket.errors import InputError
 
     if device == "cuda":
@@ -18,10 +18,10 @@ def check_device(device: str) -> None:
 
 
 def check_out(out: Path) -> None:
-    """InputError when the file ``out`` cannot be written: better now than after hours."""
+    """Raise InputError when the file ``out`` cannot be written: better now than after hours."""
     from oneticket.errors import InputError
 
     if out.is_dir():
         raise InputError(f"'{out}' is a folder", where="--out", expected="a file")
     if not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise InputError(f"'{out}' can't be written", where="--out", expected="a file in an existing folder")
+        raise InputError(f"'{out}' cannot be written", where="--out", expected="a file in an existing folder")

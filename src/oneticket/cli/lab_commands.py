@@ -54,7 +54,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
     from oneticket.lab.spec.parsing import read_toml
 
-    read_toml(experiment)  # what is wrong already here is told before seconds are spent on loading torch
+    read_toml(experiment)  # a fault in the syntax is reported before torch is loaded, which takes seconds
 
     from oneticket.cli.progress import duration
     from oneticket.data import default_cache
@@ -113,7 +113,7 @@ def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
     device: str, layout: Layout, as_json: bool,
 ) -> int:  # fmt: skip
-    """Compute what EXPERIMENT lacks. Interrupted or killed, the same command goes on where it was."""
+    """Compute the missing cells of EXPERIMENT. After an interruption the same command continues where it stopped."""
     return _run(experiment, store, cache, engine, workers, threads, device, layout, as_json=as_json)
 
 
@@ -125,9 +125,9 @@ def _run(
     from oneticket.lab.planning.plan_cache import recall
     from oneticket.lab.spec.parsing import read_toml
 
-    read_toml(file)  # what is wrong already here is told before seconds are spent on loading torch
+    read_toml(file)  # a fault in the syntax is reported before torch is loaded, which takes seconds
 
-    # Another engine or device is looked up first, even where nothing is left to compute.
+    # Another engine or device is checked first, even where nothing is left to compute.
     usual = (engine_name, device) == ("local", "cpu")
     known = recall(file, lambda name: store or _default_store(name)) if usual else None
     if known is not None:
@@ -137,7 +137,7 @@ def _run(
     from oneticket.lab.execution.forkserver import start_server
 
     if engine_name == "local":
-        with suppress(OSError, EOFError):  # seconds of loading, while this process does the same; later it will be told
+        with suppress(OSError, EOFError):  # loads while this process loads; a failure is reported when a cell needs it
             start_server()
 
     from oneticket.cli.progress import make_listener
@@ -170,7 +170,7 @@ def _run(
 
 
 def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], *, as_json: bool) -> int:
-    """Say how a run ended; the exit code."""
+    """Show how a run ended; returns the exit code."""
     import msgspec
 
     from oneticket.lab.results.table import tidy
@@ -188,7 +188,7 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
 
 
 def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
-    """The plan of an experiment file, and what it was made of; every fault is placed in the file."""
+    """The plan of an experiment file, and what it was made of; every fault names its place in the file."""
     import torch
 
     from oneticket.errors import InputError
@@ -196,10 +196,10 @@ def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
     from oneticket.lab.planning.plan_cache import origin
     from oneticket.lab.spec.experiment import load_experiment
 
-    # Planning is small work; a pool of threads would only get in the way of the cells.
+    # Planning is light work; a pool of threads would only compete with the cells.
     torch.set_num_threads(1)
     experiment = load_experiment(file)
-    made_of = origin(file, experiment)  # before it is looked at, so that a later change is seen as one
+    made_of = origin(file, experiment)  # before planning, so that a change during planning is noticed
     try:
         return make_plan(experiment, folder=file.parent, cache=cache), made_of
     except InputError as error:
@@ -246,7 +246,7 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
 
 
 def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:
-    """Of each precision that a recipe of the plan asks for: whether it is the fastest on this CPU, and why."""
+    """For each precision that a recipe of the plan asks for: whether it is the fastest on this CPU, and why."""
     from oneticket.training.precision import choice
 
     asked = {cell.recipe.precision for cell in graph.cells.values()}

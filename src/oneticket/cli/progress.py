@@ -1,4 +1,4 @@
-"""What a user sees while cells are computed: a live display on a terminal, plain lines elsewhere."""
+"""What is shown while cells are computed: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.text import Text
 from oneticket.cli.text import harmless
 from oneticket.lab.execution.events import RunListener
 
-if TYPE_CHECKING:  # how a finished experiment ended is told without torch
+if TYPE_CHECKING:  # a finished experiment is answered without torch
     from oneticket.lab.execution.engines import Done, Progress
     from oneticket.lab.planning.plan import Plan
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
-SURE_AFTER = 5  # cells, from which on the time left is worth saying
+SURE_AFTER = 5  # finished cells, from which on the time left can be estimated
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def make_listener(*, quiet: bool = False) -> RunListener:
-    """The display that fits where the output goes."""
+    """A live display for a terminal, plain lines for a file or a pipe, nothing if ``quiet``."""
     if quiet:
         return RunListener()
     console = Console(stderr=True)
@@ -44,7 +44,7 @@ def make_listener(*, quiet: bool = False) -> RunListener:
 
 
 class _Counting(RunListener):
-    """The figures both displays show."""
+    """The figures that both displays show."""
 
     def begin(self, plan: Plan, cached: int) -> None:
         self.began = time.monotonic()
@@ -89,13 +89,13 @@ class _Counting(RunListener):
         self.say(f"fewer cells side by side than there are workers: {reason}")
 
     def say(self, line: str) -> None:
-        """Show a line that must not be missed."""
+        """Show a line that the user must not miss; here it is dropped."""
 
     def figures(self) -> str:
         """One line of figures."""
         left = self.total - self.cached - self.done - self.failures
         busy = time.monotonic() - self.began
-        # The first few cells say little: they also waited for the workers to be loaded.
+        # The first few cells also waited for the workers to load, so they say little about the rest.
         ahead = f", {duration(busy / self.done * left)} left" if self.done >= SURE_AFTER and left else ""
         return (
             f"{self.cached + self.done}/{self.total} cells done ({self.cached} cached), {len(self.running)} running, "
@@ -123,7 +123,7 @@ class _PlainListener(_Counting):
 
 
 class _LiveListener(_Counting):
-    """A display that redraws itself while the run lasts."""
+    """A display that is redrawn during the run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -1,10 +1,12 @@
-"""Commands that look at what was computed: results, report."""
+"""Commands that show what was computed: results, report."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +25,21 @@ _against = click.option(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The argument and the options of `results`, which explains each."""
+
+    store: Path
+    kind: str
+    experiment: str | None
+    out: Path | None
+    against: tuple[str, ...]
+    arms: tuple[str, ...]
+    wide: bool
+    cost: bool
+    footprint: bool
+
+
 @click.command()
 @_table
 @click.option("--format", "kind", type=click.Choice(tables.FORMATS), default="table")
@@ -33,45 +50,58 @@ _against = click.option(
 @click.option("--wide", is_flag=True, help="One column for each target.")
 @click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
 @click.option("--footprint", is_flag=True, help="Accuracy, bytes and time per prediction, measured now, instead of it.")
-def results(
-    store: Path, kind: str, experiment: str | None, out: Path | None, against: tuple[str, ...], arms: tuple[str, ...],
-    wide: bool, cost: bool, footprint: bool,
-) -> None:  # fmt: skip
+def results(**given: Any) -> None:
     """The results in STORE, a store or its tidy table in CSV: over the seeds, or one row for each trained network."""
-    if cost and footprint:
+    options = _Options(**given)
+    _refuse_what_does_not_go_together(options)
+    if options.out is not None:
+        check_out(options.out)
+    found = _found(options)
+    if isinstance(found, list):
+        _show(found)
+    elif options.out is not None:
+        options.out.write_bytes(found if isinstance(found, bytes) else found.encode())
+    elif isinstance(found, bytes):
+        sys.stdout.buffer.write(found)
+    else:
+        click.echo(found.removesuffix("\n"))
+    if not options.cost:  # wrong gradients do not change what a network cost
+        say_cautions(options.store, options.experiment)
+
+
+def _refuse_what_does_not_go_together(options: _Options) -> None:
+    if options.cost and options.footprint:
         raise click.UsageError("--cost or --footprint, not both")
-    if (against or arms or wide) and (cost or footprint or kind not in ("table", "markdown")):
+    of_accuracies = options.kind in ("table", "markdown") and not (options.cost or options.footprint)
+    if (options.against or options.arms or options.wide) and not of_accuracies:
         raise click.UsageError("--against, --arm and --wide need --format table or markdown, of accuracies")
-    if wide and len(against) > 1:
+    if options.wide and len(options.against) > 1:
         raise click.UsageError("--wide has room for one --against")
-    if out is not None:
-        if kind == "table":
-            raise click.UsageError("--out needs --format markdown, csv, json or parquet")
-        check_out(out)
-    told: list[tuple[str, Table]] | str | bytes
-    if cost or footprint:
-        told = (tables.costs if cost else tables.footprints)(store, kind, experiment)
-    elif kind in ("table", "markdown"):
-        told = tables.compared(store, kind, experiment, against, arms, wide=wide)
-    else:
-        told = tables.results(store, kind, experiment)
-    if isinstance(told, list):
-        for number, (title, table) in enumerate(told):
-            if title:
-                click.echo(("\n" if number else "") + harmless(title))
-            tables.show(table)
-    elif out is not None:
-        out.write_bytes(told if isinstance(told, bytes) else told.encode())
-    elif isinstance(told, bytes):
-        sys.stdout.buffer.write(told)
-    else:
-        click.echo(told.removesuffix("\n"))
-    if not cost:  # of which wrong gradients change nothing
-        say_cautions(store, experiment)
+    if options.out is not None and options.kind == "table":
+        raise click.UsageError("--out needs --format markdown, csv, json or parquet")
+
+
+def _found(options: _Options) -> list[tuple[str, Table]] | str | bytes:
+    """What the options ask for: titled tables for a terminal, or the content of a file."""
+    store, kind, experiment = options.store, options.kind, options.experiment
+    if options.cost:
+        return tables.costs(store, kind, experiment)
+    if options.footprint:
+        return tables.footprints(store, kind, experiment)
+    if kind in ("table", "markdown"):
+        return tables.compared(store, kind, experiment, options.against, options.arms, wide=options.wide)
+    return tables.results(store, kind, experiment)
+
+
+def _show(titled: Sequence[tuple[str, Table]]) -> None:
+    for number, (title, table) in enumerate(titled):
+        if title:
+            click.echo(("\n" if number else "") + harmless(title))
+        tables.show(table)
 
 
 def say_cautions(store: Path, experiment: str | None) -> None:
-    """Say on standard error, out of the way of data, what must be known of the networks of a store."""
+    """Write warnings about the networks of a store to standard error, so that they do not mix with data."""
     for caution in tables.cautions(store, experiment):
         click.echo(f"\nCaution: {harmless(caution)}", err=True)
 
@@ -82,7 +112,7 @@ def say_cautions(store: Path, experiment: str | None) -> None:
 @_only
 @_against
 def report(store: Path, out: Path | None, experiment: str | None, against: tuple[str, ...]) -> None:
-    """Write report.html (one file, no network), the figures and the tables of STORE, a store or its table in CSV."""
+    """Write report.html (one file, works offline), the figures and the tables of STORE, a store or its table in CSV."""
     beside = store.with_name(f"{store.stem}-report") if store.is_file() else store / "report"
     click.echo(write_page(store, out or beside, experiment, against))
 

@@ -1,8 +1,8 @@
-"""What ``oneticket results`` tells of a store, in each format; tables of text on a terminal."""
+"""What ``oneticket results`` shows, in each format; tables of text on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
 
 
 def cautions(place: Path, experiment: str | None) -> list[str]:
-    """What must be known of the networks of a store before their numbers are believed; a file in CSV can't tell."""
+    """Warnings about networks of a store whose numbers may be wrong; a table in CSV does not hold enough to say."""
     from oneticket.lab.cells.store import Store
     from oneticket.lab.results.suspects import suspects
 
@@ -50,33 +50,50 @@ def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
 def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
 ) -> list[tuple[str, Table]] | str:
-    """The table over the seeds, in one piece or with a column for each target; a title with each where needed."""
-    from oneticket.errors import unknown
-    from oneticket.report import across_tables, summary_table
-    from oneticket.report import summary as over_seeds
+    """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
     if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
-    there = sorted({row["arm"] for row in rows})
-    for arm in arms:
-        if arm not in there:
-            raise unknown("arm", arm, there, where="--arm")
+    _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
-    if wide:
-        found = across_tables(over_seeds(rows, against), arms=arms, width=width)
-        found = found if len(found) > 1 else [("", table) for _, table in found]
-    else:
-        short = over_seeds(rows, against) if against else over_seeds(rows)
-        found = [("", summary_table([row for row in short if not arms or row.group.arm in arms], width=width))]
+    found = (_wide if wide else _long)(rows, against, arms, width)
     if kind == "table":
         return found
     return "\n".join((f"{title}\n\n" if title else "") + markdown(table) for title, table in found)
 
 
+def _refuse_unknown_arms(arms: Sequence[str], known: Collection[str]) -> None:
+    from oneticket.errors import unknown
+
+    for arm in arms:
+        if arm not in known:
+            raise unknown("arm", arm, sorted(known), where="--arm")
+
+
+def _wide(
+    rows: Sequence[Mapping[str, Any]], against: Sequence[str], arms: Sequence[str], width: int | None
+) -> list[tuple[str, Table]]:
+    from oneticket.report import summary as over_seeds
+    from oneticket.report import wide_tables
+
+    found = wide_tables(over_seeds(rows, against), arms=arms, width=width)
+    return found if len(found) > 1 else [("", table) for _, table in found]
+
+
+def _long(
+    rows: Sequence[Mapping[str, Any]], against: Sequence[str], arms: Sequence[str], width: int | None
+) -> list[tuple[str, Table]]:
+    from oneticket.report import summary as over_seeds
+    from oneticket.report import summary_table
+
+    found = over_seeds(rows, against) if against else over_seeds(rows)
+    return [("", summary_table([row for row in found if not arms or row.group.arm in arms], width=width))]
+
+
 def costs(store: Path, kind: str, experiment: str | None) -> str:
-    """What every network cost, with all that it rests on."""
+    """What each network has cost, its search included."""
     _refuse_others("--cost", kind, "table", "csv", "json")
 
     from oneticket.lab.cells.store import Store
@@ -119,12 +136,12 @@ def show(table: Table) -> None:
     from rich.table import Table as Shown
     from rich.text import Text
 
-    # Names are somebody's words: neither markup nor codes for the terminal.
+    # Names are users' words: they must not act as markup or as codes for the terminal.
     shown = Shown(box=None, header_style="bold", pad_edge=False)
     for title, numeric in zip(table.header, table.numeric, strict=True):
         shown.add_column(Text(harmless(title)), justify="right" if numeric else "left", no_wrap=True)
-    for cells in table.cells:
-        shown.add_row(*(Text(harmless(cell)) for cell in cells))
+    for line in table.lines:
+        shown.add_row(*(Text(harmless(text)) for text in line))
     _console().print(shown)
 
 

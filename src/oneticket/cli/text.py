@@ -1,4 +1,4 @@
-"""Text that may come from anywhere, made fit for a terminal."""
+"""Text from files and users, made safe for a terminal."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from oneticket.data import DataSpec, Splits
+    from oneticket.masks import Masks
     from oneticket.models import ModelSpec
     from oneticket.ticket import Ticket
     from oneticket.training import Recipe
@@ -28,8 +29,8 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that find and transfer share: the data set and the recipe."""
     options = [
         click.option("--data", "data_place", required=True, help="digits, a folder of Parquet files, or of images."),
-        click.option("--size", type=int, help="Height and width that images are brought to."),
-        click.option("--channels", type=click.Choice(["1", "3"]), help="Channels that images are brought to."),
+        click.option("--size", type=int, help="Height and width to resize images to."),
+        click.option("--channels", type=click.Choice(["1", "3"]), help="Channels to convert images to."),
         click.option("--classes", help="Only these classes: names or numbers, separated by commas."),
         click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw", "rmsprop"]), default="sgd"),
         click.option("--lr", type=float, help="Learning rate.  [default: 0.1 with sgd, 3e-4 otherwise]"),
@@ -47,7 +48,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.option("--model", "model_name", required=True, help="A registered name or package.module:function.")
 @click.option("--option", "model_options", multiple=True, metavar="KEY=VALUE", help="Option of the model, repeatable.")
-@click.option("--head", help="Name of the classifier layer, when it can't be found.")
+@click.option("--head", help="Name of the classifier layer, if it cannot be found.")
 @click.option("--density", type=float, default=0.05, show_default=True, help="Fraction of the weights to keep.")
 @click.option("--rewind", default="1ep", show_default=True, help="Moment to rewind to: 1ep, 500it, 0.")
 @click.option("--rounds", type=click.IntRange(1), help="Pruning rounds; 1 is one-shot.  [default: 20 % a round]")
@@ -94,7 +95,7 @@ def find(
 
 @click.command()
 @click.argument("ticket_file", type=_file)
-@click.option("--model", "model_name", help="The model, where the ticket names none, or one by import path.")
+@click.option("--model", "model_name", help="The model, if the ticket does not name a registered one.")
 @click.option("--option", "model_options", multiple=True, metavar="KEY=VALUE", help="Option of the model, repeatable.")
 @click.option("--head", "how", type=click.Choice(["fresh", "copied"]), default="fresh", show_default=True)
 @_training_options
@@ -103,7 +104,7 @@ def transfer(
     ticket_file: Path, model_name: str | None, model_options: tuple[str, ...], how: Literal["fresh", "copied"],
     as_json: bool, **training: Any,
 ) -> None:  # fmt: skip
-    """Train the ticket in TICKET_FILE on another data set and tell its test accuracy."""
+    """Train the ticket in TICKET_FILE on another data set and show its test accuracy."""
     import msgspec
 
     from oneticket.models import build
@@ -147,7 +148,7 @@ def ticket() -> None:
 @click.argument("file", type=_file)
 @_json
 def show(file: Path, as_json: bool) -> None:
-    """What FILE holds and where it comes from: model, every data set seen, round, density of each layer."""
+    """Show what FILE holds and where it comes from: model, every data set seen, round, density of each layer."""
     import msgspec
 
     from oneticket.ticket import Ticket
@@ -158,11 +159,7 @@ def show(file: Path, as_json: bool) -> None:
         layers = [row._asdict() for row in loaded.masks.table()]
         click.echo(json.dumps({"density": loaded.density, "layers": layers, "provenance": facts}, indent=1))
         return
-    click.echo(f"{loaded.masks.kept} of {loaded.masks.total} weights kept, density {loaded.density:.6f}\n")
-    width = max(len(name) for name in loaded.masks)
-    for row in loaded.masks.table():
-        note = "  collapsed: no weight left" if row.total and not row.kept else ""
-        click.echo(harmless(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}"))
+    _show_layers(loaded.masks)
     click.echo("\nprovenance")
     for key, value in facts.items():
         for line in value if key == "seen" else [value]:
@@ -170,10 +167,18 @@ def show(file: Path, as_json: bool) -> None:
                 click.echo(f"  {key:<14}  {harmless(shown)}")
 
 
+def _show_layers(masks: Masks) -> None:
+    click.echo(f"{masks.kept} of {masks.total} weights kept, density {masks.density:.6f}\n")
+    width = max(len(name) for name in masks)
+    for row in masks.table():
+        note = "  collapsed: no weight left" if row.total and not row.kept else ""
+        click.echo(harmless(f"  {row.name:<{width}}  {row.kept:>10} / {row.total:<10} {row.density:8.4f}{note}"))
+
+
 @ticket.command()
 @click.argument("file", type=_file)
 def verify(file: Path) -> None:
-    """Check FILE against its checksum; a damaged, truncated, foreign or too new file is refused with exit code 2."""
+    """Check FILE against its checksum; exit code 2 for a damaged, truncated, foreign or too new file."""
     from oneticket.ticket import Ticket
 
     found = Ticket.verify(file)
@@ -184,7 +189,7 @@ def verify(file: Path) -> None:
 @click.argument("first", type=_file)
 @click.argument("second", type=_file)
 def diff(first: Path, second: Path) -> int:
-    """Where two tickets differ, layer by layer; exit code 0 also when they do."""
+    """Show where two tickets differ, layer by layer; exit code 0 also if they do."""
     from oneticket.ticket import Ticket
 
     difference = Ticket.load(first).diff(Ticket.load(second))
@@ -193,7 +198,7 @@ def diff(first: Path, second: Path) -> int:
 
 
 def _in_words(value: Any) -> str:
-    """A value of the provenance on one line; what is unknown or empty is left out."""
+    """A value of the provenance on one line; unknown and empty parts are left out."""
     if isinstance(value, dict):
         known = {key: _in_words(entry) for key, entry in value.items()}
         return ", ".join(f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in known.items() if text)
@@ -203,24 +208,25 @@ def _in_words(value: Any) -> str:
 
 
 def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
-    """The model asked for, or else the ticket's; InputError where only the ticket would have code run.
+    """The model of the command line, else that of the ticket.
 
-    An import path is called with the options beside it: nobody's file may decide what that is.
+    An import path in the ticket is refused with InputError: the code that is run must be named by the user, not by a
+    file.
     """
     from oneticket.errors import InputError
     from oneticket.models import ModelSpec
 
-    told = ticket.provenance
-    if name is None and (not told.model or ":" in told.model):
-        found = f"the ticket is of the model '{told.model}'" if told.model else "the ticket names no model"
-        raise InputError(found, where=where, expected="--model, with an --option for each it needs")
-    if name is None or (name == told.model and not options and ":" not in name):
-        return ModelSpec(name=told.model, options=told.model_options)
+    known = ticket.provenance
+    if name is None and (not known.model or ":" in known.model):
+        found = f"the ticket is of the model '{known.model}'" if known.model else "the ticket does not name its model"
+        raise InputError(found, where=where, expected="--model, with an --option for each that it needs")
+    if name is None or (name == known.model and not options and ":" not in name):
+        return ModelSpec(name=known.model, options=known.model_options)
     return ModelSpec(name=name, options=_parsed_options(options))
 
 
 def _check_fit(ticket: Ticket, model: nn.Module, where: str) -> None:
-    """InputError when not every masked tensor of the ticket finds its place: a part of a ticket is another ticket."""
+    """Raise InputError unless every masked tensor of the ticket fits: a part of a ticket is another ticket."""
     import warnings
 
     from oneticket.errors import InputError
@@ -236,7 +242,7 @@ def _check_fit(ticket: Ticket, model: nn.Module, where: str) -> None:
 
 
 def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
-    """The data and the recipe that the options of a command describe, checked."""
+    """The data and the recipe that the options of a command describe."""
     import torch
 
     from oneticket.data import default_cache, open_data, resolve
@@ -253,7 +259,7 @@ def _prepared(training: dict[str, Any]) -> tuple[Splits, Recipe]:
     try:
         ref = resolve({"data": _data_spec(training)}, "data", folder=Path(), cache=cache)
     except InputError as error:
-        # The command line has no [data] table to point at.
+        # The place in the message is a key of a [data] table, which the command line does not have.
         expected, (_, _, key) = error.expected, (error.where or "").partition("data.data: ")
         if not key:
             expected = "digits, a folder with train.parquet and test.parquet, or a folder of images"
@@ -281,13 +287,13 @@ def _data_spec(training: dict[str, Any]) -> DataSpec:
 
 
 def _input_rule(training: dict[str, Any]) -> str:
-    """The stated rule by which images were brought to the model's input."""
+    """How images were brought to the shape of the model's input, for the provenance."""
     rules = [f"resized to {training['size']}" if training["size"] else "", f"{training['channels']} channels"]
     return ", ".join(rule for rule in rules[: 2 if training["channels"] else 1] if rule) or "as they are"
 
 
 def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs; values are read as TOML and taken as text where they are none."""
+    """``KEY=VALUE`` pairs; a value is read as TOML, and is text if it is not valid TOML."""
     import tomllib
 
     parsed: dict[str, Any] = {}

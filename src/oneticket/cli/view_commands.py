@@ -1,30 +1,31 @@
-"""Commands that show what there is: list, doctor."""
+"""Commands that show what is available: list, doctor."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from oneticket.kernels.sweep import Kind
     from oneticket.lab.spec.arms import Arm
 
 
-_KEYS = {"rescale": "rescaling"}
-"""The key of experiment files → the kind of what it names, where the two differ."""
+_KEYS = {"mask": "control", "weights": "draw", "rescale": "rescaling"}
+"""Keys of an arm in an experiment file → the kind of what they name."""
 
 
 @click.command("list")
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def list_everything(kind: str | None, as_json: bool) -> None:
-    """Everything that can be named in an experiment file, one line each with its source; or one KIND of it."""
+    """Everything that an experiment file can name, one line each with its source; or only one KIND."""
     from oneticket.errors import unknown
 
     kinds = _kinds()
-    if kind in _KEYS:
-        kind = _KEYS[kind]
+    kind = _KEYS.get(kind, kind) if kind is not None else None
     if kind is not None and kind not in kinds:
         raise unknown("kind", kind, kinds)
     shown = {k: v for k, v in kinds.items() if kind in (None, k)}
@@ -93,94 +94,140 @@ def doctor(kernels: bool, as_json: bool) -> int:
 
 
 def _sweep(*, as_json: bool) -> int:
-    """Say which convolutions are wrong on this machine, and whether the layers of networks are right all the same."""
+    """Show which convolutions are wrong on this machine; exit code 1 if layers of networks are wrong too."""
     from oneticket.kernels.machine import this_machine
-    from oneticket.kernels.sweep import CHANNELS, kinds, spans, sweep
+    from oneticket.kernels.sweep import kinds
 
-    found: dict[bool, list[dict[str, Any]]] = {}
-    chosen, faulty = kinds(), []
-    for layers in (False, True):
-        what = "layers as networks here have them" if layers else "convolutions of PyTorch"
-        found[layers] = []
-        for number, (kind, wrong) in enumerate(sweep(chosen, layers=layers), start=1):
-            click.echo(f"\r{what}: {number}/{len(chosen)} kinds ", nl=False, err=True)
-            if wrong is not None:
-                found[layers].append({"kind": str(kind), "channels": spans(wrong.channels), "fault": wrong.fault})
-                faulty.append(kind)
-        click.echo(err=True)
-        chosen = list(faulty)
+    chosen = kinds()
+    alone, faulty = _tried(chosen, layers=False)
+    in_networks, _ = _tried(faulty, layers=True)
     if as_json:
-        facts = {"machine": str(this_machine()), "kinds": len(kinds()), "wrong": found[False], "layers": found[True]}
+        facts = {"machine": str(this_machine()), "kinds": len(chosen), "wrong": alone, "layers": in_networks}
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-        return 1 if found[True] else 0
-    click.echo(f"{this_machine()}: {len(kinds())} kinds of convolutions, {CHANNELS[0]} to {CHANNELS[-1]} channels")
-    for layers, title in ((False, "PyTorch computes wrongly here"), (True, "wrong in networks here as well")):
-        click.secho(f"{title}: {'nothing' if not found[layers] else ''}".rstrip(), bold=True)
-        for line in found[layers]:
+    else:
+        _show_sweep(len(chosen), alone, in_networks)
+    return 1 if in_networks else 0
+
+
+def _tried(chosen: Sequence[Kind], *, layers: bool) -> tuple[list[dict[str, Any]], list[Kind]]:
+    """The faults found among these kinds of convolutions, as facts and as kinds; progress on standard error."""
+    from oneticket.kernels.sweep import spans, sweep
+
+    what = "layers as networks here have them" if layers else "convolutions of PyTorch"
+    facts, faulty = [], []
+    for number, (kind, wrong) in enumerate(sweep(chosen, layers=layers), start=1):
+        click.echo(f"\r{what}: {number}/{len(chosen)} kinds ", nl=False, err=True)
+        if wrong is not None:
+            facts.append({"kind": str(kind), "channels": spans(wrong.channels), "fault": wrong.fault})
+            faulty.append(kind)
+    click.echo(err=True)
+    return facts, faulty
+
+
+def _show_sweep(count: int, alone: Sequence[dict[str, Any]], in_networks: Sequence[dict[str, Any]]) -> None:
+    from oneticket.kernels.machine import this_machine
+    from oneticket.kernels.sweep import CHANNELS
+
+    click.echo(f"{this_machine()}: {count} kinds of convolutions, {CHANNELS[0]} to {CHANNELS[-1]} channels")
+    for title, lines in (("PyTorch computes wrongly here", alone), ("wrong in networks here as well", in_networks)):
+        click.secho(f"{title}: {'' if lines else 'nothing'}".rstrip(), bold=True)
+        for line in lines:
             click.echo(f"  {line['kind']}; {line['channels']} channels: {line['fault']}")
-    return 1 if found[True] else 0
 
 
 def _facts() -> dict[str, dict[str, Any]]:
-    import importlib.metadata
-    import importlib.util
-    import os
+    from oneticket.data import default_cache
+
+    return {
+        "versions": _versions(),
+        "processor": _processor(),
+        "kernels": _kernels(),
+        "devices": _devices(),
+        "extras": _extras(),
+        "places": {"decoded data": str(default_cache())},
+    }
+
+
+def _versions() -> dict[str, str]:
     import platform
+
+    from oneticket.version import __version__
+
+    packages = ("torch", "numpy", "safetensors", "filelock", "matplotlib")
+    return {
+        "oneticket": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in packages},
+    }
+
+
+def _processor() -> dict[str, Any]:
+    import os
 
     import torch
 
-    from oneticket.data import default_cache
     from oneticket.kernels.machine import this_machine
-    from oneticket.kernels.verdicts import known_faults
     from oneticket.lab.execution.capacity import GIB, cores, default_workers
     from oneticket.training.precision import bf16_units
-    from oneticket.version import __version__
 
-    def version(package: str) -> str:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
+    workers, memory = default_workers(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "name": this_machine().processor,
+        "cores": cores(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16 in hardware": "yes" if bf16_units() else "no: float32 is faster",
+        "fastest precision": _fastest("cpu"),
+        "workers by default": f"{workers.count}, one thread each: {workers.reason}",
+        "memory": f"{memory / GIB:.0f} GiB",
+    }
 
-    capability = torch.backends.cpu.get_cpu_capability()
-    devices = {
-        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, {torch.cuda.mem_get_info(i)[1] / 2**30:.0f} GiB; "
-        f"fastest in {_fastest(f'cuda:{i}')}"
-        for i in range(torch.cuda.device_count())
-    } or {"cuda": "none"}
-    beside, memory = default_workers(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    extras = {"data": "datasets", "hub": "huggingface_hub"}
+
+def _kernels() -> dict[str, str]:
+    from oneticket.kernels.verdicts import known_faults
+
     tried, faulty = known_faults()
     return {
-        "versions": {
-            "oneticket": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "safetensors", "filelock", "matplotlib")},
+        "compared here so far": f"{tried} operations with the plain path (NCHW, float32), {len(faulty)} differ",
+        **{
+            f"differs ({number})": f"{line.about}, {line.threads} threads: {line.fault}"
+            for number, line in enumerate(faulty, start=1)
         },
-        "processor": {
-            "name": this_machine().processor,
-            "cores": cores(),
-            "vector instructions": capability,
-            "bfloat16 in hardware": "yes" if bf16_units() else "no: float32 is faster",
-            "fastest precision": _fastest("cpu"),
-            "workers by default": f"{beside.count}, one thread each: {beside.reason}",
-            "memory": f"{memory / GIB:.0f} GiB",
-        },
-        "kernels": {
-            "compared here so far": f"{tried} operations with the plain path (NCHW, float32), {len(faulty)} differ",
-            **{
-                f"differs ({number})": f"{line.about}, {line.threads} threads: {line.fault}"
-                for number, line in enumerate(faulty, start=1)
-            },
-        },
-        "devices": devices,
-        "extras": {
-            extra: f"{package} {version(package)}"
-            + ("" if importlib.util.find_spec(package) else f": pip install 'oneticket[{extra}]'")
-            for extra, package in extras.items()
-        },
-        "places": {"decoded data": str(default_cache())},
     }
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return {name: _device(name) for name in names} or {"cuda": "none"}
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from oneticket.lab.execution.capacity import GIB
+
+    memory = torch.cuda.mem_get_info(name)[1] / GIB
+    return f"{torch.cuda.get_device_name(name)}, {memory:.0f} GiB; fastest in {_fastest(name)}"
+
+
+def _extras() -> dict[str, str]:
+    import importlib.util
+
+    return {
+        extra: f"{package} {_version(package)}"
+        + ("" if importlib.util.find_spec(package) else f": pip install 'oneticket[{extra}]'")
+        for extra, package in (("data", "datasets"), ("hub", "huggingface_hub"))
+    }
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _fastest(device: str) -> str:

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from oneticket.data.sets import ImageSet
 from oneticket.errors import InputError
 
-_CHUNK = 4096  # images at a time while the statistics are counted
-_LEAST_STD = 1 / 255  # one grey level: what a channel without any variation is divided by
+_CHUNK = 4096  # images at a time when values are counted
+_LEAST_STD = 1 / 255  # one grey level: the divisor of a channel without variation
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is done to a training image at random, drawn anew for each image in each epoch.
+    """Random changes of a training image, drawn anew for each image in each epoch.
 
-    ``flip``: mirrored left to right with probability ½. ``crop``: a black border of so many pixels is added and a
-    window of the old size taken at random (He et al. 2016, §4.2, with 4).
+    ``flip``: mirror left to right with probability ½. ``crop``: add a black border of this many pixels and take a
+    random window of the original size (He et al. 2016, §4.2, with 4).
     """
 
     flip: bool = False
@@ -37,20 +37,20 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What chance decided for each of N images: mirrored or not, bool [N], and the window's corner, int64 [N, 2]."""
+    """The draws for N images: whether each is mirrored, bool [N], and the corner of its window, int64 [N, 2]."""
 
     mirrored: Tensor
     corner: Tensor
 
     @classmethod
     def of(cls, augmentation: Augmentation, samples: int, generator: torch.Generator) -> Draws:
-        """One draw for each of ``samples`` images; image i gets the same whatever the order it is visited in."""
+        """One draw for each of ``samples`` images; that of image i does not depend on the order of the visits."""
         mirrored = torch.rand(samples, generator=generator) < 0.5
         corner = torch.randint(0, 2 * augmentation.crop + 1, (samples, 2), generator=generator)
         return cls(mirrored & augmentation.flip, corner)
 
     def to(self, device: torch.device | str) -> Draws:
-        """The same draws on another device, where the images are."""
+        """The same draws on another device."""
         return Draws(self.mirrored.to(device), self.corner.to(device))
 
     @cached_property
@@ -68,7 +68,7 @@ class Draws:
         tall, wide = padded.shape[2:]
         size, whole, device = channels * tall * wide, padded.numel(), images.device
         top, left = corner.unbind(1)
-        # Where each window starts, how far from there each of its lines does, and all that is one line long.
+        # Offsets of each window, of each line in a window, and of the pixels in a line.
         start = torch.arange(0, whole, size, device=device) + top * wide
         if self._mirrors:
             padded = torch.cat([padded, padded.flip(3)])
@@ -88,7 +88,7 @@ class Normalisation(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, images: ImageSet) -> Normalisation:
-        """Those of a set, usually the training split: exact, from the count of each of the 256 values of a channel."""
+        """Mean and deviation of a set, usually the training split: exact, from counts of a channel's 256 values."""
         if not len(images):
             raise InputError("an empty image set has no mean", expected="at least one image")
         counts = torch.zeros(images.shape[0], 256, dtype=torch.float64)

@@ -23,7 +23,7 @@ _NO_DATASET = (str, bytes, dict, tuple, Tensor, np.ndarray)  # indexed and count
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """What training and evaluation ask of data. Equal generators give equal batches, bit by bit."""
+    """The data that training and evaluation need. Equal generators give equal batches, bit by bit."""
 
     @property
     def batch_size(self) -> int:
@@ -45,7 +45,7 @@ class BatchSource(Protocol):
 
 
 class _Batches:
-    """What all sources have in common: the size of a batch, the number of samples, the device."""
+    """The common part of all sources: the size of a batch, the number of samples, the device."""
 
     def __init__(self, samples: int, batch_size: int, device: torch.device | str) -> None:
         if batch_size < 1:
@@ -60,7 +60,7 @@ class _Batches:
 
     def _shuffled(self, order: torch.Generator) -> tuple[Tensor, ...]:
         samples = torch.randperm(self.samples, generator=order).to(self.device)  # once, not batch by batch
-        # An empty tensor splits into one empty part; an empty source has no batch at all.
+        # An empty tensor splits into one empty part, but an empty source has no batch.
         return torch.split(samples, self.batch_size) if self.samples else ()
 
     def _in_order(self) -> Iterator[slice]:
@@ -70,8 +70,8 @@ class _Batches:
 class ImageBatches(_Batches):
     """Batches of an image set: float32 [n, C, H, W], normalised, and int64 [n], on ``device``.
 
-    On the CPU the pixels stay where they are (memory-mapped, shared by all processes); on another device they are
-    copied there once, as uint8, and augmented and normalised there.
+    On the CPU the pixels stay memory-mapped and shared by all processes; for another device they are copied once, as
+    uint8, and augmented and normalised there.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class ImageBatches(_Batches):
 
 
 class TensorBatches(_Batches):
-    """Batches of two tensors of one length, inputs [N, …] and targets [N, …], as they are, on ``device``."""
+    """Batches of two tensors of one length, inputs [N, …] and targets [N, …], unchanged, on ``device``."""
 
     def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, device: torch.device | str = "cpu") -> None:
         if len(inputs) != len(targets):
-            raise InputError(f"{len(inputs)} inputs, but {len(targets)} targets", expected="as many of both")
+            raise InputError(f"{len(inputs)} inputs, but {len(targets)} targets", expected="equally many")
         super().__init__(len(inputs), batch_size, device)
         self._inputs, self._targets = inputs.to(device), targets.to(device)
 
@@ -133,14 +133,14 @@ class TensorBatches(_Batches):
 class DatasetBatches(_Batches):
     """Batches of any map-style dataset of (input, target) pairs, collated by torch, on ``device``.
 
-    The dataset's own random transforms are drawn anew in every epoch. While a batch is fetched the global generators of
-    torch, NumPy and Python are seeded from the augmentation generator; afterwards they are as they were, so that
+    The dataset's own random transforms are drawn anew in every epoch. While a batch is fetched, the global generators
+    of torch, NumPy and Python are seeded from the augmentation generator; afterwards their state is restored, so that
     neither side disturbs the other. In ``ordered`` they are seeded with a constant.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, device: torch.device | str = "cpu") -> None:
         if not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
-            raise InputError(f"{type(dataset).__name__} is no map-style dataset", expected="__len__ and __getitem__")
+            raise InputError(f"{type(dataset).__name__} is not a map-style dataset", expected="__len__ and __getitem__")
         super().__init__(len(dataset), batch_size, device)
         self._dataset = dataset
 
@@ -152,18 +152,20 @@ class DatasetBatches(_Batches):
         return self._fetched(None, torch.Generator().manual_seed(0))
 
     def _fetched(self, sampler: RandomSampler | None, draws: torch.Generator) -> Iterator[Batch]:
-        # A generator of its own, or the loader would take its base seed from torch's global one.
+        # With its own generator, or the loader would take its base seed from torch's global one.
         loader = DataLoader(self._dataset, self.batch_size, sampler=sampler, generator=torch.Generator())
         batches = iter(loader)
         for _ in range(self.steps_per_epoch):
             with _all_seeded(int(torch.randint(2**32, (), generator=draws))):
                 batch = next(batches)
             if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
-                raise InputError(f"{type(self._dataset).__name__} gives no (input, target) pairs of tensors or numbers")
+                raise InputError(
+                    f"{type(self._dataset).__name__} does not give (input, target) pairs of tensors or numbers"
+                )
             yield self._moved(batch[0]), self._moved(batch[1])
 
     def _moved(self, part: Tensor) -> Tensor:
-        # From pinned memory the copy runs beside the step before.
+        # From pinned memory the copy runs during the previous step.
         return part if self.device.type == "cpu" else part.pin_memory().to(self.device, non_blocking=True)
 
 
@@ -175,11 +177,30 @@ def as_batches(
     augmentation: Augmentation | None = None,
     device: torch.device | str = "cpu",
 ) -> BatchSource:
-    """Batches of ``data``: an ImageSet, a pair of tensors, a TensorDataset or any map-style dataset.
+    """Batches of any kind of data.
 
-    A BatchSource is returned as it is, with the batch size, normalisation and augmentation it was made with.
-    ``normalisation`` is for an ImageSet only; without one it is that of ``data`` itself, so give that of the training
-    split with a set to evaluate on. Augmentation of anything but an ImageSet is refused: its own dataset does that.
+    Parameters
+    ----------
+    data : ImageSet, pair of tensors, TensorDataset, map-style dataset or BatchSource
+        A BatchSource is returned as it is, with its own batch size, normalisation and augmentation.
+    batch_size : int
+        Samples in each batch but the last.
+    normalisation : Normalisation, optional
+        For an ImageSet; by default that of ``data`` itself, so give that of the training split with a set to evaluate
+        on.
+    augmentation : Augmentation, optional
+        For an ImageSet; any other dataset augments by itself.
+    device : torch.device or str, default "cpu"
+        Where the batches are.
+
+    Returns
+    -------
+    BatchSource
+
+    Raises
+    ------
+    InputError
+        For data of another kind, and for augmentation of anything but an ImageSet.
     """
     if isinstance(data, BatchSource):
         return data
@@ -195,14 +216,14 @@ def as_batches(
     if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, _NO_DATASET):
         return DatasetBatches(cast("Dataset[Any]", data), batch_size, device)
     raise InputError(
-        f"{type(data).__name__} can't be made into batches",
+        f"{type(data).__name__} cannot be made into batches",
         expected="an ImageSet, a pair (inputs, targets) of tensors, a map-style dataset or a BatchSource",
     )
 
 
 @contextmanager
 def _all_seeded(seed: int) -> Iterator[None]:
-    """The global generators of torch, NumPy and Python set to ``seed`` inside, and put back afterwards."""
+    """Set the global generators of torch, NumPy and Python to ``seed`` inside, and restore them afterwards."""
     python, legacy = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""The cache of decoded images: each data set once, under its fingerprint, ready to be memory-mapped.
+"""The cache of decoded images: each data set once, under its fingerprint, for memory-mapping.
 
 ::
 
@@ -7,7 +7,7 @@
     CACHE/data/memo/         which source files, unchanged, decode to which fingerprint
     CACHE/data/locks/        one process decodes, the others wait for it
 
-Everything in it can be deleted at any time and is made again when it is needed.
+Everything in it can be deleted at any time; it is made again when needed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A data set as it comes from its source, nothing derived yet."""
+    """A data set as its source gives it, before any derivation."""
 
     classes: tuple[str, ...]
     train: Part
@@ -72,7 +72,7 @@ def fingerprint(data: Decoded) -> str:
 
 
 def keep(cache: Path, data: Decoded) -> str:
-    """Put ``data`` into the cache, unless it is there, and return its fingerprint."""
+    """Put ``data`` into the cache, unless the cache has it; returns its fingerprint."""
     name = fingerprint(data)
     with _written(cache, name) as folder:
         if folder is not None:
@@ -84,7 +84,7 @@ def keep(cache: Path, data: Decoded) -> str:
 
 
 def kept(cache: Path, name: str) -> Decoded | None:
-    """The data set with this fingerprint, its images memory-mapped; None where the cache has none."""
+    """The data set with this fingerprint, its images memory-mapped; None if the cache does not have it."""
     folder = _home(cache) / name
     if not folder.is_dir():
         return None
@@ -98,7 +98,7 @@ def kept(cache: Path, name: str) -> Decoded | None:
 
 
 def redrawn(cache: Path, name: str, draw: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Images kept under ``name``, memory-mapped; ``draw`` makes those of train and of test where they are not there."""
+    """Images kept under ``name``, memory-mapped; ``draw`` makes those of train and of test if they are missing."""
     folder = _home(cache) / name
     if not folder.is_dir():
         with locked(cache, name), _written(cache, name) as fresh:
@@ -109,7 +109,7 @@ def redrawn(cache: Path, name: str, draw: Callable[[str], Tensor]) -> dict[str, 
 
 
 def remembered(cache: Path, key: str) -> str | None:
-    """The fingerprint noted under ``key``, where the cache still has that data."""
+    """The fingerprint noted under ``key``; None if there is none, or if the cache no longer has that data."""
     try:
         name = (_home(cache) / "memo" / key).read_text(encoding="ascii")
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def remember(cache: Path, key: str, name: str) -> None:
 
 @contextmanager
 def locked(cache: Path, key: str) -> Iterator[None]:
-    """Only one process at a time is inside for this key; the lock of a process that dies is free again."""
+    """A lock for this key: one process at a time is inside; the lock of a process that dies becomes free."""
     with FileLock(_made(_home(cache) / "locks") / f"{key}.lock"):
         yield
 
@@ -140,15 +140,15 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the cache can't be written: {error}", expected="a directory that can be written") from None
+        raise InputError(f"the cache cannot be written: {error}", expected="a directory that can be written") from None
     if not os.access(folder, os.W_OK):
-        raise InputError(f"the cache can't be written: {folder}", expected="a directory that can be written")
+        raise InputError(f"the cache cannot be written: {folder}", expected="a directory that can be written")
     return folder
 
 
 @contextmanager
 def _written(cache: Path, name: str) -> Iterator[Path | None]:
-    """A folder to write into, renamed to ``name`` at the end; None where ``name`` is there already."""
+    """A folder to write into, renamed to ``name`` at the end; None if ``name`` exists."""
     home = _made(_home(cache))
     if (home / name).is_dir():
         yield None
@@ -160,7 +160,7 @@ def _written(cache: Path, name: str) -> Iterator[Path | None]:
         try:
             os.rename(folder, home / name)
         except OSError:
-            # Another process had the same content ready first; what it wrote equals what we have.
+            # Another process wrote the same content first.
             if not (home / name).is_dir():
                 raise
     finally:
@@ -172,7 +172,7 @@ def _unique() -> str:
 
 
 def _mapped(folder: Path) -> dict[str, Tensor]:
-    # Mode "c": torch wants memory it may write to; a write would stay in this process and never reach the file.
+    # Mode "c": torch needs writable memory; a write would stay in this process and never reach the file.
     try:
         return {part: torch.from_numpy(np.load(folder / f"{part}-images.npy", mmap_mode="c")) for part in PARTS}
     except (OSError, ValueError) as error:

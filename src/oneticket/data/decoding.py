@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from oneticket.data.cache import Decoded, Part
+from oneticket.data.derivations import Size
 from oneticket.data.pixels import fitted
-from oneticket.data.steps import Size
 from oneticket.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Picture(NamedTuple):
-    """One encoded image: where it stands, for messages, and its bytes or its file."""
+    """One encoded image: its place, for messages, and its bytes or its file."""
 
     where: str
     content: bytes | Path
@@ -38,7 +38,7 @@ class Encoded:
 
 
 def extra(module: str, name: str) -> Any:
-    """The module of an optional dependency; InputError that names the extra where it is not installed."""
+    """Import the module of an optional dependency; InputError, with the extra to install, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -47,27 +47,39 @@ def extra(module: str, name: str) -> Any:
 
 
 def decode(classes: Sequence[str], splits: Mapping[str, Encoded], size: Size | None) -> tuple[Decoded, bool]:
-    """Every picture of ``splits`` ("train" and "test") as uint8, and whether ``size`` was needed for it.
+    """Decode every picture to uint8.
 
-    Grey stays one channel where every picture is grey; if any has colour all become RGB. Transparency is dropped,
-    16-bit grey is brought to 8 bits (v / 257, rounded), an orientation noted by the camera is applied. Pictures of one
-    size stay as they are; otherwise each is brought to ``size``. Raises InputError for a picture that does not decode,
-    for 32-bit pixels, for different sizes without ``size``, and for a label that is no class.
+    Grey stays one channel if every picture is grey; otherwise all become RGB. Transparency is dropped, 16-bit grey
+    becomes 8-bit (v / 257, rounded), an orientation noted by the camera is applied.
+
+    Parameters
+    ----------
+    classes : Sequence[str]
+        The names of the classes; the place of a name is its label.
+    splits : Mapping[str, Encoded]
+        "train" and "test".
+    size : Size or None
+        The size that all pictures are brought to if they have different ones; pictures of one size stay as they are.
+
+    Returns
+    -------
+    tuple of (Decoded, bool)
+        The images, and whether ``size`` was needed.
+
+    Raises
+    ------
+    InputError
+        For a picture that does not decode, for 32-bit pixels, for different sizes without ``size``, for a label
+        without a class, and for a class name that is used twice.
     """
     classes = tuple(classes)
-    repeated = sorted({name for name in classes if classes.count(name) > 1})
-    if repeated:
-        raise InputError(f"two classes have the name '{repeated[0]}'", expected="a name of its own for each class")
+    _check_names(classes)
     for name, split in splits.items():
         _check_labels(name, split, classes)
-    shapes = [_header(picture) for split in splits.values() for picture in split.pictures]
-    channels = 3 if any(colour for colour, _, _ in shapes) else 1
-    sizes = {(height, width) for _, height, width in shapes}
-    if len(sizes) > 1 and size is None:
-        (low, high) = min(sizes), max(sizes)
-        found = f"images have different sizes, such as {low[0]}×{low[1]} and {high[0]}×{high[1]} (height × width)"
-        raise InputError(found, where="size", expected="size = 32, or another, to bring them to one")
-    needed = size if len(sizes) > 1 else None
+    headers = [_header(picture) for split in splits.values() for picture in split.pictures]
+    channels = 3 if any(colour for colour, _, _ in headers) else 1
+    sizes = {(height, width) for _, height, width in headers}
+    needed = _common_size(sizes, size)
     height, width = (needed.side, needed.side) if needed else next(iter(sizes))
     parts = {}
     for name, split in splits.items():
@@ -78,12 +90,29 @@ def decode(classes: Sequence[str], splits: Mapping[str, Encoded], size: Size | N
     return Decoded(classes, parts["train"], parts["test"]), needed is not None
 
 
+def _common_size(sizes: set[tuple[int, int]], size: Size | None) -> Size | None:
+    """``size`` where pictures have different sizes; None where all have one."""
+    if len(sizes) == 1:
+        return None
+    if size is None:
+        low, high = min(sizes), max(sizes)
+        found = f"images have different sizes, such as {low[0]}×{low[1]} and {high[0]}×{high[1]} (height × width)"
+        raise InputError(found, where="size", expected="size = 32, or another, to bring them to one")
+    return size
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise InputError(f"two classes have the name '{repeated[0]}'", expected="a different name for each class")
+
+
 def _check_labels(name: str, split: Encoded, classes: Sequence[str]) -> None:
     if not split.pictures:
         raise InputError(f"the {name} split is empty")
     for picture, label in zip(split.pictures, split.labels, strict=True):
         if not 0 <= label < len(classes):
-            raise InputError(f"label {label} is no class", where=picture.where, expected=f"0 to {len(classes) - 1}")
+            raise InputError(f"label {label} is not a class", where=picture.where, expected=f"0 to {len(classes) - 1}")
 
 
 def _header(picture: Picture) -> tuple[bool, int, int]:
@@ -116,7 +145,7 @@ def _pixels(picture: Picture, channels: int, size: Size | None) -> Tensor:
 
 
 def _opened(picture: Picture) -> Image:
-    """The picture with its header read; its pixels are read later, when they are asked for."""
+    """The picture with its header read; its pixels are read on first use."""
     pillow, operations = extra("PIL.Image", "data"), extra("PIL.ImageOps", "data")
     source = BytesIO(picture.content) if isinstance(picture.content, bytes) else picture.content
     try:
@@ -127,5 +156,5 @@ def _opened(picture: Picture) -> Image:
 
 
 def _broken(picture: Picture, error: Exception) -> InputError:
-    # Each decoder fails with exceptions of its own kind; whichever it is, this picture can't be used.
+    # Each decoder has its own exceptions; after any of them this picture cannot be used.
     return InputError(f"the image does not decode ({type(error).__name__}: {error})", where=picture.where)

@@ -1,4 +1,4 @@
-"""Size and channels: how images are made to have the shape that was asked for."""
+"""Size and channels: images brought to a given shape."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from oneticket.errors import InputError
 
 Fit = Literal["resize", "pad"]
-_CHUNK = 1024  # images at a time: the work in float32 stays small beside the data set
+_CHUNK = 1024  # images at a time: float32 copies stay small next to the data set
 
 
 def fitted(images: Tensor, side: int, fit: Fit) -> Tensor:
     """``images`` brought to ``side`` × ``side``; uint8 [N, C, H, W] in and out.
 
-    ``resize`` interpolates bilinearly, antialiased where it shrinks (each pixel is then the weighted mean of the area
+    ``resize`` interpolates bilinearly, antialiased when it shrinks (each pixel is then the weighted mean of the area
     it covers), and does not keep the ratio of height to width. ``pad`` puts the image in the middle of a black square
     (one pixel nearer the upper left where the border is odd) and raises InputError for an image that is larger.
     """
@@ -37,7 +37,7 @@ def fitted(images: Tensor, side: int, fit: Fit) -> Tensor:
 
 
 def check_padding(height: int, width: int, side: int) -> None:
-    """Raise InputError where an image of this size does not fit into a square of ``side``."""
+    """Raise InputError if an image of this size does not fit into a square of ``side``."""
     if max(height, width) > side:
         raise InputError(
             f"images of {height}×{width} cannot be padded to {side}×{side}", where="size", expected='fit = "resize"'

@@ -1,4 +1,4 @@
-"""From a data set's description to exactly what identifies it, and from there to its images."""
+"""From the description of a data set to its identity, and from there to its images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
+from oneticket.data.derivations import AnyDerivation, Channels, Selection, Size, View, held_out
 from oneticket.data.sets import ImageSet, Splits
 from oneticket.data.sources import SOURCES, Source
 from oneticket.data.spec import DataSpec, chain
-from oneticket.data.steps import AnyStep, Channels, Selection, Size, View, held_out
 from oneticket.errors import InputError
 from oneticket.identity import digest
 
@@ -21,35 +21,59 @@ DEFAULT_VALIDATION = 0.1
 
 
 class DataRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What identifies a data set, without the names and paths by which it was found.
+    """The identity of a data set, without the names and paths by which it was found.
 
-    fingerprint : of the decoded base. steps : what is derived from it, in order; steps that would change nothing are
-    left out. split : the number of the random split that the validation images are drawn from. validation : the
-    fraction of each class of the training split that they are.
+    Parameters
+    ----------
+    fingerprint : str
+        Of the decoded base.
+    steps : tuple
+        The derivations, in order, without those that would change nothing.
+    split : int
+        The number of the random split that the validation images are drawn from.
+    validation : float
+        The fraction of each class of the training split that is held out for validation.
     """
 
     fingerprint: str
-    steps: tuple[AnyStep, ...] = ()
+    steps: tuple[AnyDerivation, ...] = ()
     split: int = 0
     validation: float = DEFAULT_VALIDATION
 
 
 def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Path) -> DataRef:
-    """The data set ``name`` of ``specs``, decoded into ``cache`` where it is not there yet.
+    """The identity of the data set ``name``, which is decoded into the cache if it is not there.
 
-    Relative paths are relative to ``folder``, that of the experiment file. Raises InputError, placed at
-    ``data.NAME: key``, for everything about the data that can't be used.
+    Parameters
+    ----------
+    specs : Mapping[str, DataSpec]
+        The data sets of an experiment file.
+    name : str
+        One of them.
+    folder : Path
+        The folder of the experiment file, which relative paths start from.
+    cache : Path
+        The folder of decoded data.
+
+    Returns
+    -------
+    DataRef
+
+    Raises
+    ------
+    InputError
+        For data that cannot be used; its place is ``data.NAME: key``.
     """
     path = chain(specs, name)
     fingerprint = _decoded(path, folder, cache)
     view = _whole(_base(cache, fingerprint))
-    steps: list[AnyStep] = []
+    steps: list[AnyDerivation] = []
     split, validation = 0, DEFAULT_VALIDATION
     for where, spec in path:
         split = split if spec.split is None else spec.split
         validation = validation if spec.validation is None else float(spec.validation)
         try:
-            for step in spec.steps(view.classes, split):
+            for step in spec.derivations(view.classes, split):
                 derived = step.apply(view)
                 if not derived.equals(view):
                     steps.append(step)
@@ -63,16 +87,16 @@ def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Pa
         held_out(view, split, validation)
     except InputError as error:
         raise error.at(f"data.{name}") from None
-    # Steps on pixels and steps on rows commute: one order for both keeps equal data under one identity.
+    # Derivations on pixels and on rows commute: one order for both keeps equal data under one identity.
     ordered = sorted(steps, key=lambda step: isinstance(step, Size | Channels))
     return DataRef(fingerprint=fingerprint, steps=tuple(ordered), split=split, validation=validation)
 
 
 def open_data(ref: DataRef, *, cache: Path) -> Splits:
-    """Train, validation and test of ``ref``, memory-mapped from the cache; the source is not needed any more.
+    """Train, validation and test of ``ref``, memory-mapped from the cache; the source is no longer needed.
 
-    Images at another size or with other channels are made when they are first opened, and kept in the cache. Raises
-    InputError where the cache lacks the data.
+    Images at another size or with other channels are made when first opened, and kept in the cache. Raises InputError
+    if the cache does not have the data.
     """
     base = _base(cache, ref.fingerprint)
     view = _whole(base)
@@ -89,7 +113,7 @@ def open_data(ref: DataRef, *, cache: Path) -> Splits:
 
 
 def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str:
-    """The fingerprint of the base, from the memo where its files are as they were, otherwise by decoding it."""
+    """The fingerprint of the base: from the memo if its files are unchanged, otherwise by decoding it."""
     where, base = path[0]
     kind, place = base.origin
     size = next((Size(spec.size, spec.fit) for _, spec in path if spec.size is not None), None)
@@ -109,7 +133,7 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
 
 def _state(found: Source) -> list[tuple[str, int, int]]:
     """Absolute path, size in bytes and time of the last change (ns) of each file."""
-    # Where the name stands, not where a link leads: the folder a link lies in says its class.
+    # Links are not followed: the folder of a link is its class.
     states = ((file.absolute(), file.stat()) for file in found.files)
     return [(str(file), state.st_size, state.st_mtime_ns) for file, state in states]
 
@@ -118,7 +142,7 @@ def _base(cache: Path, fingerprint: str) -> Decoded:
     base = kept(cache, fingerprint)
     if base is None:
         raise InputError(
-            f"the data {fingerprint[:12]}… is not in the cache {cache}", expected="the experiment planned again"
+            f"the data {fingerprint[:12]}… is not in the cache {cache}", expected="to plan the experiment again"
         )
     return base
 

@@ -15,13 +15,24 @@ from oneticket.errors import InputError
 class ImageSet:
     """Labelled images. Sets derived from one base share its pixels and differ by ``index`` and ``labels``.
 
-    images : uint8 [M, C, H, W]; may be a memory map.
-    labels : int64 [N], each from 0 to ``len(classes) - 1``.
-    classes : the name of each class.
-    index : int64 [N], the row of ``images`` that each sample shows; None where sample i shows row i (then N = M).
+    Parameters
+    ----------
+    images : Tensor
+        uint8 [M, C, H, W]; may be a memory map.
+    labels : Tensor
+        int64 [N], each from 0 to ``len(classes) - 1``.
+    classes : tuple of str
+        The name of each class.
+    index : Tensor, optional
+        int64 [N], the row of ``images`` that each sample shows; without it sample i shows row i (then N = M).
 
-    Raises InputError where these do not fit together.
+    Raises
+    ------
+    InputError
+        When these do not fit together.
 
+    Examples
+    --------
     >>> pixels = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1)
     >>> pair = ImageSet(pixels, torch.tensor([0, 1]), ("cat", "dog"), index=torch.tensor([2, 0]))
     >>> len(pair), pair.shape, pair.gather().flatten().tolist()
@@ -57,7 +68,7 @@ class ImageSet:
         return channels, height, width
 
     def digest(self) -> str:
-        """SHA-256 of pixels and labels: which samples these are, whatever they are called."""
+        """SHA-256 of pixels and labels: it identifies the samples, whatever the set is called."""
         content = hashlib.sha256(str(tuple(self.shape)).encode())
         for samples in torch.split(torch.arange(len(self)), 4096):
             content.update(self.gather(samples).numpy().tobytes())

@@ -13,7 +13,7 @@ import torch
 
 from oneticket.data.cache import Decoded, Part
 from oneticket.data.decoding import Encoded, Picture, decode, extra
-from oneticket.data.steps import Size
+from oneticket.data.derivations import Size
 from oneticket.errors import InputError, nearest, unknown
 from oneticket.registry import NoFacts, Registry
 
@@ -23,10 +23,15 @@ Read = Callable[[Size | None], tuple[Decoded, bool]]
 
 @dataclass(frozen=True)
 class Source:
-    """What an origin leads to, before anything is read.
+    """The data that an origin leads to, before anything is read.
 
-    files : what its content is made of; the cache remembers the fingerprint for as long as none of them changes.
-    read : decodes everything, bringing pictures of different sizes to the given one; also tells whether it had to.
+    Parameters
+    ----------
+    files : Sequence[Path]
+        The files that hold the data; the cache remembers its fingerprint until one of them changes.
+    read : Callable
+        Decodes everything and brings pictures of different sizes to the given size; also returns whether that was
+        necessary.
     """
 
     files: Sequence[Path]
@@ -65,23 +70,8 @@ def parquet(place: str, folder: Path) -> Source:
 def image_folder(place: str, folder: Path) -> Source:
     """A folder of images: train/CLASS/FILE and test/CLASS/FILE."""
     home = _existing(folder / Path(place).expanduser())
-    classes = sorted((entry.name for entry in _existing(home / "train").iterdir() if entry.is_dir()), key=_in_order)
-    strangers = {entry.name for entry in _existing(home / "test").iterdir() if entry.is_dir()} - set(classes)
-    if strangers:
-        word = min(strangers)
-        raise InputError(
-            f"class '{word}' is in test, but not in train", where=str(home), nearest=nearest(word, classes)
-        )
-
-    unreadable = [name for name in classes if any("\ud800" <= letter <= "\udfff" for letter in name)]
-    if unreadable:
-        raise InputError(f"the class folder {unreadable[0]!a}", where=str(home), expected="a name in UTF-8")
-
-    def listed(part: str) -> list[tuple[Path, int]]:
-        labelled = ((file, label) for label, name in enumerate(classes) for file in _images(home / part / name))
-        return list(labelled)
-
-    found = {part: listed(part) for part in ("train", "test")}
+    classes = _class_folders(home)
+    found = {part: _labelled_images(home / part, classes) for part in ("train", "test")}
     for label in set(range(len(classes))) - {label for _, label in found["train"]}:
         raise InputError(f"class '{classes[label]}' has no image in train", where=str(home))
 
@@ -95,9 +85,32 @@ def image_folder(place: str, folder: Path) -> Source:
     return Source([file for files in found.values() for file, _ in files], read)
 
 
+def _class_folders(home: Path) -> list[str]:
+    """The classes of a folder of images: the names of the folders in train, in the order of their labels."""
+    classes = sorted((entry.name for entry in _existing(home / "train").iterdir() if entry.is_dir()), key=_in_order)
+    strangers = {entry.name for entry in _existing(home / "test").iterdir() if entry.is_dir()} - set(classes)
+    if strangers:
+        word = min(strangers)
+        raise InputError(
+            f"class '{word}' is in test, but not in train", where=str(home), nearest=nearest(word, classes)
+        )
+    unreadable = [name for name in classes if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if unreadable:
+        raise InputError(
+            f"the name of the class folder {unreadable[0]!a} is not valid UTF-8",
+            where=str(home),
+            expected="a UTF-8 name",
+        )
+    return classes
+
+
+def _labelled_images(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    return [(file, label) for label, name in enumerate(classes) for file in _images(folder / name)]
+
+
 @source("hub")
 def hub(name: str, folder: Path) -> Source:
-    """A data set of the Hugging Face hub, by its id; read once, then always as it was."""
+    """A data set of the Hugging Face hub, by its id; downloaded once, later changes there have no effect."""
 
     def read(size: Size | None) -> tuple[Decoded, bool]:
         datasets = extra("datasets", "hub")
@@ -114,7 +127,7 @@ def hub(name: str, folder: Path) -> Source:
 
 
 def digits() -> Decoded:
-    """scikit-learn's digits with 0 … 16 spread over 0 … 255; of each class every fifth image is for testing."""
+    """scikit-learn's digits with 0 … 16 stretched to 0 … 255; every fifth image of each class is for testing."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -129,7 +142,7 @@ def digits() -> Decoded:
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows of pictures and labels; the names of the classes where the table knows them."""
+    """Rows of pictures and labels; the names of the classes, or None if the table does not have them."""
 
     rows: Encoded
     classes: tuple[str, ...] | None
@@ -155,7 +168,7 @@ def _parquet_table(file: Path, home: Path) -> _Table:
     try:
         table = reader.read_table(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"the file is no parquet file ({error})", where=str(file)) from None
+        raise InputError(f"this is not a Parquet file ({error})", where=str(file)) from None
     notes = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(notes)["info"]["features"] if notes else {}
     image, label, classes = _columns(features, table.column_names, str(file))
@@ -169,7 +182,7 @@ def _hub_table(datasets: Any, where: str, split: Any) -> _Table:
 
 
 def _columns(features: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, str, tuple[str, ...] | None]:
-    """The column of images, that of labels, and the names of the classes where the features have them."""
+    """The column of images, that of labels, and the names of the classes, or None if the features lack them."""
 
     def one(kind: str, usual: Iterable[str]) -> str:
         typed = [name for name in names if features.get(name, {}).get("_type") == kind]
@@ -192,7 +205,7 @@ def _table(
         place = f"{where} row {row}"
         content = value if isinstance(value, bytes) else (value or {}).get("bytes") or (value or {}).get("path")
         if content is None:
-            raise InputError("there is no image", where=place)
+            raise InputError("the image is missing", where=place)
         if not isinstance(label, int):
             raise InputError(f"the label is {label!r}", where=place, expected="the number of a class")
         pictures.append(Picture(place, content if isinstance(content, bytes) else home / content))
@@ -208,7 +221,7 @@ def _load_quietly(datasets: Any, name: str) -> Any:
         return datasets.load_dataset(name)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
-            f"'{name}' can't be loaded from the hub ({error})", expected="the id of an image data set"
+            f"'{name}' cannot be loaded from the hub ({error})", expected="the id of an image data set"
         ) from None
     finally:
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
@@ -219,7 +232,7 @@ def _load_quietly(datasets: Any, name: str) -> Any:
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise InputError(f"there is no folder {folder}", nearest=nearest(folder.name, beside))
+        raise InputError(f"the folder {folder} does not exist", nearest=nearest(folder.name, beside))
     return folder
 
 

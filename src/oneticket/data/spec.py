@@ -1,4 +1,4 @@
-"""The ``[data.NAME]`` tables of an experiment file: where images come from, and what is derived from what."""
+"""The ``[data.NAME]`` tables of an experiment file: where images come from, and how data sets are derived."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from oneticket.data.pixels import Fit
-from oneticket.data.steps import (
-    AnyStep,
+from oneticket.data.derivations import (
+    AnyDerivation,
     Channels,
     Classes,
     Fraction,
@@ -18,6 +17,7 @@ from oneticket.data.steps import (
     ShuffledLabels,
     Size,
 )
+from oneticket.data.pixels import Fit
 from oneticket.errors import InputError, nearest, unknown
 
 ORIGINS = ("path", "hub", "builtin", "images", "from")
@@ -25,23 +25,23 @@ LARGEST_SIDE = 4096
 
 
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One data set as the user describes it: exactly one origin, and what is derived from it.
+    """One data set as the user describes it: exactly one origin, and derivations.
 
     Origin
         ``path``: a folder with train.parquet and test.parquet in the Hugging Face convention. ``hub``: an id of the
         Hugging Face hub. ``builtin``: ``"digits"``. ``images``: a folder of train/CLASS/FILE and test/CLASS/FILE.
-        ``from``: the name of another data set (``from_`` in Python), to whose derivations these are added.
+        ``from``: the name of another data set (``from_`` in Python); the derivations here follow those of that one.
     Train and test
         ``classes``: names or numbers, renumbered in this order. ``size``: height and width, reached by ``fit``.
         ``channels``: 1 or 3.
     Train only
         ``half``, ``per_class`` or ``fraction`` (equal in each class), ``labels = "shuffled"``.
     Random choice
-        ``split``: the number of the random split, which says which halves, subsets and validation images;
-        ``validation``: the fraction of the training images of each class that is held out. Both are taken over
-        through ``from``; without any they are 0 and 0.1.
+        ``split``: the number of the random split, which determines halves, subsets and validation images;
+        ``validation``: the fraction of the training images of each class that is held out. Both are inherited
+        through ``from``; by default they are 0 and 0.1.
 
-    They act in the order classes, half, per_class or fraction, labels, size, channels.
+    The derivations act in the order classes, half, per_class or fraction, labels, size, channels.
 
     >>> spec = DataSpec(from_="fashion", classes=(0, "Dress"), half="a")
     >>> spec.origin
@@ -70,7 +70,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         values = (self.path, self.hub, self.builtin, self.images, self.from_)
         given = [(key, value) for key, value in zip(ORIGINS, values, strict=True) if value is not None]
         if len(given) != 1:
-            found = f"{' and '.join(key for key, _ in given)} are all given" if given else "there is no origin"
+            found = f"{' and '.join(key for key, _ in given)} are all given" if given else "the origin is missing"
             raise InputError(found, expected=f"exactly one of {', '.join(ORIGINS)}")
         return given[0]
 
@@ -90,10 +90,10 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.per_class is not None and self.fraction is not None:
             raise InputError("per_class and fraction are both given", where="fraction", expected="one of them")
         if self.fit == "pad" and self.size is None:
-            raise InputError('"pad" without a size', where="fit", expected="size beside it")
+            raise InputError('"pad" needs a size', where="fit", expected="size = 32, or another")
 
-    def steps(self, classes: Sequence[str], split: int) -> Iterator[AnyStep]:
-        """The derivation steps in the order in which they act, on data that has these classes."""
+    def derivations(self, classes: Sequence[str], split: int) -> Iterator[AnyDerivation]:
+        """The derivations of data with these classes, in the order in which they act."""
         if self.classes is not None:
             yield Classes(_named(self.classes, classes))
         if self.half is not None:
@@ -111,7 +111,10 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def chain(specs: Mapping[str, DataSpec], name: str) -> list[tuple[str, DataSpec]]:
-    """``name`` and what it is derived from, the base first; InputError for an unknown name, a cycle, a bad value."""
+    """``name`` and all data sets that it is derived from, the base first.
+
+    Raises InputError for an unknown name, a cycle, and a bad value.
+    """
     found: list[tuple[str, DataSpec]] = []
     wanted: str | None = name
     while wanted is not None:
@@ -120,7 +123,7 @@ def chain(specs: Mapping[str, DataSpec], name: str) -> list[tuple[str, DataSpec]
             raise unknown("data set", wanted, specs, where)
         names = [seen for seen, _ in found]
         if wanted in names:
-            raise InputError(f"goes round in a circle: {' → '.join([*names, wanted])}", where=where)
+            raise InputError(f"is derived from itself: {' → '.join([*names, wanted])}", where=where)
         spec = specs[wanted]
         try:
             spec.check()
@@ -137,7 +140,7 @@ def _check(key: str, value: object, fine: bool, expected: str) -> None:
 
 
 def _named(wanted: Sequence[int | str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Each wanted class by its name; InputError for one that the data lacks, and for one wanted twice."""
+    """The names of the chosen classes; InputError for a class that the data lacks, and for one given twice."""
     names: list[str] = []
     for word in wanted:
         if isinstance(word, int):

@@ -1,1 +1,1 @@
-"""Kernels: what a layout or a precision makes of an operation on this machine, and what is kept out of faulty ones."""
+"""Kernels: how layout and precision change an operation on this machine, and how faulty kernels are avoided."""

@@ -1,4 +1,4 @@
-"""Trials in processes of their own: a kernel that crashes, or never ends, takes nothing with it."""
+"""Trials in separate processes, so that a kernel may crash or hang."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ import torch
 from oneticket.kernels.trial import Trial, worst
 
 PATIENCE = 30.0
-"""Seconds without a word after which a process hangs; the slowest trial of a large network takes one or two."""
+"""Seconds without output after which a process counts as hung; the slowest trials take one or two."""
 
 TOGETHER = 264
-"""Trials in one process at most."""
+"""The most trials in one process."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came of a trial: ``fault`` says what is wrong; ``sure`` is False where a busy machine may be to blame."""
+    """The result of a trial: its fault, or None; ``sure`` is False if a busy machine may be the reason."""
 
     fault: str | None = None
     sure: bool = True
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the host is asked: trials, and the number of threads to compute them with."""
+    """A job for the host: trials, and the number of threads to compute them with."""
 
     trials: tuple[Trial, ...]
     threads: int
@@ -44,15 +44,15 @@ class Job(msgspec.Struct, frozen=True):
 def judge(trials: Sequence[Trial], threads: int) -> list[Verdict]:
     """The verdict on each of ``trials``, computed with ``threads`` threads, in the order given.
 
-    They are tried one after another in one process. Where that dies, the heap may have been damaged long before, so
-    halves of them are tried again, and where both halves live on, all of them are at fault.
+    They run one after the other in one process. If it dies, an earlier trial may have damaged the heap, so each half of
+    them is tried again; if both halves survive, all of them are at fault.
     """
     job = Job(tuple(trials), threads)
     return list(_judge_here(job) if _can_fork() else judge_elsewhere(job))
 
 
 def _judge_here(job: Job) -> Iterator[Verdict]:
-    """By forks of this process, which must not have a pool of threads that computes."""
+    """Verdicts by forks of this process, which must not have a pool of computing threads."""
     for first in range(0, len(job.trials), TOGETHER):
         yield from _judge_together(job.trials[first : first + TOGETHER], job)
 
@@ -69,13 +69,13 @@ def _judge_together(trials: Sequence[Trial], job: Job) -> list[Verdict]:
 def judge_elsewhere(job: Job, *, watched: bool = False) -> Iterator[Verdict]:
     """As :func:`judge`, from a process that has no threads yet.
 
-    ``watched`` has the C library look after its heap, where it can (glibc): what is damaged is then found at once.
+    With ``watched`` the C library (glibc) checks its heap, so that damage is found at once.
     """
     environment = dict(os.environ)
     if watched:
         environment |= {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
     command = [sys.executable, "-c", "from oneticket.kernels.isolation import host; host()"]
-    told = 0
+    received = 0
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -85,14 +85,14 @@ def judge_elsewhere(job: Job, *, watched: bool = False) -> Iterator[Verdict]:
             process.stdin.write(msgspec.json.encode(job))
             process.stdin.close()
         for line in process.stdout:
-            told += 1
+            received += 1
             yield msgspec.json.decode(line, type=Verdict)
-    reason = f"the process that was to try it ended with code {process.returncode}"
-    yield from [Verdict(reason, sure=False)] * (len(job.trials) - told)
+    reason = f"the process that should have tried it ended with code {process.returncode}"
+    yield from [Verdict(reason, sure=False)] * (len(job.trials) - received)
 
 
 def host() -> None:
-    """The life of the process of :func:`judge_elsewhere`: a job in, a line for each verdict out."""
+    """Main function of the process of :func:`judge_elsewhere`: reads a job, writes a line for each verdict."""
     torch.set_num_threads(1)
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     on_cpu = all(trial.device == "cpu" for trial in job.trials)
@@ -102,13 +102,13 @@ def host() -> None:
 
 
 def _can_fork() -> bool:
-    # A pool of threads, and an accelerator, would not survive it; on macOS nor do the system's own libraries.
+    # Pools of threads and accelerators do not survive a fork; on macOS system libraries do not either.
     alone = torch.get_num_threads() == 1 and torch.accelerator.current_accelerator() is None
     return alone and sys.platform == "linux"
 
 
 class _Forked(NamedTuple):
-    """How a process ended (None: well), and the verdicts that it had told until then."""
+    """How a process ended (None: normally), and its verdicts until then."""
 
     ending: Verdict | None
     verdicts: list[Verdict]
@@ -120,12 +120,12 @@ def _forked(trials: Sequence[Trial], job: Job) -> _Forked:
     if child == 0:
         _live(trials, job.threads, writing)
     os.close(writing)
-    told, hung = _told(reading, job.patience)
+    output, hung = _output(reading, job.patience)
     os.close(reading)
     if hung:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    verdicts = [msgspec.json.decode(line, type=Verdict) for line in told.splitlines()]
+    verdicts = [msgspec.json.decode(line, type=Verdict) for line in output.splitlines()]
     if hung:
         return _Forked(Verdict(f"it does not end within {job.patience:.0f} s", sure=False), verdicts)
     code = os.waitstatus_to_exitcode(status)
@@ -137,10 +137,10 @@ def _forked(trials: Sequence[Trial], job: Job) -> _Forked:
 
 
 def _live(trials: Sequence[Trial], threads: int, writing: int) -> None:
-    """The whole life of a child: whatever happens, it never returns to its parent's code."""
+    """Main function of a child: it never returns to its parent's code, also after an exception."""
     code = 1
     try:
-        faulthandler.disable()  # what it would print is not for the terminal of the parent
+        faulthandler.disable()  # its output would appear on the parent's terminal
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
@@ -165,19 +165,19 @@ def _verdict(trial: Trial) -> Verdict:
 
 
 def _look_through_the_heap() -> None:
-    """Have glibc visit every block that is free: one whose size was overwritten ends the process."""
+    """Let glibc visit every free block: one whose size was overwritten ends the process."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _told(reading: int, patience: float) -> tuple[bytes, bool]:
-    """All that is said before the pipe is closed, and whether nothing was said for too long."""
-    told, heard = b"", time.monotonic()
+def _output(reading: int, patience: float) -> tuple[bytes, bool]:
+    """The output until the pipe is closed, and whether it stopped for longer than ``patience`` seconds."""
+    output, heard = b"", time.monotonic()
     while True:
         ready, _, _ = select.select([reading], [], [], max(0.0, heard + patience - time.monotonic()))
         if not ready:
-            return told, True
+            return output, True
         part: Any = os.read(reading, 65536)
         if not part:
-            return told, False
-        told, heard = told + part, time.monotonic()
+            return output, False
+        output, heard = output + part, time.monotonic()

@@ -1,4 +1,4 @@
-"""What the kernels of this machine depend on: processor, versions, and what restricts their instructions."""
+"""The machine as far as its kernels depend on it: processor, versions, and limits on instructions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 import torch
 
 RESTRICTING = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
-"""Variables by which libraries are told to use fewer instructions than the processor has."""
+"""Environment variables that make libraries use fewer instructions than the processor has."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """A processor by name, its vector instructions as far as they are allowed, and the version of torch."""
+    """The name of the processor, the vector instructions that may be used, and the version of torch."""
 
     processor: str
     instructions: str
@@ -29,7 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 @cache
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
+    """The machine of this process."""
     return Machine(
         processor=_words_of_processor().get("model name") or platform.processor() or platform.machine(),
         instructions=" ".join(_instructions()) or torch.backends.cpu.get_cpu_capability(),
@@ -39,7 +39,7 @@ def this_machine() -> Machine:
 
 
 def _instructions() -> list[str]:
-    """The sets of vector instructions that kernels are chosen by, in the words of the system."""
+    """The sets of vector instructions that kernels are chosen by, as the system names them."""
     able = _words_of_processor().get("flags", _words_of_processor().get("Features", "")).split()
     known = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve", "sve2")
     return [word for word in known if word in able]
@@ -47,7 +47,7 @@ def _instructions() -> list[str]:
 
 @cache
 def _words_of_processor() -> dict[str, str]:
-    """What the system says of its first processor; empty where it does not."""
+    """The system's description of its first processor; empty if there is none."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Layers on the plain path: float32, row by row (NCHW), whatever flows through the rest of the network."""
+"""Layers on the plain path: float32 in plain layout (NCHW), in a network of another layout or precision."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MEMORY_FORMATS: dict[Layout, torch.memory_format] = {
 
 @contextmanager
 def on_plain_path(model: nn.Module, names: Iterable[str], layout: Layout) -> Iterator[None]:
-    """Inside, the layers called ``names`` compute plainly and give their images in ``layout``, as those around them.
+    """A context in which the layers ``names`` compute on the plain path and return their images in ``layout``.
 
-    Modules and parameters stay the same objects with the same state; afterwards they are of the type they were of.
+    Modules and parameters stay the same objects with the same state; on exit they get their own type back.
     """
     layers = [model.get_submodule(name) for name in names]
     kinds = [type(layer) for layer in layers]
@@ -39,12 +39,12 @@ def on_plain_path(model: nn.Module, names: Iterable[str], layout: Layout) -> Ite
 
 
 def lay_out(model: nn.Module, layout: Layout) -> None:
-    """Have the weights of ``model`` lie in ``layout``."""
+    """Bring the weights of ``model`` into ``layout``, in place."""
     model.to(memory_format=MEMORY_FORMATS[layout])  # type: ignore[call-overload]
 
 
 class _Plain(nn.Module):
-    """What such a layer does before and after it is what it is."""
+    """Casts before and after the forward pass of a layer on the plain path."""
 
     gives: torch.memory_format
 

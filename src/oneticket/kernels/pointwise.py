@@ -1,9 +1,9 @@
-"""Strided 1 × 1 convolutions of few channels, kept out of a kernel of oneDNN that computes wrong gradients.
+"""Strided 1 × 1 convolutions of few channels that avoid a kernel of oneDNN whose gradients are wrong.
 
-The backward pass of their weights, images lying channels last, first copies the pixels that the stride meets to a
-workspace, at the distance of a whole vector block although it has room for the channels that there are: fewer than a
-block, and it writes past its end (oneDNN issue 6035; seen in torch 2.13 with one thread under AVX2, and with two under
-AVX-512 as well). Transposed convolutions go through the same kernel with inputs and outputs exchanged.
+For images in channels-last layout, the backward pass of the weights first copies the pixels that the stride meets to a
+workspace. It places them a whole vector block apart, although the workspace has room for the actual channels only:
+with fewer channels than a block it writes past the end (oneDNN issue 6035; seen in torch 2.13 with one thread under
+AVX2, and with two under AVX-512 as well). Transposed convolutions run the same kernel, inputs and outputs exchanged.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NARROW = 16
-"""Floats in the widest vector block: the kernel is right from so many channels on, under AVX2 from 8 on already."""
+"""Floats in the widest vector block: with this many channels the kernel is right; under AVX2 8 are enough."""
 
 
 def is_faulty(
     channels: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], groups: int = 1
 ) -> bool:
-    """Whether a convolution meets the faulty kernel; ``channels`` are its inputs, of a transposed one its outputs."""
+    """Whether a convolution runs the faulty kernel; ``channels`` are its inputs, or outputs if it is transposed."""
     pointwise = groups == 1 and not any(padding) and all(side == 1 for side in kernel)
     return pointwise and channels < NARROW and any(step != 1 for step in stride)
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1 × 1 convolution that computes its gradient by the pixels which its stride meets, as one of stride 1.
+    """A 1 × 1 convolution that first selects the pixels which its stride meets, and is then one of stride 1.
 
-    Values, gradients and state are those of ``nn.Conv2d``. Only narrow ones that learn, on the CPU and not in plain
-    layout (NCHW), take this way.
+    Values, gradients and state are those of ``nn.Conv2d``. Only narrow layers that learn, on the CPU and in another
+    layout than plain (NCHW), are computed so.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,10 +44,10 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class PointwiseConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed 1 × 1 convolution that is computed in plain layout, where another kernel is used."""
+    """A transposed 1 × 1 convolution that is computed in plain layout, which has another kernel."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As ``nn.ConvTranspose2d`` gives it."""
+        """The result of ``nn.ConvTranspose2d``."""
         if self.weight.requires_grad and torch.is_grad_enabled() and input.device.type == "cpu":
             over = self._output_padding(
                 input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ class PointwiseConvTranspose2d(nn.ConvTranspose2d):
 
 
 def is_pointwise(layer: nn.Module | None) -> bool:
-    """Whether ``layer`` computes its gradient rightly where others of its numbers don't."""
+    """Whether ``layer`` is one of the two classes here, which compute right gradients."""
     return type(layer) in _RIGHT.values()
 
 
@@ -72,9 +72,9 @@ _RIGHT: dict[type[nn.Module], type[nn.Module]] = {
 
 @contextmanager
 def right_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside, narrow strided 1 × 1 convolutions of ``model``, and of copies that are made of it, learn rightly.
+    """A context in which narrow strided 1 × 1 convolutions of ``model``, and of copies of it, have right gradients.
 
-    Modules stay the same objects with the same state; afterwards they are of the type that they were of.
+    Modules stay the same objects with the same state; on exit they get their own type back.
     """
     swapped = [(module, type(module)) for module in model.modules() if type(module) in _RIGHT and meets_fault(module)]
     for module, kind in swapped:
@@ -87,7 +87,7 @@ def right_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def meets_fault(module: nn.Module) -> bool:
-    """Whether the numbers of a layer are those of the faulty kernel."""
+    """Whether a layer is a convolution that runs the faulty kernel."""
     if isinstance(module, nn.Conv2d) and not isinstance(module.padding, str):
         return is_faulty(module.in_channels, module.kernel_size, module.stride, module.padding, module.groups)
     if isinstance(module, nn.ConvTranspose2d):
@@ -102,7 +102,7 @@ def _learns_in_another_layout(input: Tensor, weight: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor lies row by row, which ``is_contiguous`` says of 1 × 1 pixels that lie channels last, too."""
+    """Whether a tensor is in plain layout; ``is_contiguous`` is also True for 1 × 1 pixels in channels-last layout."""
     step, strides = 1, []
     for size in reversed(tensor.shape):
         strides.append(step)
@@ -111,5 +111,5 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def as_plain(tensor: Tensor) -> Tensor:
-    """``tensor``, row by row."""
+    """``tensor`` in plain layout."""
     return tensor if is_plain(tensor) else tensor.to(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""The operations of a network that a layout or a precision may change, as trials, with the layers they belong to."""
+"""The operations of a network that layout or precision may change, as trials, with the layers they belong to."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ LAYERS = frozenset(
         "upsample_nearest2d", "upsample_bilinear2d", "reflection_pad2d", "replication_pad2d",
     )
 )  # fmt: skip
-"""What is computed by kernels of their own for a layout or a precision; what works entry by entry isn't among them."""
+"""Operations with special kernels for a layout or a precision; those that work entry by entry are not among them."""
 
 PLAIN_TYPES = ("float32", "float64")
 
 
 def record(network: nn.Module, forward: Callable[[], Any], layout: Layout, device: str) -> dict[Trial, set[str]]:
-    """What ``forward`` has ``network`` compute otherwise than plainly in ``layout``, and the layers that ask for it.
+    """The operations of ``network`` that ``layout`` or the precision takes off the plain path, with their layers.
 
-    ``forward`` is called with images in plain layout, so that nothing goes through the kernels in question; what the
-    precision makes of types is recorded as it is. A layer is the innermost module at work, by name.
+    ``forward`` is called with images in plain layout, so that none of the kernels in question runs; the types that the
+    precision gives to tensors are recorded as they are. The layer of an operation is the innermost module at work, by
+    name.
     """
     recorder = _Recorder(layout, device)
     with _entered(network, recorder.at), torch.enable_grad(), recorder:
@@ -65,7 +66,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _entered(network: nn.Module, at: list[str]) -> Iterator[None]:
-    """Inside, the last entry of ``at`` is the name of the innermost module at work."""
+    """A context in which the last entry of ``at`` is the name of the innermost module at work."""
 
     def enter(name: str, *_: Any) -> None:
         at.append(name)
@@ -76,7 +77,7 @@ def _entered(network: nn.Module, at: list[str]) -> Iterator[None]:
     handles = []
     for name, module in network.named_modules():
         handles.append(module.register_forward_pre_hook(partial(enter, name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))  # when it raises, too
+        handles.append(module.register_forward_hook(leave, always_call=True))  # also after an exception
     try:
         yield
     finally:

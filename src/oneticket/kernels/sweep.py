@@ -1,4 +1,4 @@
-"""Small convolutions of every kind, values and gradients against float64: which of them are wrong on this machine."""
+"""Small convolutions of every kind compared with float64, values and gradients: which are wrong on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CHANNELS = range(1, 34)
 SIZES = (9, 10)
 BATCHES = (1, 2, 27, 64)
 OUTPUTS = 8
-PATIENCE = 5.0  # seconds: each of these takes milliseconds
+PATIENCE = 5.0  # seconds; a trial takes milliseconds
 
 PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
 
 
 class Kind(msgspec.Struct, frozen=True, order=True, kw_only=True):
-    """What convolutions of a kind have in common; ``grouped`` ones have a group for each channel."""
+    """A kind of convolutions; ``grouped`` ones have a group for each channel."""
 
     transposed: bool
     kernel: int
@@ -38,7 +38,7 @@ class Kind(msgspec.Struct, frozen=True, order=True, kw_only=True):
 
 
 class Wrong(msgspec.Struct, frozen=True):
-    """Channels (of the inputs; of a transposed one, the outputs) at which a kind is wrong somewhere, and how."""
+    """The numbers of channels at which a kind is wrong, and how: of inputs, or of outputs if it is transposed."""
 
     kind: Kind
     channels: tuple[int, ...]
@@ -46,7 +46,7 @@ class Wrong(msgspec.Struct, frozen=True):
 
 
 def kinds(threads: Iterable[int] = (1, 2)) -> list[Kind]:
-    """Every kind that is tried."""
+    """Every kind to try."""
     shapes = [(False, kernel, stride) for kernel, stride in product((1, 3, 5), (1, 2))] + [(True, 1, 2), (True, 3, 2)]
     layouts: tuple[Layout, ...] = ("channels-last", "contiguous")
     return [
@@ -61,7 +61,7 @@ def kinds(threads: Iterable[int] = (1, 2)) -> list[Kind]:
 def trials(kind: Kind, channels: Iterable[int] = CHANNELS, *, layers: bool = False) -> Iterator[tuple[int, Trial]]:
     """The number of channels and the trial of every convolution of ``kind``.
 
-    ``layers`` tries layers as networks here have them, and not the operation that they are kept out of.
+    With ``layers`` the layers that networks here have are tried, instead of the plain operation.
     """
     for batch, size, count in product(BATCHES, SIZES, channels):
         ends = (count, count) if kind.grouped else (OUTPUTS, count)  # outputs, inputs; exchanged where transposed
@@ -82,14 +82,14 @@ def trials(kind: Kind, channels: Iterable[int] = CHANNELS, *, layers: bool = Fal
 def sweep(
     chosen: Iterable[Kind], channels: Iterable[int] = CHANNELS, *, layers: bool = False
 ) -> Iterator[tuple[Kind, Wrong | None]]:
-    """Each of ``chosen`` with what is wrong about it; the C library looks after the heap, where it can."""
+    """Try each of ``chosen`` and say what is wrong with it; the C library checks the heap if it can."""
     channels = tuple(channels)
     for threads, alike in groupby(sorted(chosen, key=lambda kind: kind.threads), key=lambda kind: kind.threads):
         own = [(kind, list(trials(kind, channels, layers=layers))) for kind in alike]
         job = Job(tuple(trial for _, numbered in own for _, trial in numbered), threads, PATIENCE)
         verdicts = judge_elsewhere(job, watched=True)
         for kind, numbered in own:
-            # As many as there are trials: the verdicts of the next kind are not asked for yet.
+            # Only as many as this kind has trials: the next verdicts belong to the next kind.
             found = [(count, next(verdicts).fault) for count, _ in numbered]
             wrong = [(count, fault) for count, fault in found if fault is not None]
             faulty = tuple(sorted({count for count, _ in wrong}))
@@ -103,9 +103,9 @@ def spans(numbers: Iterable[int]) -> str:
 
 
 def _loudest(faults: Iterable[str]) -> str:
-    """The different things that go wrong, numbers aside, each once; crashes first."""
+    """The different faults, each once without regard to numbers; crashes first."""
     several = sorted(set(faults), key=lambda fault: ("crash" not in fault, "does not end" not in fault, fault))
-    told: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for fault in several:
-        told.setdefault(fault.partition(" is off")[0] if "off by" in fault else fault, fault)
-    return "; ".join(told.values())
+        kept.setdefault(fault.partition(" is off")[0] if "off by" in fault else fault, fault)
+    return "; ".join(kept.values())

@@ -17,10 +17,10 @@ Layout = Literal["channels-last", "contiguous"]
 Reference = Literal["plain", "float64"]
 
 TOLERANCE, ROUGHER = 1e-3, 0.05
-"""The relative error, ‖difference‖ / ‖reference‖, from which on a value or a gradient is wrong: float32, bfloat16.
+"""The relative error, ‖difference‖ / ‖reference‖, above which a value or a gradient is wrong: float32, bfloat16.
 
-Sums in another order and rounded products stay a factor of five below it, also over the 100,000 pixels of a batch; what
-a faulty kernel gives was 0.09 and more.
+Sums in another order and rounded products stay a factor of five below it, also over the 100,000 pixels of a batch;
+faulty kernels were off by 0.09 and more.
 """
 
 _DRAWS = 8
@@ -29,7 +29,7 @@ _WIDER = (torch.bfloat16, torch.float16)
 
 
 class Blank(msgspec.Struct, frozen=True, tag_field="is", tag="tensor"):
-    """A tensor of which only the outside matters; ``learns`` where the operation has to give a gradient for it."""
+    """A tensor of which only shape and type matter; ``learns`` if the operation must give a gradient for it."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -48,10 +48,9 @@ Argument = Blank | Listed | bool | int | float | str | None
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """An operation of ``torch.ops``, such as ``aten.convolution``, with its arguments, to be tried in ``layout``.
 
-    ``oneticket.convolution`` is the layer of that, as networks are trained here.
-
-    The types of its tensors tell the precision. ``reference`` is what it is compared with: the same kernel library on
-    contiguous float32, or float64.
+    ``oneticket.convolution`` is the layer that networks here have for ``aten.convolution``. The precision is given by
+    the types of the tensors. ``reference`` is the path to compare with: the same kernel library on contiguous float32,
+    or float64.
     """
 
     op: str
@@ -62,12 +61,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Sixteen digits that tell it from others."""
+        """Sixteen digits that identify the trial."""
         return digest(msgspec.to_builtins(self))[:16]
 
     @property
     def about(self) -> str:
-        """``convolution 8×4×16×16 · 8×4×1×1 … channels-last float32``: for people."""
+        """For readers: ``convolution 8×4×16×16 · 8×4×1×1, channels-last, float32``."""
         tensors = [part for part in self.arguments if isinstance(part, Blank)]
         shapes = " · ".join("×".join(map(str, blank.shape)) for blank in tensors if len(blank.shape) > 1)
         kinds = sorted({blank.dtype for blank in tensors if len(blank.shape) > 1})
@@ -75,7 +74,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_known_fault(self) -> bool:
-        """Whether it would go through the kernel that :mod:`oneticket.kernels.pointwise` keeps networks out of."""
+        """Whether it would run the kernel that :mod:`oneticket.kernels.pointwise` avoids."""
         if self.op != "aten.convolution" or (self.layout, self.device) != ("channels-last", "cpu"):
             return False
         numbers: tuple[Any, ...] = self.arguments
@@ -86,7 +85,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def avoided(self) -> Trial:
-        """The same by a layer of :mod:`oneticket.kernels.pointwise`: of stride 1, or in plain layout."""
+        """The trial of the layer that :mod:`oneticket.kernels.pointwise` has instead: stride 1, or plain layout."""
         numbers: list[Any] = list(self.arguments)
         if numbers[6]:
             return msgspec.structs.replace(self, layout="contiguous")
@@ -100,7 +99,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def errors(trial: Trial, draws: int = 1) -> dict[str, float]:
     """The relative error of each value and of each gradient, over so many draws together; infinite if not a number.
 
-    The data are noise, rounded to bfloat16, so that no precision sees other data than another.
+    The data are noise, rounded to bfloat16, so that all precisions see the same data.
     """
     gaps: dict[str, float] = {}
     sizes: dict[str, float] = {}
@@ -115,10 +114,10 @@ def errors(trial: Trial, draws: int = 1) -> dict[str, float]:
 
 
 def worst(trial: Trial) -> str | None:
-    """What is wrong with it, for people; None where nothing is.
+    """A description of the largest error, or None if all are tolerable.
 
-    A gradient of few numbers can be near zero by chance, where rounding is large beside it; a kernel at fault is off
-    for every draw. So what looks wrong is looked at over several draws.
+    A gradient of few numbers can be near zero by chance, where rounding is large beside it; a faulty kernel is off for
+    every draw. So what exceeds the tolerance is judged over several draws together.
     """
     found = errors(trial)
     if max(found.values(), default=0.0) > tolerance(trial):
@@ -130,13 +129,23 @@ def worst(trial: Trial) -> str | None:
 
 
 def tolerance(trial: Trial) -> float:
-    """That of the narrowest type in it."""
+    """The tolerable relative error, by the narrowest type among the tensors."""
     types = {part.dtype for part in trial.arguments if isinstance(part, Blank)}
     return TOLERANCE if types <= {"float32", "float64"} else ROUGHER
 
 
 def _results(trial: Trial, draw: int, *, plain: bool) -> dict[str, Tensor]:
+    """Every value and every gradient of the operation, by name; ``plain`` on the plain path."""
     generator = torch.Generator().manual_seed(draw)
+    arguments, learning = _arguments(trial, generator, plain=plain)
+    outputs = _operation(trial.op)(*arguments)
+    outputs = [outputs] if isinstance(outputs, Tensor) else [o for o in outputs if isinstance(o, Tensor)]
+    values = {f"value {i + 1}": o.detach() for i, o in enumerate(outputs) if o.is_floating_point() and o.numel()}
+    return values | _gradients(outputs, learning, generator)
+
+
+def _arguments(trial: Trial, generator: torch.Generator, *, plain: bool) -> tuple[list[Any], dict[str, Tensor]]:
+    """The arguments of the operation, and by name those that it must give a gradient for."""
     learning: dict[str, Tensor] = {}
 
     def made(argument: Any) -> Any:
@@ -149,15 +158,16 @@ def _results(trial: Trial, draw: int, *, plain: bool) -> dict[str, Tensor]:
             learning[f"gradient of argument {len(learning) + 1}"] = tensor.requires_grad_()
         return tensor
 
-    outputs = _operation(trial.op)(*[made(argument) for argument in trial.arguments])
-    outputs = [outputs] if isinstance(outputs, Tensor) else [o for o in outputs if isinstance(o, Tensor)]
-    results = {f"value {i + 1}": o.detach() for i, o in enumerate(outputs) if o.is_floating_point() and o.numel()}
+    return [made(argument) for argument in trial.arguments], learning
+
+
+def _gradients(outputs: list[Tensor], learning: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     judged = [output for output in outputs if output.requires_grad]
-    if judged and learning:
-        slopes = [_like(output, _noise_of(output.shape, generator)) for output in judged]
-        found = torch.autograd.grad(judged, list(learning.values()), slopes, allow_unused=True)
-        results |= {name: slope for name, slope in zip(learning, found, strict=True) if slope is not None}
-    return results
+    if not (judged and learning):
+        return {}
+    slopes = [_like(output, _noise_of(output.shape, generator)) for output in judged]
+    found = torch.autograd.grad(judged, list(learning.values()), slopes, allow_unused=True)
+    return {name: slope for name, slope in zip(learning, found, strict=True) if slope is not None}
 
 
 def _noise(blank: Blank, generator: torch.Generator) -> Tensor:
@@ -194,7 +204,7 @@ def _layer(
     images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
     output_padding: Any, groups: int,
 ) -> Any:  # fmt: skip
-    """What ``aten.convolution`` computes, by a layer that is kept out of faulty kernels."""
+    """What ``aten.convolution`` computes, by a layer that avoids faulty kernels."""
     ends = (weight.shape[0], weight.shape[1] * groups) if transposed else (weight.shape[1] * groups, weight.shape[0])
     common = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bias is not None}
     kernel = (weight.shape[2], weight.shape[3])

@@ -1,6 +1,7 @@
-"""What is known of the kernels of this machine: each trial once, kept beside the decoded data.
+"""Verdicts on the kernels of this machine: each trial is made once and kept in the cache.
 
-``CACHE/kernels/MACHINE.jsonl``: the machine in the first line, then one line a trial. Deleting it costs a second.
+``CACHE/kernels/MACHINE.jsonl``: the machine in the first line, then one line for each trial. It can be deleted; trying
+again takes a second.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Trial
 from oneticket.places import cache_home
 
-VERSION = 1  # raised whenever trials are judged otherwise
+VERSION = 1  # to be raised when trials are judged in another way
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """A verdict as it is kept; what a trial was about is only said of those at fault."""
+    """A verdict as it is kept; ``about`` describes only trials at fault."""
 
     trial: str
     threads: int
@@ -34,7 +35,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 def faults(trials: Iterable[Trial]) -> dict[Trial, str]:
-    """Those of ``trials`` that go wrong with the present number of threads, and how; what is not known is tried."""
+    """The trials that are wrong with the current number of threads, and how; unknown ones are tried first."""
     threads, trials = torch.get_num_threads(), list(trials)
     known = _known(_file())
     lacking = [trial for trial in trials if (trial.name, threads) not in known]
@@ -47,7 +48,7 @@ def faults(trials: Iterable[Trial]) -> dict[Trial, str]:
 
 
 def known_faults() -> tuple[int, list[Line]]:
-    """How many trials this machine has seen, and those at fault."""
+    """The number of trials known on this machine, and those at fault."""
     lines = list(_lines(_file()))
     return len(lines), [line for line in lines if line.fault is not None]
 
@@ -65,12 +66,12 @@ def _known(file: Path) -> dict[tuple[str, int], str | None]:
 def _lines(file: Path) -> Iterable[Line]:
     with contextlib.suppress(OSError):
         for text in file.read_bytes().splitlines()[1:]:
-            with contextlib.suppress(msgspec.MsgspecError):  # a line that was cut off when its process was killed
+            with contextlib.suppress(msgspec.MsgspecError):  # a line that was cut off when a process was killed
                 yield msgspec.json.decode(text, type=Line)
 
 
 def _keep(verdicts: Mapping[Trial, Verdict], threads: int) -> None:
-    """Append what was found; a place that can't be written costs a repetition, nothing else."""
+    """Append the verdicts; if the file cannot be written, the trials are made again next time."""
     lines: list[Any] = [
         Line(trial.name, threads, verdict.fault, trial.about if verdict.fault else "")
         for trial, verdict in verdicts.items()
@@ -82,6 +83,6 @@ def _keep(verdicts: Mapping[Trial, Verdict], threads: int) -> None:
         text = b"".join(msgspec.json.encode(line) + b"\n" for line in head + lines)
         place = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(place, text)  # at once, so that lines of two processes do not mix
+            os.write(place, text)  # in one write, so that lines of two processes do not mix
         finally:
             os.close(place)

@@ -51,21 +51,38 @@ def error_barrier(
     batch_size: int = 512,
     device: str = "cpu",
 ) -> Barrier:
-    """The error of ``model`` on ``data`` at ``points`` equal steps from the state ``first`` to the state ``second``.
+    """The error of ``model`` on ``data`` at equal steps from the state ``first`` to the state ``second``.
 
-    What normalisations have gathered while training belongs to the weights they trained with, not to what lies between
-    two of them; so at every point, the ends included, it is estimated anew on the whole of ``train_set``, in order and
-    unaugmented.
+    The statistics that a normalisation gathers in training belong to the weights that it was trained with. So at every
+    point, the ends included, they are estimated anew on the whole of ``train_set``, in order and unaugmented.
 
     Parameters
     ----------
-    model : the network; it is copied, not changed.
-    first, second : two full states of it, as ``state_dict`` gives them.
-    train_set, data : whatever :func:`oneticket.data.as_batches` takes; images of ``data`` are normalised as the
-        training split is.
+    model : nn.Module
+        The network; it is copied, not changed.
+    first, second : Mapping[str, Tensor]
+        Two full states of it, as ``state_dict`` gives them.
+    train_set, data : Any
+        Anything that :func:`oneticket.data.as_batches` takes; images of ``data`` are normalised as the training split
+        is.
+    points : int, default 30
+        Points on the line, its ends included; at least 2.
+    batch_size : int, default 512
+        Samples in a batch, in estimation and in evaluation.
+    device : str, default "cpu"
+        Where everything is computed.
+
+    Returns
+    -------
+    Barrier
+
+    Raises
+    ------
+    InputError
+        For fewer than 2 points, a state that does not fit the model, or an empty training set.
     """
     if points < 2:
-        raise InputError(f"{points} points make no line", where="points", expected="at least 2")
+        raise InputError(f"a line needs two points, not {points}", where="points", expected="at least 2")
     batches = as_batches(train_set, batch_size, device=device)
     judged = as_batches(data, batch_size, normalisation=getattr(batches, "normalisation", None), device=device)
     network = copy.deepcopy(model).to(device)
@@ -91,11 +108,11 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alph
 
 
 def estimate_statistics(model: nn.Module, batches: BatchSource) -> None:
-    """Running means and variances of ``model``, in place: their averages over ``batches``, each by its samples.
+    """Set running means and variances of ``model`` to their averages over ``batches``, each weighted by its samples.
 
     As for averaged weights (Izmailov et al. 2018, §3.2). Only the normalisations are in training mode, so dropout does
-    nothing; a last batch of one sample, which has no variance, is left out. Nothing is done, and no batch looked at,
-    where the network keeps no statistics.
+    nothing; a last batch of one sample, which has no variance, is left out. A network without statistics is left as it
+    is, and no batch is read.
     """
     norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
     if not norms:
@@ -116,7 +133,7 @@ def estimate_statistics(model: nn.Module, batches: BatchSource) -> None:
 
 def _inputs(batches: BatchSource) -> Iterator[Tensor]:
     if not batches.samples:
-        raise InputError("there is nothing to estimate the normalisation on: the training set is empty")
+        raise InputError("the training set is empty: the normalisation cannot be estimated on it")
     least = min(batches.batch_size, batches.samples, 2)
     return (inputs for inputs, _ in batches.ordered() if len(inputs) >= least)
 

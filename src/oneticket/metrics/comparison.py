@@ -32,10 +32,16 @@ MATCHING_WITHIN = 0.002
 # -- masks and weights --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Overlap:
-    """Intersection over union of two masks, and what chance gives.
+    """Intersection over union of two masks, and the same by chance.
 
-    chance : of two masks with the same numbers of kept weights, at random in the whole network; ρ/(2−ρ) for equal ρ.
-    layer_chance : the same, at random within each layer; higher where both keep more of the same layers.
+    Parameters
+    ----------
+    value : float
+        Of the two masks.
+    chance : float
+        Of masks with the same numbers of kept weights, at random in the whole network; ρ/(2−ρ) for equal ρ.
+    layer_chance : float
+        The same, at random within each layer; higher where both masks keep more of the same layers.
     """
 
     value: float
@@ -44,11 +50,20 @@ class Overlap:
 
 
 def overlap(first: Masks, second: Masks) -> Overlap:
-    """How much of what either keeps both keep, beside chance.
+    """The weights that both masks keep, as a part of those that either keeps, beside chance.
 
     Two sets of k₁ and k₂ of n weights drawn at random share k₁k₂/n on average (the mean of the hypergeometric
-    distribution); chance is that over k₁ + k₂ − k₁k₂/n, which is ρ/(2−ρ) for k₁ = k₂ = ρn. Masks that keep nothing
-    overlap wholly.
+    distribution); chance is that over k₁ + k₂ − k₁k₂/n, which is ρ/(2−ρ) for k₁ = k₂ = ρn.
+
+    Parameters
+    ----------
+    first, second : Masks
+        Masks of equal names and shapes.
+
+    Returns
+    -------
+    Overlap
+        1.0 where neither mask keeps a weight.
     """
     value = first.overlap(second)
     layers = [(row.kept, int(second[row.name].sum()), row.total) for row in first.table() if row.total]
@@ -64,7 +79,7 @@ def _chance(groups: Sequence[tuple[int, int, int]]) -> float:
 
 @dataclass(frozen=True)
 class SignFlips:
-    """Kept weights whose sign is another in the second state: ``flipped`` of ``kept``, by layer ``(flipped, kept)``."""
+    """Kept weights whose sign differs between two states: ``flipped`` of ``kept``, by layer ``(flipped, kept)``."""
 
     flipped: int
     kept: int
@@ -72,12 +87,29 @@ class SignFlips:
 
     @property
     def fraction(self) -> float | None:
-        """Flipped among kept; None where nothing is kept."""
+        """Flipped over kept; None where no weight is kept."""
         return self.flipped / self.kept if self.kept else None
 
 
 def sign_flips(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks: Masks) -> SignFlips:
-    """Signs that differ between two states, counted over the kept weights; a weight of exactly 0.0 has no sign."""
+    """Count the kept weights whose sign differs between two states; a weight of exactly 0.0 has no sign.
+
+    Parameters
+    ----------
+    first, second : Mapping[str, Tensor]
+        States with a tensor of the mask's shape for each mask.
+    masks : Masks
+        The weights to count.
+
+    Returns
+    -------
+    SignFlips
+
+    Raises
+    ------
+    InputError
+        When a state lacks such a tensor.
+    """
     layers = {}
     for name, mask in masks.items():
         for place, state in (("first", first), ("second", second)):
@@ -91,10 +123,10 @@ def sign_flips(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks:
 # -- arms over seeds ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class TransferEfficiency:
-    """What the ticket of another source gains over a random one, as a part of what the target's own ticket gains.
+    """The gain of another source's ticket over a random one, as a part of the gain of the target's own ticket.
 
-    ``value`` and ``interval`` are None where it is undecided: where the gain of the own ticket is not shown to be above
-    zero, the ratio can be anything. ``gain`` (source − random) and ``possible`` (own − random) are told in any case.
+    ``value`` and ``interval`` are None where it is undecided: unless the gain of the own ticket is shown to be above
+    zero, the ratio can be anything. ``gain`` (source − random) and ``possible`` (own − random) are always given.
     """
 
     n: int
@@ -115,10 +147,22 @@ def transfer_efficiency(
     random: Mapping[Seed, float],
     confidence: float = CONFIDENCE,
 ) -> TransferEfficiency | None:
-    """``(source − random) / (own − random)`` of the means over the seeds all three have; None without such a seed.
+    """``(source − random) / (own − random)`` of the means over the seeds that all three have.
 
-    The interval is Fieller's (1954) for paired values: all ratios R for which ``gain − R · possible`` has a mean that a
-    t test at this confidence does not tell from zero. It is bounded iff that test tells ``possible`` from zero.
+    The interval is Fieller's (1954) for paired values: all ratios R for which the mean of ``gain − R · possible`` does
+    not differ from zero in a t test at this confidence. It is bounded iff ``possible`` differs from zero in that test.
+
+    Parameters
+    ----------
+    source, own, random : Mapping[Seed, float]
+        Accuracies by seed of a ticket of another source, of the target's own ticket, and of random masks.
+    confidence : float, default 0.95
+        Of the interval, and of the test whether the own ticket gains.
+
+    Returns
+    -------
+    TransferEfficiency or None
+        None without a common seed.
     """
     seeds = [seed for seed in source if seed in own and seed in random]
     gains = {seed: source[seed] - random[seed] for seed in seeds}
@@ -156,7 +200,20 @@ def _fieller(above: list[float], below: list[float], confidence: float) -> Inter
 def matching(
     arm: Mapping[Seed, float], dense: Mapping[Seed, float], margin: float = MATCHING_WITHIN
 ) -> Equivalence | None:
-    """Whether an arm is within ``margin`` of the dense network, by two one-sided paired tests; None without a pair."""
+    """Whether an arm is within ``margin`` of the dense network, by two one-sided paired tests.
+
+    Parameters
+    ----------
+    arm, dense : Mapping[Seed, float]
+        Accuracies by seed.
+    margin : float, default 0.002
+        The largest difference that counts as equal, a fraction.
+
+    Returns
+    -------
+    Equivalence or None
+        None without a common seed.
+    """
     return equivalence(arm, dense, margin)
 
 
@@ -166,10 +223,26 @@ def smallest_matching_density(
     margin: float = MATCHING_WITHIN,
     level: float = 1 - CONFIDENCE,
 ) -> float | None:
-    """The smallest density at which an arm is shown to be no more than ``margin`` below the dense network; None: none.
+    """The smallest density at which an arm is shown to be at most ``margin`` below the dense network.
 
-    ``arms`` holds the accuracies by seed at each density. Tested is the lower side of the equivalence, since a ticket
-    that beats the dense network matches it too; Holm's correction over the densities, since the smallest is picked.
+    Only the lower side of the equivalence is tested, since a ticket that beats the dense network matches it too. The p
+    values have Holm's correction over the densities, since the smallest of them is picked.
+
+    Parameters
+    ----------
+    arms : Mapping[float, Mapping[Seed, float]]
+        Density → accuracies by seed.
+    dense : Mapping[Seed, float]
+        The accuracies of the dense network.
+    margin : float, default 0.002
+        A fraction.
+    level : float, default 0.05
+        Of the tests.
+
+    Returns
+    -------
+    float or None
+        None where this is not shown at any density.
     """
     tests = {density: equivalence(arm, dense, margin) for density, arm in arms.items()}
     shown = {density: test.p_below for density, test in tests.items() if test is not None and test.p_below is not None}
@@ -179,15 +252,27 @@ def smallest_matching_density(
 
 # -- histories ----------------------------------------------------------------------------------------------------
 def best_epoch(history: Sequence[EpochRecord]) -> EpochRecord | None:
-    """The epoch with the highest validation accuracy, the earliest among equals; None without validation."""
+    """The epoch with the highest validation accuracy, the earliest of equal ones; None without validation."""
     judged = [record for record in history if record.val_accuracy is not None]
     return max(judged, key=lambda record: record.val_accuracy or 0.0, default=None)
 
 
 def steps_to(history: Sequence[EpochRecord], accuracy: float, *, start: int = 0) -> int | None:
-    """Optimiser steps after ``start`` until validation, looked at once an epoch, first gave ``accuracy`` (a fraction).
+    """Optimiser steps until the validation accuracy, measured once an epoch, first reached ``accuracy``.
 
-    None where it never did. A training that was rewound starts at the step it was rewound to.
+    Parameters
+    ----------
+    history : Sequence[EpochRecord]
+        The epochs of one training.
+    accuracy : float
+        A fraction.
+    start : int, default 0
+        The step to count from; for a rewound training the step that it was rewound to.
+
+    Returns
+    -------
+    int or None
+        None where it was never reached.
     """
     reached = (r.step - start for r in history if r.val_accuracy is not None and r.val_accuracy >= accuracy)
     return next(reached, None)

@@ -25,10 +25,14 @@ class DeadUnits(NamedTuple):
 
 @dataclass(frozen=True)
 class Paths:
-    """What of some masks lies on a path from the input to the output.
+    """The part of some masks that lies on a path from the input to the output.
 
-    masks : the effective masks, a subset of those asked about; ``masks.density`` is the effective density.
-    units : for each masked tensor its dead output units (rows of a linear layer, channels of a convolution).
+    Parameters
+    ----------
+    masks : Masks
+        The effective masks, a subset of those given; ``masks.density`` is the effective density.
+    units : tuple of DeadUnits
+        For each masked tensor its dead output units (rows of a linear layer, channels of a convolution).
     """
 
     masks: Masks
@@ -49,19 +53,31 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
     """Which kept weights lie on a path of kept weights from the input to the output (Vysogorets & Kempe 2021).
 
     A weight lies on one iff it joins a unit that the input reaches to a unit that reaches the output; parameters
-    without a mask are all kept, biases connect nothing. Units are told apart by position: what a convolution multiplies
-    by padding only (the rim of a 3 × 3 kernel on a map of one pixel) is on no path, however dense the network. A unit
-    is dead iff no effective weight enters it; it may still give a constant, its bias.
+    without a mask are all kept, biases connect nothing. Units are distinguished by position: what a convolution
+    multiplies by padding only (the rim of a 3 × 3 kernel on a map of one pixel) is on no path, however dense the
+    network. A unit is dead iff no effective weight enters it; it may still give a constant, its bias. Takes one forward
+    and one backward pass in float64 on the CPU.
 
     Parameters
     ----------
-    model : any network of linear and convolutional layers; it is neither changed nor moved.
-    masks : parameter name → boolean mask.
-    example : one input with a batch dimension of 1. Only its shape matters, which must be that of the data.
+    model : nn.Module
+        Any network of linear and convolutional layers; it is neither changed nor moved.
+    masks : Masks
+        Parameter name → boolean mask.
+    example : Tensor
+        One input with a batch dimension of 1. Only its shape matters, which must be that of the data.
 
-    One forward and one backward pass in float64 on the CPU. Raises InputError where masks and model do not fit, and
-    UnknownPaths for a network whose connections depend on its input or cannot be followed: attention, gates, recurrent
-    cells, a masked weight that takes no part in the pass.
+    Returns
+    -------
+    Paths
+
+    Raises
+    ------
+    InputError
+        When masks and model do not fit.
+    UnknownPaths
+        For a network whose connections depend on its input or cannot be followed: attention, gates, recurrent cells,
+        a masked weight that takes no part in the pass.
     """
     _check(model, masks)
     leaves = {name: mask.to("cpu", torch.float64).requires_grad_() for name, mask in masks.items()}
@@ -78,6 +94,23 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
 
 
 def _gradients(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """For each masked weight a number above zero exactly where the weight is on a path."""
+    output = _reached(model, leaves, shape)
+    if not leaves:
+        return {}
+    found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if output.requires_grad:
+        found = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+    gradients = {}
+    for name, gradient in zip(leaves, found, strict=True):
+        if gradient is None:
+            raise UnknownPaths(f"the weights of '{name}' take no part in the pass")
+        gradients[name] = gradient
+    return gradients
+
+
+def _reached(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+    """The output of ``model`` in 0 and 1: which of its units the input reaches."""
     others = {
         name: torch.ones(parameter.shape, dtype=torch.float64, requires_grad=True)
         for name, parameter in model.named_parameters()
@@ -93,17 +126,7 @@ def _gradients(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ..
     output = walk.latest(output)
     if not isinstance(output, Tensor) or not walk.follows(output):
         raise UnknownPaths(f"the output of {type(model).__name__} is not one tensor that can be followed to its input")
-    if not leaves:
-        return {}
-    found: tuple[Tensor | None, ...] = (None,) * len(leaves)
-    if output.requires_grad:
-        found = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
-    gradients = {}
-    for name, gradient in zip(leaves, found, strict=True):
-        if gradient is None:
-            raise UnknownPaths(f"the weights of '{name}' take no part in the pass")
-        gradients[name] = gradient
-    return gradients
+    return output
 
 
 def _check(model: nn.Module, masks: Masks) -> None:

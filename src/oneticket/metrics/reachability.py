@@ -17,19 +17,44 @@ Rule = Callable[..., Any]
 
 
 class UnknownPaths(OneticketError):
-    """The paths of this network cannot be told from one pass: it does something that has no fixed connections."""
+    """The paths of this network cannot be found in one pass: it has an operation without fixed connections."""
 
 
 class Role(NamedTuple):
-    """A tensor that is followed: activations (``flow``) or weights, and the operation that made it."""
+    """A followed tensor: activations (``flow``) or weights, and the operation that made it."""
 
     tensor: Tensor
     origin: Any
     flow: bool
 
 
+class _Call(NamedTuple):
+    """One call of an operation of torch."""
+
+    name: str
+    func: Rule
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def result(self, rule: Rule | None = None) -> Any:
+        """What the operation, or ``rule`` in its place, gives."""
+        return (rule or self.func)(*self.args, **self.kwargs)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> _Call:
+        """The same call with every tensor among its arguments changed."""
+        return self._replace(args=_each(change, self.args), kwargs=_each(change, self.kwargs))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors among the arguments."""
+        return _tensors((self.args, self.kwargs))
+
+    def target(self) -> Any:
+        """The tensor that the call overwrites; None for a call that makes a new one."""
+        return self.args[0] if self.args and (_in_place(self.name) or self.kwargs.get("inplace")) else None
+
+
 class Reachability(TorchFunctionMode):
-    """Inside, a network run on watched ones with 0/1 weights computes which of its units the input reaches.
+    """A mode in which a network, run on watched ones with 0/1 weights, computes which units the input reaches.
 
     Values and gradients are set back to 0 or 1 after every sum, so that neither overflows nor vanishes at any depth:
     in float64 a sum of non-negative numbers is zero exactly when each of them is. What acts on each unit by itself
@@ -37,8 +62,11 @@ class Reachability(TorchFunctionMode):
     of a weight is above zero exactly where the weight joins a unit that the input reaches to one that reaches the
     output.
 
-    Raises UnknownPaths at the first operation that is not known here, or whose connections depend on the input:
-    products of two activations (attention, gates, recurrent cells), comparisons, looking at values.
+    Raises
+    ------
+    UnknownPaths
+        At the first operation that is not listed here, or whose connections depend on the input: products of two
+        activations (attention, gates, recurrent cells), comparisons, reading values.
     """
 
     def __init__(self) -> None:
@@ -49,9 +77,9 @@ class Reachability(TorchFunctionMode):
         self._viewed: set[int] = set()
 
     def watch(self, tensor: Tensor, *, flow: bool) -> Tensor:
-        """``tensor`` is followed from now on, as activations or as weights.
+        """Follow ``tensor`` from now on, as activations (``flow``) or as weights; returns it.
 
-        Give it ``requires_grad``, or what an unseen step makes of it looks like a constant.
+        It must have ``requires_grad``: without it, what an unseen step makes of it would look like a constant.
         """
         self._roles[id(tensor)] = Role(tensor, tensor.grad_fn, flow)
         return tensor
@@ -62,7 +90,7 @@ class Reachability(TorchFunctionMode):
         return role is not None and role.flow and role.origin is tensor.grad_fn
 
     def latest(self, tensor: Tensor) -> Tensor:
-        """What stands for ``tensor`` after all that has overwritten it."""
+        """The tensor that holds what ``tensor`` would hold after every overwriting operation so far."""
         while id(tensor) in self._overwritten:
             tensor = self._overwritten[id(tensor)]
         return tensor
@@ -70,50 +98,62 @@ class Reachability(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name = _name(func)
-        if name in _QUESTIONS:
-            return func(*args, **kwargs)
-        target = args[0] if args and (_in_place(name) or kwargs.get("inplace")) else None
-        args, kwargs = _each(self.latest, args), _each(self.latest, kwargs)
-        roles = [self._role(name, tensor) for tensor in _tensors((args, kwargs))]
+        call = _Call(_name(func), func, args, kwargs or {})
+        if call.name in _QUESTIONS:
+            return call.result()
+        target = call.target()
+        call = call.changed(self.latest)
+        roles = [self._role(call.name, tensor) for tensor in call.tensors()]
         followed = [role for role in roles if role is not None]
         if not followed:
-            return func(*args, **kwargs)
+            return call.result()
         with torch.enable_grad():
-            result = self._follow(name, func, args, kwargs, followed)
+            result = self._follow(call, followed)
         for tensor in _tensors(result):
             self.watch(tensor, flow=any(role.flow for role in followed))
         if target is not None:
-            self._overwrite(name, target, result)
+            self._overwrite(call.name, target, result)
         return result
 
-    def _follow(
-        self, name: str, func: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], followed: list[Role]
-    ) -> Any:
+    def _follow(self, call: _Call, followed: list[Role]) -> Any:
+        """The result of an operation on followed tensors, in 0 and 1."""
         flows = [role.tensor for role in followed if role.flow]
-        name = name.removesuffix("_") if _in_place(name) else name
+        name = call.name.removesuffix("_") if _in_place(call.name) else call.name
         if name in _CASTS or (name in _UNIT_BY_UNIT and flows):
-            carried = flows or [role.tensor for role in followed]
-            if len(carried) > 1:
-                raise UnknownPaths(f"{name} of more than one followed tensor")
-            # Another object than the argument, or what overwrites the one would overwrite the other.
-            return carried[0].view_as(carried[0])
+            return self._passed_on(name, flows or [role.tensor for role in followed])
         if name in _MOVES:
-            result = func(*args, **kwargs)
-            self._viewed.update(id(tensor) for tensor in [*_tensors(result), *(role.tensor for role in followed)])
-            return result
+            return self._moved(call, followed)
         if name in _SUMS and flows:
-            rule = _SUMS[name] or func
-            zeroed = partial(_each, lambda t: t if self.follows(t) else torch.zeros_like(t, dtype=torch.float64))
-            return _saturated(rule(*zeroed(args), **zeroed(kwargs)))
+            return self._summed(_SUMS[name] or call.func, call)
         if name in _PRODUCTS:
-            if len(flows) > 1:
-                raise UnknownPaths(f"{name} of two activations: which of them passes depends on the other")
-            rule = _PRODUCTS[name] or func
-            pattern = partial(_each, lambda t: t if id(t) in self._roles else (t != 0).double())
-            return _saturated(rule(*pattern(args), **pattern(kwargs)))
+            return self._multiplied(name, _PRODUCTS[name] or call.func, call, flows)
         raise UnknownPaths(f"{name} is not known to the search for paths")
+
+    def _passed_on(self, name: str, carried: list[Tensor]) -> Tensor:
+        if len(carried) > 1:
+            raise UnknownPaths(f"{name} of more than one followed tensor")
+        # Another object than the argument, or what overwrites the one would overwrite the other.
+        return carried[0].view_as(carried[0])
+
+    def _moved(self, call: _Call, followed: list[Role]) -> Any:
+        result = call.result()
+        self._viewed.update(id(tensor) for tensor in [*_tensors(result), *(role.tensor for role in followed)])
+        return result
+
+    def _summed(self, rule: Rule, call: _Call) -> Tensor:
+        def activations_only(tensor: Tensor) -> Tensor:
+            return tensor if self.follows(tensor) else torch.zeros_like(tensor, dtype=torch.float64)
+
+        return _saturated(call.changed(activations_only).result(rule))
+
+    def _multiplied(self, name: str, rule: Rule, call: _Call, flows: list[Tensor]) -> Tensor:
+        if len(flows) > 1:
+            raise UnknownPaths(f"{name} of two activations: which of them passes depends on the other")
+
+        def zeros_and_ones(tensor: Tensor) -> Tensor:
+            return tensor if id(tensor) in self._roles else (tensor != 0).double()
+
+        return _saturated(call.changed(zeros_and_ones).result(rule))
 
     def _role(self, name: str, tensor: Tensor) -> Role | None:
         role = self._roles.get(id(tensor))
@@ -147,7 +187,7 @@ def _saturated(values: Tensor) -> Tensor:
 
 
 def _name(func: Any) -> str:
-    """What an operation is called; of a property its own name, not that of its getter."""
+    """The name of an operation; for a property its own name, not that of its getter."""
     name = getattr(func, "__name__", type(func).__name__)
     return str(getattr(func.__self__, "__name__", name)) if name in ("__get__", "__set__") else str(name)
 
@@ -225,10 +265,10 @@ _QUESTIONS = _words(
     "size dim ndim shape numel nelement stride __len__ dtype device layout element_size get_device requires_grad "
     "is_contiguous is_floating_point is_complex is_nested is_sparse is_quantized is_cuda is_cpu is_mps is_meta"
 )
-"""Asked of a tensor without looking at its values."""
+"""These do not look at the values of a tensor."""
 
 _CASTS = _words("to float double cpu cuda abs sign")
-"""Leave activations as they are, and weights too: a masked one stays zero."""
+"""These leave activations as they are, and weights too: a masked one stays zero."""
 
 _UNIT_BY_UNIT = _words(
     "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish hardswish hardtanh hardsigmoid sigmoid logsigmoid "
@@ -237,7 +277,7 @@ _UNIT_BY_UNIT = _words(
     "dropout2d dropout3d alpha_dropout feature_alpha_dropout batch_norm instance_norm group_norm layer_norm rms_norm "
     "local_response_norm normalize"
 )
-"""Connect each unit with itself. So do normalisations, whose statistics are taken for constants."""
+"""These connect each unit with itself. So do normalisations, whose statistics count as constants."""
 
 _MOVES = _words(
     "view view_as reshape reshape_as flatten ravel unflatten permute transpose t T mT swapaxes swapdims movedim "
@@ -261,4 +301,4 @@ _PRODUCTS: dict[str, Rule | None] = {
     "linear": partial(_layer, F.linear),
     **{name: partial(_layer, getattr(F, name)) for d in (1, 2, 3) for name in (f"conv{d}d", f"conv_transpose{d}d")},
 }
-"""Layers, and products with a constant: what is multiplied by zero is cut off."""
+"""Layers, and products with a constant: a unit that is multiplied by zero is cut off."""

@@ -1,4 +1,4 @@
-"""Networks: the built-in ones by name, and anyone's by import path."""
+"""Networks: the built-in ones by name, and users' own by import path."""
 
 from __future__ import annotations
 

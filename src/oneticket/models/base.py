@@ -1,4 +1,4 @@
-"""How a network is named, described, built from a seed and given its initial weights."""
+"""Networks by name: described, built from a seed, and given their initial weights."""
 
 from __future__ import annotations
 
@@ -37,13 +37,33 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folder: Path | None = None) -> nn.Module:
-    """The network ``spec`` describes, for images of ``input_shape`` (channels, height, width) in ``classes`` classes.
+    """Build the network that ``spec`` describes.
 
-    Its weights are drawn on the CPU from ``seed`` alone; the caller's random state is neither read nor moved. In eval
-    mode it has been seen to take a batch of two images and to give a tensor of shape (2, classes). ``folder`` is where
-    the file lies that the import path is relative to; it is searched before the current directory.
+    Its weights are drawn on the CPU from ``seed`` alone; the caller's random state is neither read nor changed. It has
+    been tried on a batch of two images in evaluation mode.
 
-    Raises InputError when there is no such network, when it refuses its options, or when its output has another shape.
+    Parameters
+    ----------
+    spec : ModelSpec
+        The name of the network and its options.
+    input_shape : tuple of int
+        Channels, height and width of an image.
+    classes : int
+        Number of outputs.
+    seed : int
+        For the weights.
+    folder : Path, optional
+        The folder that an import path is relative to; it is searched before the current directory.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    InputError
+        When there is no such network, when it refuses its options, or when its output for two images does not have
+        the shape (2, classes).
     """
     with _findable(spec, folder), _located(spec):
         factory = find_factory(spec.name, folder)
@@ -56,10 +76,10 @@ def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folde
 
 
 def find_factory(name: str, folder: Path | None = None) -> Factory:
-    """The factory registered as ``name``, or the function that the import path ``package.module:function`` leads to.
+    """The factory registered as ``name``, or the function at the import path ``package.module:function``.
 
-    Modules are looked for in ``folder``, in the current directory, and among what is installed. Raises InputError with
-    the nearest valid word when there is nothing of that name.
+    Modules are searched for in ``folder``, in the current directory, and among installed packages. Raises InputError,
+    with the nearest valid word, if there is no such factory.
     """
     if ":" in name:
         return import_function(name, folder)
@@ -71,47 +91,64 @@ def find_factory(name: str, folder: Path | None = None) -> Factory:
 
 
 def _findable(spec: ModelSpec, folder: Path | None) -> AbstractContextManager[None]:
-    # A registered model is found already; to look at the import path anew takes milliseconds.
+    # A registered model needs no search; to read the import path anew takes milliseconds.
     return on_path(folder) if ":" in spec.name else nullcontext()
 
 
 def code_digest(spec: ModelSpec, *, folder: Path | None = None) -> str | None:
-    """What tells two versions of a user's model apart: the digest of the file it is in; None for a registered model."""
+    """The digest of the file of a user's model, which differs between its versions; None for a registered model."""
     with _located(spec):
         return file_digest(spec.name, folder) if ":" in spec.name else None
 
 
 def complete(spec: ModelSpec, *, folder: Path | None = None) -> ModelSpec:
-    """``spec`` with every option of its factory spelled out and of the type that the factory's signature states.
+    """``spec`` with every option of its factory written out, in the type that the factory's signature states.
 
-    Two specs that build the same network, as one that writes ``width = 1`` and one that leaves it out, become equal.
-    Defaults that no file could hold (a class, a function) stay with the factory.
+    Specs of the same network become equal, such as one with ``width = 1`` and one that leaves it out. Defaults that a
+    file cannot hold (a class, a function) stay with the factory.
 
-    Raises InputError for an option that the factory doesn't take, for one it needs and lacks, and for a wrong type.
+    Parameters
+    ----------
+    spec : ModelSpec
+        The network.
+    folder : Path, optional
+        The folder that an import path is relative to.
+
+    Returns
+    -------
+    ModelSpec
+
+    Raises
+    ------
+    InputError
+        For an option that the factory does not take, for a missing one, and for a value of a wrong type.
     """
     with _findable(spec, folder), _located(spec):
         parameters = _parameters(find_factory(spec.name, folder))
         named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         own = {key: p for key, p in named.items() if key not in _GIVEN}
-        for key in spec.options:
-            if key in _GIVEN or (key not in own and not _takes_any(parameters)):
-                raise unknown("option", key, own) if own else InputError(f"unknown option '{key}'", expected="none")
-        for key, parameter in own.items():
-            if parameter.default is parameter.empty and key not in spec.options:
-                raise InputError(f"option '{key}' is missing", expected=f"a value for each of {', '.join(own)}")
-        defaults = {key: _default(key, p) for key, p in own.items() if _can_be_written(p.default)}
-        checked = {
-            key: _checked(key, value, own[key].annotation) if key in own else value
-            for key, value in spec.options.items()
-        }
-    return ModelSpec(name=spec.name, options=defaults | checked)
+        _check_keys(spec.options, own, any_key=_takes_any(parameters))
+        options = {key: _default(key, p) for key, p in own.items() if _can_be_written(p.default)}
+        for key, value in spec.options.items():
+            options[key] = _checked(key, value, own[key].annotation) if key in own else value
+    return ModelSpec(name=spec.name, options=options)
+
+
+def _check_keys(options: Mapping[str, Any], own: Mapping[str, inspect.Parameter], *, any_key: bool) -> None:
+    """Raise InputError for an option that the factory does not take, and for one that is missing."""
+    for key in options:
+        if key in _GIVEN or (key not in own and not any_key):
+            raise unknown("option", key, own) if own else InputError(f"unknown option '{key}'", expected="none")
+    for key, parameter in own.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise InputError(f"option '{key}' is missing", expected=f"a value for each of {', '.join(own)}")
 
 
 def initialise(network: nn.Module) -> nn.Module:
-    """``network``, its initial weights drawn in place from torch's global generator in the order of its modules.
+    """Draw the initial weights of ``network`` in place, from torch's global generator, in the order of its modules.
 
-    Weights of convolutions and linear layers, the head's too: N(0, 2 / fan-in) (He et al. 2015, §2.2). Biases 0,
-    normalisation gains 1.
+    Weights of convolutions and linear layers, the head included: N(0, 2 / fan-in) (He et al. 2015, §2.2). Biases are 0,
+    normalisation gains 1. Returns ``network``.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -130,14 +167,14 @@ def _located(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        # `build` calls `complete`: one that is located already stays as it is
+        # `build` calls `complete`: an error that has its place already keeps it.
         raise error if error.where == where else error.at(where) from error.__cause__
 
 
 def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(factory, eval_str=True).parameters
-    except NameError:  # annotations that exist for the type checker only
+    except NameError:  # annotations that only the type checker can resolve
         return inspect.signature(factory).parameters
     except ValueError as error:
         raise InputError("its parameters cannot be read", expected="a function written in Python") from error
@@ -148,7 +185,7 @@ def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def _given(factory: Factory, input_shape: Shape, classes: int) -> dict[str, Any]:
-    """What every factory gets, as far as its signature takes it."""
+    """The arguments that every factory gets, if its signature takes them."""
     parameters = _parameters(factory)
     given = {"input_shape": input_shape, "classes": classes}
     return {key: value for key, value in given.items() if key in parameters or _takes_any(parameters)}
@@ -163,7 +200,7 @@ def _can_be_written(value: object) -> bool:
 
 
 def _checked(key: str, value: Any, annotation: Any) -> Any:
-    """``value`` in the type that the signature annotates; as it is where the annotation is no type for a file."""
+    """``value`` in the type that the signature annotates; unchanged if a file cannot hold values of that type."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
     try:
@@ -177,7 +214,7 @@ def _checked(key: str, value: Any, annotation: Any) -> Any:
 
 
 def _default(key: str, parameter: inspect.Parameter) -> Any:
-    with suppress(InputError):  # `size: int = None` is common, and is what its author meant
+    with suppress(InputError):  # `size: int = None` is common, and None is what its author meant
         return _checked(key, parameter.default, parameter.annotation)
     return parameter.default
 

@@ -1,4 +1,4 @@
-"""Functions found by import path, also in files that are no installed package."""
+"""Functions found by import path, also in files that are not installed as a package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from oneticket.errors import InputError, nearest
 
 @contextmanager
 def on_path(folder: Path | None) -> Iterator[None]:
-    """``folder``, then the current directory, first on the import path inside; taken off again afterwards."""
+    """Put ``folder`` and the current directory first on the import path inside the context."""
     added = _folders(folder)
     sys.path[:0] = added
     importlib.invalidate_caches()
@@ -33,12 +33,12 @@ def on_path(folder: Path | None) -> Iterator[None]:
 def import_function(path: str, folder: Path | None = None) -> Callable[..., Any]:
     """The function that ``package.module:function`` names; the module may be a file in ``folder`` or here.
 
-    Raises InputError when the path has another form, when the module can't be imported, and when it has no such
-    function (with the nearest it has).
+    Raises InputError when the path has another form, when the module cannot be imported, and, with the nearest name,
+    when it has no such function.
     """
     module_name, _, name = path.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), name]):
-        raise InputError(f"'{path}' is no import path", expected="package.module:function")
+        raise InputError(f"'{path}' is not an import path", expected="package.module:function")
     with on_path(folder):
         module = _import(module_name, folder)
     function = getattr(module, name, None)
@@ -73,17 +73,19 @@ def _import(name: str, folder: Path | None) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise InputError(f"module '{name}' cannot be imported: {error}") from error
         places = " or ".join(_folders(folder))
-        raise InputError(f"there is no module '{name}'", expected=f"a file in {places}, or an installed one") from None
+        raise InputError(
+            f"there is no module '{name}'", expected=f"a file in {places}, or an installed module"
+        ) from None
     except Exception as error:
         raise InputError(f"module '{name}' cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _refuse_namesake(package: str, folder: Path | None) -> None:
-    """Python imports a name once: another file of that name, imported before, would silently be used instead."""
+    """Raise InputError if another file of that name was imported before: Python would silently use that one."""
     found = PathFinder.find_spec(package, _folders(folder))
     loaded = getattr(sys.modules.get(package), "__file__", None)
     if found and found.origin and loaded and Path(found.origin).resolve() != Path(loaded).resolve():
         raise InputError(
             f"'{package}' is {found.origin}, but {loaded} is already imported under that name",
-            expected="a module name of its own",
+            expected="a module name that is not in use",
         )

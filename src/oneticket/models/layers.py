@@ -1,4 +1,4 @@
-"""What the networks here share: width, normalisation, pooling and convolutions with both."""
+"""Parts that the networks here share: width, normalisation, pooling, convolutions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1, norm: Norm = "none") -> nn.Conv2d:
-    """A ``size × size`` convolution that gives ⌈side / stride⌉ pixels; without bias where a normalisation follows."""
+    """A ``size × size`` convolution to ⌈side / stride⌉ pixels; without bias if a normalisation follows."""
     kind = PointwiseConv2d if is_faulty(inputs, (size,), (stride,), (size // 2,)) else nn.Conv2d
     return kind(inputs, outputs, size, stride=stride, padding=size // 2, bias=norm == "none")
 
@@ -29,8 +29,8 @@ def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1, norm: 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
     """The layer that follows a convolution of ``channels`` outputs.
 
-    ``group`` takes as many equal groups as leave each at least 16 channels (Wu & He 2018, §4.1 tries 16 a group), so
-    one group for fewer than 32 channels: a group of one channel would erase what a one-pixel map says.
+    ``group`` makes as many equal groups as leave at least 16 channels in each (Wu & He 2018, §4.1 tries 16 per group),
+    so one group for fewer than 32 channels: a group of one channel would erase the value of a one-pixel map.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)

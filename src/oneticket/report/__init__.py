@@ -1,13 +1,13 @@
-"""The report: figures and tables of one tidy table, in one HTML page that needs no network."""
+"""The report: figures and tables of one tidy table, in one HTML page that works offline."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneticket.report.across import across_tables
-from oneticket.report.cells import Table, cost_table, summary_table
-from oneticket.report.footprints import footprint_table
+from oneticket.report.footprint_columns import footprint_table
+from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+from oneticket.report.wide import wide_tables
 
 if TYPE_CHECKING:
     from oneticket.report.page import write_report
@@ -17,20 +17,24 @@ __all__ = [
     "CostRow",
     "SummaryRow",
     "Table",
-    "across_tables",
     "cost_table",
     "costs",
     "footprint_table",
     "summary",
     "summary_table",
+    "wide_tables",
     "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when first asked for: tables on a terminal need none of matplotlib, which takes a second to import.
+    # Loaded at first use: tables on a terminal do not need matplotlib, which takes a second to import.
     if name != "write_report":
         raise AttributeError(f"module 'oneticket.report' has no attribute '{name}'")
     from oneticket.report.page import write_report
 
     return write_report
+
+
+def __dir__() -> list[str]:
+    return __all__

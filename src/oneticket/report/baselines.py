@@ -1,4 +1,4 @@
-"""What the networks of a table are compared with: the same place with another arm, rescaling or source."""
+"""Baselines: what a network is compared with: the same place with another arm, rescaling or source."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ Accuracies = Mapping[Any, float]
 
 
 class Baseline(NamedTuple):
-    """One word of a place changed, and the rest of it left as it is."""
+    """A place with one of its words (``axis``) changed to ``value``."""
 
     axis: str
     value: str
 
     @classmethod
     def parse(cls, word: str, groups: Iterable[Group]) -> Baseline:
-        """``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``; InputError for what isn't there."""
+        """Read ``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``.
+
+        Raises InputError, with the nearest valid word, for an unknown axis and for a value that no group has.
+        """
         axis, equals, value = word.partition("=")
         baseline = cls(axis, value) if equals else cls("arm", word)
         if baseline.axis not in AXES:
             raise unknown("axis", baseline.axis, AXES, where="--against")
-        there = sorted({baseline._of(group) for group in groups} - {""})
-        if baseline.value not in there:
-            raise unknown(baseline.axis, baseline.value, there, where="--against")
+        known = sorted({baseline._of(group) for group in groups} - {""})
+        if baseline.value not in known:
+            raise unknown(baseline.axis, baseline.value, known, where="--against")
         return baseline
 
     @property
     def label(self) -> str:
-        """In a heading after 'vs'."""
+        """How a heading names it, after 'vs'."""
         return {"arm": self.value, "rescale": f"rescale {self.value}", "source": f"from {self.value}"}[self.axis]
 
     @property
     def phrase(self) -> str:
-        """In a sentence after 'with'."""
+        """How a sentence names it, after 'with'."""
         return {
             "arm": f"the arm {self.value}",
             "rescale": f"the same arm with rescale = {self.value}",
@@ -51,15 +54,15 @@ class Baseline(NamedTuple):
 
     @property
     def slug(self) -> str:
-        """In the name of a column."""
+        """How the name of a column has it."""
         return self.value if self.axis == "arm" else f"{self.axis}_{self.value}"
 
     def is_of(self, group: Group) -> bool:
-        """Whether the group is such a one itself."""
+        """Whether ``group`` has this value itself."""
         return self._of(group) == self.value
 
     def instead_of(self, group: Group) -> Group:
-        """The place of ``group`` with the one word changed."""
+        """``group`` with this value in place of its own."""
         if self.axis == "source":
             source, _, recipe = self.value.partition("@")
             return group._replace(source=source, source_recipe=recipe)
@@ -72,10 +75,13 @@ class Baseline(NamedTuple):
 
 
 def parse(words: Iterable[str], groups: Iterable[Group]) -> list[Baseline]:
-    """The baselines of these words, each once; of the usual ones those that are there."""
+    """The baselines that ``words`` name; the usual ones need not be in the table.
+
+    Raises InputError for a word that is named twice, and as `Baseline.parse` does.
+    """
     words, groups = list(words), list(groups)
     if len(set(words)) != len(words):
-        raise InputError("one baseline is named twice", where="--against", expected="each once")
+        raise InputError("a baseline is named twice", where="--against", expected="each baseline once")
     if words == list(USUAL):
         return [Baseline("arm", arm) for arm in USUAL]
     return [Baseline.parse(word, groups) for word in words]
@@ -84,10 +90,10 @@ def parse(words: Iterable[str], groups: Iterable[Group]) -> list[Baseline]:
 class Baselines:
     """The accuracies of every group, looked up for comparison.
 
-    An arm that is not at a place itself stands in there when all that it has for this target, rescaling and density are
-    the same networks, and it is none of another source's: it has no source or is the same for several, or one of the
-    two is the target's own ticket or has no source. Where either keeps all weights, the density says nothing, and where
-    the baseline does, nor does the rescaling.
+    A place that the baseline arm does not have itself is filled by that arm's networks for the same target, rescaling
+    and density, if these are the same for all its sources and do not belong to another source: the arm has no source
+    or shares its networks between several, or one of the two arms is ``own`` or has no source. Where either arm keeps
+    all weights, the density does not matter; where the baseline does, neither does the rescaling.
     """
 
     def __init__(self, accuracies: Mapping[Group, Accuracies]) -> None:
@@ -102,7 +108,7 @@ class Baselines:
                     self._shared[*arm, key] = None
 
     def find(self, group: Group, baseline: Baseline) -> Accuracies | None:
-        """What ``group`` is compared with; None where there is none, or more than one, or it is that itself."""
+        """The accuracies to compare ``group`` with; None without a unique baseline, or for the baseline itself."""
         if baseline.is_of(group):
             return None
         place = baseline.instead_of(group)

@@ -1,4 +1,4 @@
-"""Accuracy against density: one figure a target, one line for each arm, source and rescaling."""
+"""The figure of accuracy against density of one target: a line for each arm, source and rescaling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from oneticket.report.cells import density
+from oneticket.report.formatting import density
 from oneticket.report.groups import Group, at
 from oneticket.report.palette import OWN_STYLE, LineStyle, arm_colour, arm_order, rescale_fill
 from oneticket.report.tables import SummaryRow
@@ -24,8 +24,9 @@ INK, FAINT, PAPER = "#1f2328", "#d8dbe0", "#ffffff"
 MOST_LINES = 8
 COLUMNS = 3
 MOST_TICKS = 7
+_PLAIN: dict[str, Any] = {"color": INK, "linewidth": 1.2, "markersize": 5, "markerfacecoloralt": PAPER}
 
-# Everything of matplotlib's own defaults, whatever the user's matplotlibrc says; then ours.
+# On top of matplotlib's defaults, so that the user's matplotlibrc changes nothing.
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -60,7 +61,7 @@ STYLE: dict[str, Any] = {
 
 
 class Line(NamedTuple):
-    """What tells one line of a figure from another."""
+    """What distinguishes one line of a figure from another."""
 
     arm: str
     source: str
@@ -78,9 +79,15 @@ class Panel:
 def draw(rows: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> Figure:
     """The figure of one target.
 
-    ``rows`` are the summary of one section, ``styles`` what each source (``name@recipe``) looks like. x is the density
-    in percent on a log axis, falling to the right; y the test accuracy in percent; points are means, bars and the band
-    of the dense network one sample standard deviation to each side.
+    x is the density in percent on a log axis, falling to the right; y the test accuracy in percent; points are means,
+    bars and the band of the dense network one sample standard deviation to each side.
+
+    Parameters
+    ----------
+    rows : Sequence[SummaryRow]
+        The summary of one section.
+    styles : Mapping[str, LineStyle]
+        The line style of each source, ``name@recipe``.
     """
     with matplotlib.style.context(["default", STYLE]):
         return _figure(panels(rows), [row for row in rows if row.group.arm == "dense"], styles)
@@ -99,7 +106,7 @@ def render(figure: Figure, kind: str) -> bytes:
 
 
 def panels(rows: Iterable[SummaryRow]) -> list[Panel]:
-    """The lines of one target, in one panel; when there are more than eight, in one a source, then one a rescaling.
+    """The lines of one target in one panel; more than eight in a panel for each source, then for each rescaling.
 
     The target's own ticket is a reference like the dense network, so each source's panel shows it.
     """
@@ -156,7 +163,7 @@ def _figure(parts: Sequence[Panel], dense: Sequence[SummaryRow], styles: Mapping
     for spare in axes[len(parts) :]:
         spare.set_visible(False)
     scale = _Scale.of(parts)
-    # First, and with limits, since a single density gives matplotlib no range to choose.
+    # First, and with limits: matplotlib cannot choose a range for a single density.
     _set_scale(axes[0], scale)
     for place, (axis, panel) in enumerate(zip(axes, parts, strict=False)):
         axis.set_title(panel.title, loc="left")
@@ -251,7 +258,7 @@ def _set_scale(axis: Axes, scale: _Scale) -> None:
 
 
 def least_extent(low: float, high: float) -> tuple[float, float]:
-    """At least one point of accuracy: on less, noise would look like a result."""
+    """The limits, widened to one point of accuracy: on a shorter axis noise would look like a result."""
     return (low, high) if high - low >= 1 else ((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
 
 
@@ -265,26 +272,31 @@ def _arm_handle(arm: str) -> Line2D:
     return Line2D([], [], color=arm_colour(arm), linewidth=3, label=arm)
 
 
+def _source_handle(source: str, style: LineStyle) -> Line2D:
+    look: dict[str, Any] = {"linestyle": style.dash, "marker": style.marker}
+    return Line2D([], [], label=f"from {source}", **look, **_PLAIN)
+
+
+def _rescale_handle(rescale: str) -> Line2D:
+    fill = rescale_fill(rescale)
+    return Line2D([], [], label=f"rescale {rescale}", linestyle="none", marker="o", fillstyle=fill, **_PLAIN)
+
+
 def _legend(parts: Sequence[Panel], dense: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> list[Line2D]:
-    """Colours, line styles and fills explained apart: their sum is shorter than their product.
+    """Colours, line styles and fills explained separately: that takes fewer entries than every combination.
 
     What the titles of the panels already say is left out.
     """
     lines = [line for panel in parts for line in panel.lines]
     handles = [Line2D([], [], color=arm_colour("dense"), linewidth=1.4, label="dense")] if dense else []
     handles += [_arm_handle(arm) for arm in sorted({line.arm for line in lines}, key=arm_order)]
-    plain: dict[str, Any] = {"color": INK, "linewidth": 1.2, "markersize": 5, "markerfacecoloralt": PAPER}
     if len(parts) == 1:
-        for source in sorted({line.source for line in lines} - {""}):
-            look: dict[str, Any] = {"linestyle": styles[source].dash, "marker": styles[source].marker}
-            handles.append(Line2D([], [], label=f"from {source}", **look, **plain))
+        handles += [_source_handle(name, styles[name]) for name in sorted({line.source for line in lines} - {""})]
     if any(len({line.rescale for line in panel.lines}) > 1 for panel in parts):
-        for rescale in sorted({line.rescale for line in lines}, key=_none_first):
-            look = {"linestyle": "none", "marker": "o", "fillstyle": rescale_fill(rescale)}
-            handles.append(Line2D([], [], label=f"rescale {rescale}", **look, **plain))
+        handles += [_rescale_handle(name) for name in sorted({line.rescale for line in lines}, key=_none_first)]
     return handles
 
 
 def _legend_width(handles: Sequence[Line2D]) -> float:
-    """About how wide one column of the legend is, in inches."""
+    """The approximate width of one column of the legend, in inches."""
     return 0.65 + 0.075 * max((len(str(handle.get_label())) for handle in handles), default=0)

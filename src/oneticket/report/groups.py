@@ -1,4 +1,4 @@
-"""The places of a table of results: what the rows that differ in their seed only have in common."""
+"""The groups of a table of results: rows that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Section(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the rows that differ in their seed only have in common."""
+    """What rows that differ only in their seed have in common."""
 
     experiment: str
     model: str
@@ -36,5 +36,5 @@ class Group(NamedTuple):
 
 
 def at(name: str, recipe: str) -> str:
-    """A data set with its recipe, ``fashion@sgd``; a dash for neither."""
+    """A data set with its recipe, ``fashion@sgd``; a dash where both are empty."""
     return f"{name}@{recipe}" if name and recipe else name or NONE

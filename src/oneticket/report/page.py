@@ -15,9 +15,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from oneticket.report.baselines import USUAL
-from oneticket.report.cells import Table, cost_table, density, percent, summary_table
-from oneticket.report.dots import draw_dots, has_one_density
+from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
 from oneticket.report.figures import FAINT, INK, PAPER, draw, render
+from oneticket.report.formatting import Table, cost_table, density, percent, summary_table
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
@@ -33,14 +33,14 @@ _TEXT_COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class _SectionView:
-    """What the template shows of one target."""
+    """One target as the template shows it."""
 
     anchor: str
     title: str
     figure: Markup
     name: str
     dense: str | None
-    dots: bool
+    by_arm: bool
     table: Table
     breaks: frozenset[int]
 
@@ -55,10 +55,30 @@ def write_report(
 ) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary}.csv``, ``tables/summary.tex``.
 
-    ``rows`` is the tidy table, one mapping a trained network with the columns of ``COLUMNS``; ``out`` is made when
-    missing. ``against`` names what the networks are compared with (:meth:`Baseline.parse`); ``cautions`` are said
-    first on the page, and nowhere else. The same rows, in any order, give the same bytes. Returns the path of the page;
-    InputError when the table is empty, lacks a column, or holds two networks for one place.
+    The same rows, in any order, give the same bytes.
+
+    Parameters
+    ----------
+    rows : Iterable[Row]
+        The tidy table: a mapping with the columns ``COLUMNS`` for each trained network.
+    out : Path
+        The folder to write to; made if it does not exist.
+    title : str, optional
+        The title of the page; by default the names of the experiments.
+    against : Sequence[str], optional
+        What the networks are compared with, as :meth:`Baseline.parse` reads it.
+    cautions : Sequence[str], optional
+        Warnings about these networks, shown at the top of the page and nowhere else.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        When the table is empty, lacks a column, or holds two networks for one place.
     """
     table = checked(rows)
     short = summary(table, against)
@@ -68,7 +88,7 @@ def write_report(
     sections = []
     for section, group in groupby(short, key=lambda row: row.group.section):
         kept = list(group)
-        figure, name = draw_dots(kept) if has_one_density(kept) else draw(kept, styles), _file_name(section, short)
+        figure, name = draw_by_arm(kept) if has_one_density(kept) else draw(kept, styles), _file_name(section, short)
         svg = render(figure, "svg")
         write(out / "figures" / f"{name}.svg", svg)
         write(out / "figures" / f"{name}.pdf", render(figure, "pdf"))
@@ -106,7 +126,7 @@ def _page(
         costs=cost_table(costs(table)),
         header=COLUMNS,
         text_columns=_TEXT_COLUMNS,
-        cells=[[_cell(column, row[column]) for column in COLUMNS] for row in table],
+        lines=[[_field(column, row[column]) for column in COLUMNS] for row in table],
         version=__version__,
     )
 
@@ -122,19 +142,19 @@ def _view(
         figure=_inline(svg, anchor, f"Test accuracy on {at(section.target, section.target_recipe)}"),
         name=name,
         dense=percent(dense.accuracy.mean) if dense else None,
-        dots=has_one_density(rows),
+        by_arm=has_one_density(rows),
         table=summary_table(rows),
         breaks=frozenset(place for place in range(1, len(rows)) if _block(rows[place]) != _block(rows[place - 1])),
     )
 
 
 def _block(row: SummaryRow) -> tuple[Any, ...]:
-    """What the rows of the table that stand together have in common."""
+    """What neighbouring rows of the table share; a rule separates the blocks."""
     return (row.group.source, row.group.source_recipe, row.group.density_asked)
 
 
 def _inline(svg: bytes, anchor: str, label: str) -> Markup:
-    """The drawing as an element of the page: no prolog, no name spaces, no ids but those it refers to, made its own."""
+    """The drawing as an element of the page: without prolog and name spaces, its ids made unique by ``anchor``."""
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1, flags=re.DOTALL)
@@ -148,22 +168,17 @@ def _inline(svg: bytes, anchor: str, label: str) -> Markup:
 
 
 def _facts(table: Sequence[Row], short: Sequence[SummaryRow]) -> Mapping[str, Any]:
-    """What was run, in the words of the first paragraph."""
+    """What was run, for the first paragraph of the page."""
+    tickets = [row for row in table if row["arm"] not in ("dense", "own")]
+    densities = {row["density"] for row in table if row["arm"] != "dense"} - {None}
     return {
         "networks": len({row["cell"] for row in table}),
         "experiments": _distinct(table, "experiment"),
         "models": _distinct(table, "model"),
         "targets": sorted({at(row["target"], row["target_recipe"]) for row in table}),
-        "sources": sorted(
-            {at(row["source"], row["source_recipe"]) for row in table if row["arm"] not in ("dense", "own")}
-        ),
+        "sources": sorted({at(row["source"], row["source_recipe"]) for row in tickets}),
         "arms": sorted(_distinct(table, "arm"), key=arm_order),
-        "densities": list(
-            dict.fromkeys(
-                density(value)
-                for value in sorted({row["density"] for row in table if row["arm"] != "dense"} - {None}, reverse=True)
-            )
-        ),
+        "densities": list(dict.fromkeys(map(density, sorted(densities, reverse=True)))),
         "seeds": len({row["seed"] for row in table}),
         "against": [baseline.phrase for baseline in short[0].versus] if short else [],
         "fewest": min((row.accuracy.n for row in short), default=0),
@@ -189,7 +204,7 @@ def _section_title(section: Section, everything: Sequence[SummaryRow]) -> str:
 
 
 def _file_name(section: Section, everything: Sequence[SummaryRow]) -> str:
-    """A file name out of the section's own words, with a digest when two would meet or none is left."""
+    """A file name from the section's words, with a digest where two sections would share it or it would be empty."""
 
     def plain(names: Section) -> str:
         several = len({row.group.experiment for row in everything}) > 1
@@ -208,7 +223,7 @@ def _digest(section: Section) -> str:
     return hashlib.sha256(repr(tuple(section)).encode()).hexdigest()[:8]
 
 
-def _cell(column: str, value: Any) -> str:
+def _field(column: str, value: Any) -> str:
     """A value of the tidy table as the page shows it; the CSV has every digit."""
     if value is None:
         return ""

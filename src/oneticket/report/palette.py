@@ -1,4 +1,4 @@
-"""What an arm, a source and a rescaling look like: the same everywhere, in every report."""
+"""Colours, line styles and markers of arms, sources and rescalings: the same in every figure and report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-# Okabe and Ito (2008) and, for what follows, Paul Tol's "muted": told apart with every common colour blindness,
+# Okabe and Ito (2008) and, for what follows, Paul Tol's "muted": distinguishable with every common colour blindness,
 # dark enough for white paper and light enough for a dark screen.
 ARM_COLOURS = {
     "dense": "#7f7f7f",
@@ -51,7 +51,7 @@ class LineStyle:
 
 
 def arm_colour(arm: str) -> str:
-    """The colour of an arm as ``#rrggbb``; an arm without one of its own gets it from the digest of its name."""
+    """The colour of an arm as ``#rrggbb``; for an arm without a colour of its own, chosen by the digest of its name."""
     return ARM_COLOURS.get(arm) or LATER_COLOURS[_number(arm) % len(LATER_COLOURS)]
 
 

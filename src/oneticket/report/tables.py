@@ -1,4 +1,4 @@
-"""The tidy table in short: accuracy by arm and density, and what each arm cost."""
+"""The tidy table summarised: accuracy by arm and density, and what each arm cost."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Comparison:
     difference: Difference
     holm: float | None
 
-    def shows(self, level: float = 1 - CONFIDENCE) -> bool:
-        """Whether the difference is told from zero with all densities of the arm looked at."""
+    def significant(self, level: float = 1 - CONFIDENCE) -> bool:
+        """Whether the difference is significant after Holm's correction over the arm's densities."""
         return self.holm is not None and self.holm <= level
 
 
@@ -60,8 +60,8 @@ class Comparison:
 class SummaryRow:
     """One arm at one density over its seeds; accuracies and densities are fractions of 1.
 
-    ``versus`` compares it, paired by seed, with each :class:`Baseline` of the same place; None where there is none.
-    ``diverged`` of the networks have no loss: they count as guessing.
+    ``versus`` compares it, paired by seed, with each :class:`Baseline` of the same place; None where the table has no
+    such baseline. ``diverged`` counts the networks whose training diverged: their accuracy is that of guessing.
     """
 
     group: Group
@@ -84,7 +84,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What one arm cost, over all its sources, targets, densities and seeds; None where nothing was recorded."""
+    """What one arm cost over all its sources, targets, densities and seeds; None for a cost that was not recorded."""
 
     experiment: str
     model: str
@@ -94,14 +94,17 @@ class CostRow:
 
 
 def checked(rows: Iterable[Row]) -> list[Row]:
-    """The rows in the order of a report, each network once.
+    """The rows in the order of a report.
 
-    InputError when there is none, when a column is missing, or when two networks claim one place (the same arm,
-    density and seed), since no average over them would mean anything.
+    Raises
+    ------
+    InputError
+        When there are no rows, a column is missing, or two networks claim one place (the same arm, density and seed):
+        no average over them would mean anything.
     """
     table = list(rows)
     if not table:
-        raise InputError("there is nothing to report: the table of results is empty", expected="at least one network")
+        raise InputError("the table of results is empty: there is nothing to report", expected="at least one network")
     for row in table:
         if missing := [column for column in COLUMNS if column not in row]:
             raise InputError(f"the table lacks the column '{missing[0]}'", expected="the columns " + ", ".join(COLUMNS))
@@ -113,21 +116,36 @@ def checked(rows: Iterable[Row]) -> list[Row]:
             raise InputError(
                 f"two networks are the arm '{row['arm']}' of '{row['experiment']}' on '{row['target']}' at density "
                 f"{row['density_asked']} with seed {row['seed']}: the cells {other['cell']} and {row['cell']}",
-                expected="one; give experiments that differ different names",
+                expected="one network; give different experiments different names",
             )
     return sorted(places.values(), key=_row_order)
 
 
 def group_of(row: Row) -> Group:
-    """The group a row belongs to; where no density was asked for, the one it has stands in."""
+    """The group a row belongs to; where no density was asked for, by the density that the network has."""
     group = Group(*(row[column] for column in Group._fields))
     return group if group.density_asked is not None else group._replace(density_asked=row["density"])
 
 
 def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[SummaryRow]:
-    """One row per group, by target, source, density (falling) and arm; networks without a test accuracy don't count.
+    """The accuracy of each arm at each density, over its seeds; networks without a test accuracy are left out.
 
-    ``against`` names what each is compared with, as :meth:`Baseline.parse` reads it.
+    Parameters
+    ----------
+    rows : Iterable[Row]
+        The tidy table: a mapping with the columns ``COLUMNS`` for each trained network.
+    against : Sequence[str], optional
+        The baselines, as :meth:`Baseline.parse` reads them.
+
+    Returns
+    -------
+    list of SummaryRow
+        By target, source, density (falling) and arm.
+
+    Raises
+    ------
+    InputError
+        As `checked` does, and for a baseline that the table does not have.
     """
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in checked(rows):

@@ -1,4 +1,4 @@
-"""The tables as files: CSV with every digit, LaTeX for a paper, Markdown; written beside, then renamed into place."""
+"""The tables as files: CSV with every digit, LaTeX for a paper, and Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from oneticket.report.cells import Table, summary_table
+from oneticket.report.formatting import Table, summary_table
 from oneticket.report.groups import Group, at
 from oneticket.report.tables import COLUMNS, Comparison, Row, SummaryRow
 
@@ -30,14 +30,14 @@ _LATEX = {
 
 
 def results_csv(rows: Iterable[Row]) -> str:
-    """The tidy table: one line a network, numbers with all their digits, nothing where a value is unknown."""
+    """The tidy table: one line for each network, numbers with all their digits, empty where a value is unknown."""
     return _csv(COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
 
 
 def summary_csv(rows: Sequence[SummaryRow]) -> str:
     """The summary with all digits, in fractions of 1.
 
-    ``p`` is of one test, ``p_holm`` corrected over the densities of an arm (Holm 1979).
+    ``p`` is that of the single test, ``p_holm`` is corrected over the densities of an arm (Holm 1979).
     """
     header = [
         *Group._fields,
@@ -56,7 +56,7 @@ def summary_csv(rows: Sequence[SummaryRow]) -> str:
 
 
 def summary_latex(rows: Sequence[SummaryRow]) -> str:
-    """The summary as one booktabs table a target; needs ``\\usepackage{booktabs}`` and nothing else."""
+    """The summary as one booktabs table for each target; needs ``\\usepackage{booktabs}`` and nothing else."""
     tables = [_latex(list(section)) for _, section in groupby(rows, key=lambda row: row.group.section)]
     return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
 
@@ -64,17 +64,17 @@ def summary_latex(rows: Sequence[SummaryRow]) -> str:
 def markdown(table: Table) -> str:
     """A table of text as Markdown, numbers flush right."""
     rule = ["--:" if number else "---" for number in table.numeric]
-    escaped = [[cell.replace("|", r"\|") for cell in line] for line in (table.header, *table.cells)]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in (table.header, *table.lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (escaped[0], rule, *escaped[1:]))
 
 
 def escape_latex(text: str) -> str:
-    """Text with every character that LaTeX reads as a command made literal."""
+    """``text`` with every character escaped that LaTeX would read as a command."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all: beside its place, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -135,7 +135,7 @@ def _latex(rows: Sequence[SummaryRow]) -> str:
             r"\toprule",
             _latex_line(table.header),
             r"\midrule",
-            *map(_latex_line, table.cells),
+            *map(_latex_line, table.lines),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",

@@ -22,16 +22,28 @@ from oneticket.training.masking import MaskKeeper
 class Ticket:
     """A winning ticket (m, W_k), as a value.
 
+    Tensors are copied to the CPU.
+
     Parameters
     ----------
-    masks : which weights of the prunable tensors are kept.
-    weights : the prunable tensors at the rewind point W_k, of full shape; what the masks drop becomes 0.0.
-    rest : every other parameter and buffer at W_k: biases, norm parameters and statistics, the head.
-    head : name of the classifier layer, "" where there is none.
-    provenance : where the ticket comes from.
+    masks : Masks
+        Which weights of the prunable tensors are kept.
+    weights : Mapping[str, Tensor]
+        The prunable tensors at the rewind point W_k, of full shape; masked weights become 0.0.
+    rest : Mapping[str, Tensor], optional
+        Every other parameter and buffer at W_k: biases, norm parameters and statistics, the head.
+    head : str, default ""
+        Name of the classifier layer; "" without one.
+    provenance : Provenance, optional
+        Where the ticket comes from.
 
-    Tensors are copied to the CPU. Raises InputError when names or shapes disagree, or when weights are not finite.
+    Raises
+    ------
+    InputError
+        When names or shapes disagree, or weights are not finite.
 
+    Examples
+    --------
     >>> ticket = Ticket(Masks({"fc": torch.tensor([True, False])}), {"fc": torch.tensor([2.0, 3.0])})
     >>> ticket.weights["fc"], ticket.density
     (tensor([2., 0.]), 0.5)
@@ -55,7 +67,7 @@ class Ticket:
         self._placed: list[tuple[weakref.ref[nn.Module], Masks]] = []
         for name, weight in self.weights.items():
             if not bool(weight.isfinite().all()):
-                raise InputError(f"kept weights of '{name}' are not finite", expected="weights of a sound training")
+                raise InputError(f"kept weights of '{name}' are not finite", expected="finite weights")
 
     @property
     def density(self) -> float:
@@ -82,23 +94,35 @@ class Ticket:
 
     # -- the file ----------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ticket to ``path``: whole or not at all. Equal tickets give equal bytes.
+        """Write the ticket to ``path``, whole or not at all; equal tickets give equal bytes.
 
-        Raises InputError where the folder is missing or cannot be written.
+        Raises
+        ------
+        InputError
+            When the folder does not exist or cannot be written.
         """
         ticket_file.write(path, ticket_file.encode(self._contents()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Ticket:
-        """The ticket in a file. Nothing in the file is executed, and the checksum is always compared.
+        """Read a ticket file. Nothing in the file is executed, and the checksum is always compared.
 
-        Raises ForeignFile, DamagedTicket, TooNewTicket, or TicketError for a file that is not there.
+        Raises
+        ------
+        ForeignFile
+            When the file is not a ticket.
+        DamagedTicket
+            When its content does not agree with its checksum.
+        TooNewTicket
+            When a later version of oneticket wrote it.
+        TicketError
+            When the file does not exist or cannot be read.
         """
         return cls._read(path)[0]
 
     @classmethod
     def verify(cls, path: str | os.PathLike[str]) -> Verification:
-        """What a sound ticket file holds; raises as :meth:`load` does when it is not sound."""
+        """Check a ticket file and describe it; raises as :meth:`load` does for a file that is not sound."""
         return cls._read(path)[1]
 
     @classmethod
@@ -121,16 +145,32 @@ class Ticket:
     ) -> Placement:
         """Set the weights of ``model`` to this ticket, in place, wherever names and shapes fit.
 
+        Warns when a prunable tensor is refused.
+
         Parameters
         ----------
-        head : "fresh" draws the model's head anew from ``seed``; "keep" leaves it as it is; "copied" takes the
-            ticket's where its shapes agree and draws it anew otherwise.
-        stem : what happens to the first convolution when its input channels differ, 1 against 3: "adapt" repeats or
-            sums the weights over the channels; "fresh" leaves it as it is, unmasked; "strict" refuses it.
-        model_head : name of the model's classifier; the ticket's head when the model has that layer, else found.
+        model : nn.Module
+            The model; its weights are changed in place.
+        head : {"fresh", "keep", "copied"}
+            "fresh" draws the model's head anew from ``seed``; "keep" leaves it as it is; "copied" takes the ticket's
+            where its shapes agree and draws it anew otherwise.
+        seed : int, default 0
+            For drawing the head.
+        stem : {"adapt", "fresh", "strict"}
+            What happens to the first convolution when its input channels differ, 1 against 3: "adapt" repeats or sums
+            the weights over the channels; "fresh" leaves it as it is, unmasked; "strict" refuses it.
+        model_head : str, optional
+            Name of the model's classifier; by default the ticket's head if the model has that layer, else found.
 
-        Returns what matched, what is fresh and what was refused, with reasons; warns when a prunable tensor was
-        refused. Raises InputError, before anything is changed, when no prunable tensor fits.
+        Returns
+        -------
+        Placement
+            The tensors that matched, are fresh and were refused, with reasons.
+
+        Raises
+        ------
+        InputError
+            Before anything is changed, when no prunable tensor fits.
         """
         placement = place(self._contents(), model, head=head, seed=seed, stem=stem, model_head=model_head)
         self._placed = [(ref, masks) for ref, masks in self._live() if ref() is not model]
@@ -140,22 +180,23 @@ class Ticket:
     def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> MaskKeeper:
         """A context in which ``optimizer`` keeps every masked weight at exactly 0.0.
 
-        Holds for the models this ticket was put into. Pass ``model`` for one that carries the ticket without having
-        got it from this object: a copy, or one loaded from a checkpoint. Raises InputError when none of the
-        optimiser's parameters carries the ticket.
+        Parameters
+        ----------
+        optimizer : torch.optim.Optimizer
+            An optimiser over parameters of the models that this ticket was put into.
+        model : nn.Module, optional
+            A model that carries the ticket but did not get it from this object: a copy, or one loaded from a
+            checkpoint.
+
+        Raises
+        ------
+        InputError
+            When none of the optimiser's parameters carries the ticket.
         """
-        placed = [(found, masks) for ref, masks in self._live() if (found := ref()) is not None]
-        if model is not None:
-            known = [masks for found, masks in placed if found is model]
-            placed = [(model, known[0] if known else carried(self._contents(), model))]
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         masked: dict[int, tuple[Tensor, Tensor]] = {}
-        for found, masks in placed:
-            parameters = dict(found.named_parameters(remove_duplicate=False))
-            if lost := [name for name in masks if name not in parameters]:
-                expected = "the names as they were when the ticket was put in"
-                raise InputError(f"the model no longer has the parameters {', '.join(lost)}", expected=expected)
-            masked |= {id(parameters[name]): (parameters[name], mask) for name, mask in masks.items()}
+        for carrier, masks in self._carriers(model):
+            masked |= {id(parameter): (parameter, mask) for parameter, mask in _masked_parameters(carrier, masks)}
         pairs = [pair for key, pair in masked.items() if key in stepped]
         if not pairs:
             raise InputError(
@@ -166,6 +207,14 @@ class Ticket:
             )
         return MaskKeeper(optimizer, pairs)
 
+    def _carriers(self, model: nn.Module | None) -> list[tuple[nn.Module, Masks]]:
+        """The models that carry this ticket, or ``model`` alone, each with the masks that lie in it."""
+        placed = [(found, masks) for ref, masks in self._live() if (found := ref()) is not None]
+        if model is None:
+            return placed
+        known = [masks for found, masks in placed if found is model]
+        return [(model, known[0] if known else carried(self._contents(), model))]
+
     def _live(self) -> Iterator[tuple[weakref.ref[nn.Module], Masks]]:
         return ((ref, masks) for ref, masks in self._placed if ref() is not None)
 
@@ -175,13 +224,23 @@ class Ticket:
         return difference(self._contents(), other._contents())
 
 
+def _masked_parameters(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if lost := [name for name in masks if name not in parameters]:
+        raise InputError(
+            f"the model no longer has the parameters {', '.join(lost)}",
+            expected="the names as they were when the ticket was put in",
+        )
+    return [(parameters[name], mask) for name, mask in masks.items()]
+
+
 def _own(tensor: Tensor) -> Tensor:
     return tensor.detach().to(device="cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _check(masks: Masks, weights: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> None:
     if not masks:
-        raise InputError("a ticket without masks", expected="the mask of at least one tensor")
+        raise InputError("the ticket has no masks", expected="the mask of at least one tensor")
     for name in [*masks, *(n for n in weights if n not in masks)]:
         if name not in weights or name not in masks:
             raise InputError(f"tensor '{name}' is in only one of masks and weights", expected="the same names in both")

@@ -15,8 +15,8 @@ from oneticket.ticket.format import Contents
 class LayerDifference(msgspec.Struct, frozen=True):
     """One prunable tensor in both tickets.
 
-    ``overlap`` is the intersection over union of the kept weights, None where only one ticket has the tensor or the
-    shapes disagree; the densities are None where that ticket lacks the tensor.
+    ``overlap`` is the intersection over union of the kept weights, None if only one ticket has the tensor or the shapes
+    disagree; a density is None if that ticket lacks the tensor.
     """
 
     name: str
@@ -27,7 +27,7 @@ class LayerDifference(msgspec.Struct, frozen=True):
 
 
 class FieldDifference(msgspec.Struct, frozen=True):
-    """One field that is not the same in both tickets."""
+    """One field that differs between the tickets."""
 
     field: str
     here: Any
@@ -43,7 +43,7 @@ class Difference(msgspec.Struct, frozen=True):
 
     @property
     def empty(self) -> bool:
-        """Whether there is no difference at all, to the bit."""
+        """Whether the tickets are equal to the bit."""
         same = all(layer.overlap == 1.0 and layer.weights_equal for layer in self.layers)
         return same and not self.rest and not self.fields
 
@@ -58,7 +58,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def difference(here: Contents, there: Contents) -> Difference:
-    """Everything in which the contents of two tickets differ."""
+    """All differences between the contents of two tickets."""
     names = [*here.masks, *(name for name in there.masks if name not in here.masks)]
     rest = sorted({*here.rest, *there.rest})
     fields = [(f, getattr(here.provenance, f), getattr(there.provenance, f)) for f in here.provenance.__struct_fields__]

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Contents(NamedTuple):
-    """What a ticket file holds, decoded: masks and full-shape weights, everything else, the head, the provenance."""
+    """The decoded content of a ticket file: masks and full-shape weights, all other tensors, head and provenance."""
 
     masks: Masks
     weights: Mapping[str, Tensor]
@@ -45,7 +45,7 @@ class Contents(NamedTuple):
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found in a sound ticket file; a file that is not sound raises instead."""
+    """Facts about a sound ticket file; a file that is not sound raises instead."""
 
     ok: bool = True
     path: str
@@ -84,7 +84,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 def encode(contents: Contents) -> bytes:
-    """The bytes of the ticket file; equal contents give equal bytes. InputError for a type it cannot hold."""
+    """The bytes of the ticket file; equal contents give equal bytes. InputError for a type that it cannot hold."""
     tensors = {f"mask/{name}": bits for name, bits in contents.masks.packed().items()}
     tensors |= {f"kept/{name}": contents.weights[name][mask] for name, mask in contents.masks.items()}
     tensors |= {f"rest/{name}": tensor for name, tensor in contents.rest.items()}
@@ -137,14 +137,14 @@ def decode(data: bytes, where: str) -> tuple[Contents, Verification]:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Contents, Verification]:
-    """:func:`decode` of a file; TicketError when there is none or it cannot be opened."""
+    """:func:`decode` of a file; TicketError when it does not exist or cannot be opened."""
     place = Path(path)
     if place.is_dir():
         raise ForeignFile("this is a folder", where=str(place), expected="a ticket file")
     try:
         data = place.read_bytes()
     except FileNotFoundError as error:
-        raise TicketError("there is no such file", where=str(place), expected="a ticket file") from error
+        raise TicketError("the file does not exist", where=str(place), expected="a ticket file") from error
     except (OSError, ValueError) as error:
         raise TicketError(f"the file cannot be read ({error})", where=str(place)) from error
     return decode(data, str(place))
@@ -153,7 +153,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Contents, Verification]:
 def write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` beside ``path`` and rename it into place: the file is there whole or not at all.
 
-    Raises InputError where the folder is missing or cannot be written.
+    Raises InputError when the folder does not exist or cannot be written.
     """
     place = Path(path)
     if place.is_dir():
@@ -197,7 +197,7 @@ def _parsed(text: str | bytes) -> Any:
 
 
 def _header(data: bytes, where: str) -> tuple[dict[str, Any], int]:
-    """The JSON header of a safetensors file, and where its tensor data begin."""
+    """The JSON header of a safetensors file, and the offset of its tensor data."""
     start = data[_LENGTH : _LENGTH + len(_START)]
     ours = start == _START or (len(data) < _LENGTH + len(_START) and _START.startswith(start))
     if len(data) < _LENGTH:
@@ -206,21 +206,21 @@ def _header(data: bytes, where: str) -> tuple[dict[str, Any], int]:
     if size > len(data) - _LENGTH:
         if ours:
             _damaged(where, f"it has {len(data)} bytes, too few for the header of {size} bytes it announces")
-        _foreign(where, "it is no safetensors file")
+        _foreign(where, "it is not a safetensors file")
     begin = _LENGTH + size
     try:
         header = _parsed(data[_LENGTH:begin])
     except (ValueError, RecursionError) as error:
         if ours:
             _damaged(where, f"its header cannot be read ({error})", error)
-        _foreign(where, "it is no safetensors file", error)
+        _foreign(where, "it is not a safetensors file", error)
     if not isinstance(header, dict):
-        _foreign(where, "it is no safetensors file")
+        _foreign(where, "it is not a safetensors file")
     return header, begin
 
 
 def _metadata(header: dict[str, Any], where: str) -> dict[str, Any]:
-    """The JSON under the metadata key, of a version that can be read here."""
+    """The JSON under the metadata key; TooNewTicket for a version that cannot be read here."""
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
         _foreign(where, f"it is a safetensors file without the metadata key '{KEY}'")
@@ -274,4 +274,4 @@ def _damaged(where: str, fault: str, cause: BaseException | None = None) -> NoRe
 
 
 def _foreign(where: str, fault: str, cause: BaseException | None = None) -> NoReturn:
-    raise ForeignFile(f"this is no ticket: {fault}", where=where, expected="a ticket file") from cause
+    raise ForeignFile(f"this is not a ticket: {fault}", where=where, expected="a ticket file") from cause

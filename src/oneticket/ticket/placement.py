@@ -1,4 +1,4 @@
-"""Putting a ticket into a model: which tensors fit, what becomes of the head and of the first layer."""
+"""Putting a ticket into a model: which tensors fit, and what happens to the head and to the first layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Outcome(NamedTuple):
-    """What became of one tensor, and why."""
+    """What happened to one tensor, and why."""
 
     name: str
     reason: str
@@ -31,10 +31,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """What putting a ticket into a model did.
+    """The result of putting a ticket into a model.
 
-    ``matched`` and ``fresh`` carry the names of the model's tensors, ``refused`` those of the ticket's. ``masks`` are
-    the masks as they lie in the model now, by its parameters' names; ``ticket_density`` is the ticket's own.
+    ``matched`` and ``fresh`` name tensors of the model, ``refused`` those of the ticket. ``masks`` are the masks now in
+    the model, by the names of its parameters; ``ticket_density`` is the density of the ticket.
     """
 
     matched: tuple[Outcome, ...]
@@ -68,7 +68,7 @@ class Placement:
 
 @dataclass
 class _Plan:
-    """What would be done to a model, nothing of it done yet; names are the model's but for ``refused``."""
+    """What is to be done to a model; names are those of the model, in ``refused`` those of the ticket."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -76,6 +76,7 @@ class _Plan:
     fresh: list[Outcome] = field(default_factory=list)
     refused: list[Outcome] = field(default_factory=list)
     adapted: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)  # tensors, by their common names, of a first layer that stays as it is
     redraw: str | None = None
 
     def take(self, name: str, value: Tensor, mask: Tensor | None, reason: str) -> None:
@@ -86,35 +87,23 @@ class _Plan:
 
 
 class _Sides:
-    """The tensors of ticket and model under common names: wrappers' prefixes stripped, heads told apart."""
+    """The tensors of ticket and model under common names: wrappers' prefixes stripped, heads kept apart."""
 
     def __init__(self, ticket: Contents, model: nn.Module, model_head: str | None) -> None:
         self.ticket, self.model = ticket, model
-        tensors = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-        if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
-            raise InputError(
-                f"the model's tensor '{lazy[0]}' has no shape yet", expected="one batch run through it first"
-            )
-        ticket_prefix = _wrapping([*ticket.weights, *ticket.rest])
-        self.prefix = _wrapping(tensors)
+        names = [*ticket.weights, *ticket.rest]
+        tensors = _tensors(model)
+        self.prefix, ticket_prefix = _wrapping(tensors), _wrapping(names)
         source_head = ticket.head.removeprefix(ticket_prefix)
         self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None)
         target_head = self.model_head.removeprefix(self.prefix)
         targets = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        self.head = {s: t for name, t in targets.items() if (s := _suffix(name, target_head)) is not None}
         # A tensor tied to the head belongs to the head: drawing the head anew changes it.
-        tied = {id(tensor) for name, tensor in targets.items() if _suffix(name, target_head) is not None}
+        tied = {id(tensor) for tensor in self.head.values()}
         self.body = {name: tensor for name, tensor in targets.items() if id(tensor) not in tied}
         self.head_names = targets.keys() - self.body.keys()
-        self.head = {s: t for name, t in targets.items() if (s := _suffix(name, target_head)) is not None}
-        self.own_head: dict[str, str] = {}
-        self.own_body: dict[str, str] = {}
-        for name in [*ticket.weights, *ticket.rest]:
-            plain = name.removeprefix(ticket_prefix)
-            suffix = _suffix(plain, source_head) if ticket.head else None
-            if suffix is not None:
-                self.own_head[suffix] = name
-            else:
-                self.own_body[plain] = name
+        self.own_head, self.own_body = _head_and_body(names, ticket_prefix, source_head if ticket.head else None)
 
     def of_ticket(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Value and mask of a tensor of the ticket; no mask for one of the rest."""
@@ -153,9 +142,9 @@ def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str
 
 
 def carried(ticket: Contents, model: nn.Module) -> Masks:
-    """The masks of the tensors of ``model`` that carry ``ticket``: they fit it and are zero wherever it masks.
+    """The masks of the tensors of ``model`` that carry ``ticket``: they fit it, and their masked weights are zero.
 
-    Raises InputError for a tensor that fits exactly and is not zero there: training went on without the masks.
+    Raises InputError for a tensor that fits but has masked weights other than zero: it was trained without the masks.
     """
     plan = _plan(_Sides(ticket, model, None), "copied", 0, "adapt")
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -172,31 +161,11 @@ def carried(ticket: Contents, model: nn.Module) -> Masks:
 # -- planning --------------------------------------------------------------------------------------------------------
 def _plan(sides: _Sides, head: str, seed: int, stem: str) -> _Plan:
     plan = _Plan()
-    left_fresh: set[str] = set()  # tensors of a first layer that stays as it is
     for name, own in sides.own_body.items():
-        value, mask = sides.of_ticket(own)
-        target = sides.body.get(name)
-        if name in left_fresh:
-            continue
-        if target is None:
-            reason = "belongs to the head of the model" if name in sides.head_names else "not in the model"
-            plan.refused.append(Outcome(own, reason))
-        elif mask is not None and not isinstance(target, nn.Parameter):
-            plan.refused.append(Outcome(own, "a buffer in the model, which cannot be trained"))
-        elif value.shape == target.shape:
-            plan.take(sides.prefix + name, value, mask, "equal shape")
-        elif mask is not None and stem != "strict" and _is_stem(sides, name, value, plan):
-            if stem == "fresh":
-                layer = name.rpartition(".")[0]
-                left_fresh |= {n for n in sides.body if n.rpartition(".")[0] == layer}
-            else:
-                adapted, kept, reason = _adapted(value, mask)
-                plan.take(sides.prefix + name, adapted, kept, reason)
-                plan.adapted.add(sides.prefix + name)
-        else:
-            plan.refused.append(Outcome(own, _mismatch(value, target, mask, sides.layer_of(name), plan)))
+        if name not in plan.left:
+            _plan_tensor(plan, sides, name, own, stem)
     for name in sides.body:
-        if name in left_fresh:
+        if name in plan.left:
             plan.fresh.append(Outcome(sides.prefix + name, "first layer left as it was, unmasked"))
         elif sides.prefix + name not in plan.values:
             known = "refused" if name in sides.own_body else "not in the ticket"
@@ -205,18 +174,44 @@ def _plan(sides: _Sides, head: str, seed: int, stem: str) -> _Plan:
     return plan
 
 
+def _plan_tensor(plan: _Plan, sides: _Sides, name: str, own: str, stem: str) -> None:
+    """Decide about the tensor ``own`` of the ticket, called ``name`` on both sides."""
+    value, mask = sides.of_ticket(own)
+    target = sides.body.get(name)
+    if target is None:
+        reason = "belongs to the head of the model" if name in sides.head_names else "not in the model"
+        plan.refused.append(Outcome(own, reason))
+    elif mask is not None and not isinstance(target, nn.Parameter):
+        plan.refused.append(Outcome(own, "a buffer in the model, which cannot be trained"))
+    elif value.shape == target.shape:
+        plan.take(sides.prefix + name, value, mask, "equal shape")
+    elif mask is not None and stem != "strict" and _is_stem(sides, name, value, plan):
+        _plan_stem(plan, sides, name, value, mask, stem)
+    else:
+        plan.refused.append(Outcome(own, _mismatch(value, target, mask, sides.layer_of(name), plan)))
+
+
+def _plan_stem(plan: _Plan, sides: _Sides, name: str, value: Tensor, mask: Tensor, stem: str) -> None:
+    if stem == "fresh":
+        layer = name.rpartition(".")[0]
+        plan.left |= {n for n in sides.body if n.rpartition(".")[0] == layer}
+        return
+    adapted, kept, reason = _adapted(value, mask)
+    plan.take(sides.prefix + name, adapted, kept, reason)
+    plan.adapted.add(sides.prefix + name)
+
+
 def _plan_head(plan: _Plan, sides: _Sides, head: str, seed: int) -> None:
     names = {suffix: sides.model_head + suffix for suffix in sides.head}
-    reason = f"head drawn anew, seed {seed}"
-    if head == "keep":
-        reason = "head left as it was"
-    elif head == "copied":
-        own = {suffix: sides.of_ticket(name) for suffix, name in sides.own_head.items()}
-        if own.keys() == sides.head.keys() and all(v.shape == sides.head[s].shape for s, (v, _) in own.items()):
-            for suffix, (value, mask) in own.items():
-                plan.take(names[suffix], value, mask, "head copied")
-                plan.adapted.add(names[suffix])
-            return
+    own = {suffix: sides.of_ticket(name) for suffix, name in sides.own_head.items()}
+    fits = own.keys() == sides.head.keys() and all(v.shape == sides.head[s].shape for s, (v, _) in own.items())
+    if head == "copied" and fits:
+        for suffix, (value, mask) in own.items():
+            plan.take(names[suffix], value, mask, "head copied")
+            plan.adapted.add(names[suffix])
+        return
+    reason = "head left as it was" if head == "keep" else f"head drawn anew, seed {seed}"
+    if head == "copied":
         theirs, ours = _shapes(t for t, _ in own.values()), _shapes(sides.head.values())
         reason += f": the ticket's head ({theirs}) does not fit the model's ({ours})"
     plan.fresh += [Outcome(name, reason) for name in names.values()]
@@ -224,9 +219,9 @@ def _plan_head(plan: _Plan, sides: _Sides, head: str, seed: int) -> None:
 
 
 def _is_stem(sides: _Sides, name: str, value: Tensor, plan: _Plan) -> bool:
-    """Whether this is the first layer, in all but its 1 or 3 input channels what the ticket has.
+    """Whether this is the first layer, and differs from the ticket's only in having 1 or 3 input channels.
 
-    It is the first layer whose shape disagrees, and nothing before it was refused.
+    That is, it is the first layer whose shape disagrees, and no tensor before it was refused.
     """
     layer, target = sides.layer_of(name), sides.body[name]
     if not isinstance(layer, _CONVOLUTIONS) or layer.groups != 1 or plan.refused or plan.adapted:
@@ -269,7 +264,7 @@ def _apply(plan: _Plan, model: nn.Module, seed: int) -> None:
 
 # -- names -----------------------------------------------------------------------------------------------------------
 def _wrapping(names: Iterable[str]) -> str:
-    """The prefix that wrappers put before every one of the names."""
+    """The prefix that wrappers have put before all names."""
     every = list(names)
     prefix = ""
     while step := next((w for w in _WRAPPERS if every and all(n.startswith(prefix + w) for n in every)), ""):
@@ -280,6 +275,28 @@ def _wrapping(names: Iterable[str]) -> str:
 def _suffix(name: str, layer: str) -> str | None:
     """What follows the layer's name (".weight"), or None for a tensor of another layer."""
     return name.removeprefix(layer) if name.startswith(f"{layer}.") else None
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of ``model`` by name; InputError for one without a shape."""
+    tensors = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    if lazy := [name for name, tensor in tensors.items() if is_lazy(tensor)]:
+        raise InputError(f"the model's tensor '{lazy[0]}' has no shape yet", expected="one batch run through it first")
+    return tensors
+
+
+def _head_and_body(names: Iterable[str], prefix: str, head: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """The ticket's tensors: of the head, by what follows its name, and all others by name without ``prefix``."""
+    of_head: dict[str, str] = {}
+    of_body: dict[str, str] = {}
+    for name in names:
+        plain = name.removeprefix(prefix)
+        suffix = _suffix(plain, head) if head is not None else None
+        if suffix is not None:
+            of_head[suffix] = name
+        else:
+            of_body[plain] = name
+    return of_head, of_body
 
 
 def _shapes(tensors: Iterable[Tensor]) -> str:

@@ -18,8 +18,8 @@ from oneticket.version import __version__
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One data set the ticket was trained on, with the recipe; "" and None stand for unknown.
 
-    ``split`` is the part of it that was trained on, ``normalised_by`` the one whose mean and standard deviation the
-    inputs were normalised by. ``input_shape`` is one input without the batch: (channels, height, width) for images.
+    ``split`` is the part of it that was trained on, ``normalised_by`` the part whose mean and standard deviation
+    normalised the inputs. ``input_shape`` is one input without the batch: (channels, height, width) for images.
     """
 
     name: str = ""
@@ -58,7 +58,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     notes: dict[str, str] = {}
 
     def normalised(self) -> Provenance:
-        """The same provenance as it reads after being written: typed, tuples in free fields as lists.
+        """The same provenance as it is after writing and reading: typed, tuples in free fields as lists.
 
         Raises InputError for a field of the wrong type or a value that JSON cannot hold.
         """
@@ -67,17 +67,19 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
             plain = json.loads(text.encode())  # the encoding refuses broken Unicode
             return msgspec.convert(plain, Provenance)
         except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"the provenance cannot be written down: {error}", expected="plain JSON values") from error
+            raise InputError(
+                f"the provenance cannot be written as JSON: {error}", expected="plain JSON values"
+            ) from error
 
 
 def versions() -> dict[str, str]:
-    """The versions of oneticket, torch and Python that run here, for :attr:`Provenance.versions`."""
+    """The versions of oneticket, torch and Python in this process, for :attr:`Provenance.versions`."""
     return {"oneticket": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, str):  # torch.__version__ is a kind of its own
+    if isinstance(value, str):  # torch.__version__ is a subclass
         return str(value)
-    raise TypeError(f"{type(value).__name__} {value!r} is no JSON value")
+    raise TypeError(f"{type(value).__name__} {value!r} is not a JSON value")

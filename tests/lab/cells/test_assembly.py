@@ -26,6 +26,7 @@ from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.spec.arms import ARMS
 from oneticket.masks import Masks
+from oneticket.metrics.alignment import match_channels
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
 from oneticket.pruning import CONTROLS, CRITERIA, ControlContext, ScoreContext, prune
@@ -33,7 +34,6 @@ from oneticket.pruning.correspondence import reindexed
 from oneticket.randomness import Streams
 from oneticket.search import find_ticket
 from oneticket.training import Recipe, Start
-from oneticket.training.alignment import match_channels
 from oneticket.weights import RescalingContext, rescale
 
 State = dict[str, Tensor]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from oneticket.data import DataRef
-from oneticket.data.steps import Classes, PerClass
+from oneticket.data.derivations import Classes, PerClass
 from oneticket.lab.cells.description import (
     ArmStart,
     CellNamer,

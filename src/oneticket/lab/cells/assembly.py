@@ -15,12 +15,12 @@ from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of
 from oneticket.methods.interpolation import Interpolated
+from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
 from oneticket.search import State, begin_round, masked_state
 from oneticket.training import Callback, Start
-from oneticket.training.alignment import match_channels
 from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, norm_names, rescale
 
 

@@ -313,6 +313,6 @@ def test_ctrl_c_ends_a_run_with_130_one_line_and_no_process_left(long_run: subpr
     os.killpg(long_run.pid, signal.SIGINT)
     _, told = long_run.communicate(timeout=PATIENCE)
     assert long_run.returncode == 130
-    assert "Interrupted. What is finished is kept" in told
+    assert "Interrupted. Finished work is kept" in told
     assert "Traceback" not in told
     assert gone(long_run.pid)

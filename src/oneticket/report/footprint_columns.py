@@ -1,11 +1,11 @@
-"""The footprints of networks as a table of text: accuracy, bytes, and the measured time of a prediction."""
+"""The columns of the table of footprints: accuracy, bytes, and the measured time of a prediction, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oneticket.report.cells import Table, density, quantity, spread
+from oneticket.report.formatting import Table, density, quantity, spread
 from oneticket.report.groups import NONE, at
 
 _Text = Callable[[Mapping[str, Any]], str]
@@ -37,12 +37,12 @@ _OPTIONAL = ("experiment", "model", "target", "source", "rescale")
 def footprint_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of ``oneticket results --footprint`` as text; columns that say the same in each row are left out.
 
-    Accuracies are percentages, mean ± sample standard deviation over the seeds; times are milliseconds an image.
+    Accuracies are percentages, mean ± sample standard deviation over the seeds; times are milliseconds per image.
     """
     texts = {**_WORDS, **_NUMBERS}
     columns = [c for c in _ORDER if c not in _OPTIONAL or len({texts[c](row) for row in rows}) > 1]
     return Table(
         header=tuple(columns),
-        cells=tuple(tuple(texts[column](row) for column in columns) for row in rows),
+        lines=tuple(tuple(texts[column](row) for column in columns) for row in rows),
         numeric=tuple(column in _NUMBERS for column in columns),
     )

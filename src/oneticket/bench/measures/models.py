@@ -7,10 +7,10 @@ from typing import get_args
 
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling, Floor, floor
-from oneticket.bench.families import families
+from oneticket.bench.measures.ceiling import Ceiling, Floor, floor
+from oneticket.bench.measures.families import families
+from oneticket.bench.measures.steps import time_ours
 from oneticket.bench.outcome import ModelStep
-from oneticket.bench.steps import time_ours
 from oneticket.bench.workload import Workload
 from oneticket.errors import unknown
 from oneticket.training.recipe import Precision
@@ -21,11 +21,11 @@ MODELS = (
 )  # fmt: skip
 
 MOST_STEPS = 100
-_EPOCH_MS = 400  # the floor of the steps of an epoch, as far as one step has not more
+_EPOCH_MS = 400  # the floor of an epoch, unless a single step takes longer
 
 
 def chosen_models(names: Sequence[str]) -> list[str]:
-    """The models of these names, or all; InputError, with the nearest name, for one that there is not."""
+    """The models of these names, or all; InputError, with the nearest name, for an unknown one."""
     for name in names:
         if name not in MODELS:
             raise unknown("model", name, MODELS, where="--only")
@@ -40,7 +40,7 @@ def workload_of(model: str, precision: Precision) -> Workload:
 
 
 def steps_an_epoch(least: Floor) -> int:
-    """Many for a small network, one for a large one, whose single step takes longer than an epoch has to."""
+    """Steps of an epoch: many for a small network, one for a network whose step takes longer than an epoch should."""
     return max(1, min(MOST_STEPS, int(_EPOCH_MS / max(least.compute_ms, least.memory_ms))))
 
 
@@ -49,7 +49,7 @@ def measure_models(
 ) -> Iterator[ModelStep]:
     """A step of each model as it comes, in float32 and, where the processor has it, in bf16.
 
-    An epoch that does not count, two that are timed; then again one that does not count, and one that is profiled.
+    For each, three epochs of which the last two are timed, then two epochs of which the last is profiled.
     """
     for model in models:
         for precision in get_args(Precision) if bf16 else ("float32",):

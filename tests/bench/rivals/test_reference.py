@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneticket.bench import plain, reference
-from oneticket.bench.ours import our_batches, train_ours
+from oneticket.bench.rivals import plain, reference
+from oneticket.bench.rivals.ours import our_batches, train_ours
 from oneticket.bench.workload import LR, Workload
 from oneticket.data import ImageBatches, Normalisation
 from oneticket.errors import InputError

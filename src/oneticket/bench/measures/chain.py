@@ -12,16 +12,16 @@ from pathlib import Path
 
 from msgspec.structs import asdict, replace
 
-from oneticket.bench import reference
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns, ratio
+from oneticket.bench.rivals import reference
 from oneticket.bench.rows import Row
 from oneticket.bench.synthetic import command, search_experiment
 from oneticket.bench.workload import LR, Workload
 from oneticket.prunable import Prunable
 
 SEEDS, WORKERS = 2, 2
-QUICK_STARTS = 3  # repetitions of the quick start at most: it takes a minute and is compared with nothing
+QUICK_STARTS = 3  # repetitions of the quick start at most: it takes a minute and has no rival
 
 FULL = Workload(model="resnet20", width=0.5, shape=(3, 32, 32), steps=20, epochs=2)
 SHORT = Workload(model="resnet20", width=0.25, shape=(3, 32, 32), steps=1, epochs=2, batch_size=32)
@@ -45,7 +45,7 @@ def reference_chain(workload: Workload, seeds: int, rounds: int, loader_workers:
 
 
 def our_chain(folder: Path, file: Path) -> float:
-    """Seconds of ``oneticket run`` on an empty store, everything counted but the decoding of the images."""
+    """Seconds of ``oneticket run`` on an empty store, all but the decoding of the images."""
     shutil.rmtree(folder / "store", ignore_errors=True)
     return command(folder, "run", file, "--store", "store", "--workers", str(WORKERS))
 
@@ -69,13 +69,14 @@ def measure_chain(
     loader_workers: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """The result of the row "chain". oneticket computes in bf16 where the processor has it."""
+    """The result of the row "chain"; oneticket computes in bf16 if the processor has it."""
     workload, rounds = (SHORT, ROUNDS_SHORT) if short else (FULL, ROUNDS)
     ours = replace(workload, precision="bf16" if bf16 else "float32")
     with tempfile.TemporaryDirectory(prefix="oneticket-bench-") as place:
         folder = Path(place)
         file = search_experiment(folder, ours, seeds=SEEDS, rounds=rounds)
-        command(folder, "plan", file, "--store", "store")  # decodes the images: once for a machine, so outside
+        # Decodes the images, which is done once on a machine, so it is not timed.
+        command(folder, "plan", file, "--store", "store")
         contestants: dict[str, Callable[[], float]] = {
             "reference": partial(reference_chain, workload, SEEDS, rounds, loader_workers),
             "ours": partial(our_chain, folder, file),

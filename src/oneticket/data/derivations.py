@@ -1,4 +1,4 @@
-"""Derivation steps: how one data set is made from another, each a small value that can be written as JSON."""
+"""Derivations: how one data set is made from another, each a small value that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from oneticket.randomness import Streams
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which rows of a stored split are taken (int64 [N], ascending), and with which labels (int64 [N])."""
+    """The rows that are taken of a stored split (int64 [N], ascending), and their labels (int64 [N])."""
 
     rows: Tensor
     labels: Tensor
 
     def take(self, positions: Tensor) -> Selection:
-        """The samples at ``positions``, in their old order."""
+        """The samples at ``positions``, in their original order."""
         positions = positions.sort().values
         return Selection(self.rows[positions], self.labels[positions])
 
@@ -35,7 +35,7 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A data set as it stands between two steps: what it takes of the base, its classes, and the shape (C, H, W)."""
+    """A data set between two derivations: its part of the base, its classes, and the shape (C, H, W)."""
 
     classes: tuple[str, ...]
     train: Selection
@@ -51,19 +51,19 @@ class View:
         )
 
 
-class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
-    """One derivation; InputError, placed at its key, where the data does not allow it."""
+class Derivation(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
+    """One derivation; raises InputError, with its key as the place, if the data does not allow it."""
 
     def apply(self, view: View) -> View:
-        """What ``view`` becomes."""
+        """``view`` after this derivation."""
         raise NotImplementedError
 
     def pixels(self, images: Tensor) -> Tensor:
-        """What the pixels become, uint8 [N, C, H, W]; most steps leave them alone."""
+        """The pixels after this derivation, uint8 [N, C, H, W]; most derivations do not change them."""
         return images
 
 
-class Classes(Step, frozen=True, tag="classes"):
+class Classes(Derivation, frozen=True, tag="classes"):
     """Only these classes, in train and test; labels are numbered in the given order."""
 
     keep: tuple[str, ...]
@@ -80,7 +80,7 @@ class Classes(Step, frozen=True, tag="classes"):
         return replace(view, classes=self.keep, train=kept(view.train), test=kept(view.test))
 
 
-class Half(Step, frozen=True, tag="half"):
+class Half(Derivation, frozen=True, tag="half"):
     """One of two halves of the train split: disjoint, together all of it, equal in each class (to within one image)."""
 
     which: Literal["a", "b"]
@@ -92,8 +92,8 @@ class Half(Step, frozen=True, tag="half"):
         return replace(view, train=_taken(view, chosen, "half", f'half = "{self.which}"'))
 
 
-class PerClass(Step, frozen=True, tag="per_class"):
-    """This many training images of each class; a smaller number takes a part of what a larger one takes."""
+class PerClass(Derivation, frozen=True, tag="per_class"):
+    """This many training images of each class; a smaller number takes a subset of what a larger one takes."""
 
     count: int
     split: int
@@ -102,14 +102,14 @@ class PerClass(Step, frozen=True, tag="per_class"):
         chosen = []
         for name, drawn in zip(view.classes, shuffled_by_class(view, self.split, "subset"), strict=True):
             if len(drawn) < self.count:
-                found = f"{self.count} images a class are asked for, but class '{name}' has {len(drawn)}"
+                found = f"{self.count} images of each class are too many: class '{name}' has {len(drawn)}"
                 raise InputError(found, where="per_class")
             chosen.append(drawn[: self.count])
         return replace(view, train=_taken(view, chosen, "per_class", f"per_class = {self.count}"))
 
 
-class Fraction(Step, frozen=True, tag="fraction"):
-    """⌊fraction · n⌉ of the n training images of each class; a smaller one takes a part of what a larger one takes."""
+class Fraction(Derivation, frozen=True, tag="fraction"):
+    """⌊fraction · n⌉ of the n training images of each class; a smaller fraction takes a subset of a larger one's."""
 
     value: float
     split: int
@@ -120,8 +120,8 @@ class Fraction(Step, frozen=True, tag="fraction"):
         return replace(view, train=_taken(view, chosen, "fraction", f"fraction = {self.value}"))
 
 
-class ShuffledLabels(Step, frozen=True, tag="shuffled_labels"):
-    """The training labels permuted over all training images: as many of each class, but they mean nothing."""
+class ShuffledLabels(Derivation, frozen=True, tag="shuffled_labels"):
+    """The training labels permuted over all training images: equally many of each class, but without meaning."""
 
     split: int
 
@@ -131,7 +131,7 @@ class ShuffledLabels(Step, frozen=True, tag="shuffled_labels"):
         return replace(view, train=replace(view.train, labels=labels))
 
 
-class Size(Step, frozen=True, tag="size"):
+class Size(Derivation, frozen=True, tag="size"):
     """Images of ``side`` × ``side``, in train and test."""
 
     side: int
@@ -147,7 +147,7 @@ class Size(Step, frozen=True, tag="size"):
         return fitted(images, self.side, self.fit)
 
 
-class Channels(Step, frozen=True, tag="channels"):
+class Channels(Derivation, frozen=True, tag="channels"):
     """Images of 1 (grey) or 3 (RGB) channels, in train and test."""
 
     count: Literal[1, 3]
@@ -159,14 +159,14 @@ class Channels(Step, frozen=True, tag="channels"):
         return recoloured(images, self.count)
 
 
-AnyStep = Classes | Half | PerClass | Fraction | ShuffledLabels | Size | Channels
+AnyDerivation = Classes | Half | PerClass | Fraction | ShuffledLabels | Size | Channels
 
 
 def shuffled_by_class(view: View, split: int, purpose: str) -> Iterator[Tensor]:
     """For each class, the positions of its training images in random order, int64.
 
-    The order depends on ``split``, ``purpose``, the name of the class and the number of its images, and on nothing
-    else: a half holds the same images whichever other classes are there.
+    The order depends only on ``split``, ``purpose``, the name of the class and the number of its images: a half holds
+    the same images whichever other classes the data has.
     """
     labels = view.train.labels
     counts = torch.bincount(labels, minlength=len(view.classes)).tolist()
@@ -196,7 +196,7 @@ def _share(fraction: float, count: int) -> int:
 
 
 def _taken(view: View, chosen: Sequence[Tensor], key: str, text: str) -> Selection:
-    """The chosen positions of each class; InputError where a class that had images would be left without."""
+    """The chosen positions of each class; InputError if a class that had images would have none."""
     part = view.train.take(torch.cat(list(chosen)))
     size = len(view.classes)
     before, after = (torch.bincount(s.labels, minlength=size).tolist() for s in (view.train, part))

@@ -1,4 +1,4 @@
-"""One GPU: several replicates together through the laboratory, and a step as a part of what the device could do."""
+"""One GPU: several replicates together in the laboratory, and a step as a fraction of the device's ceiling."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import asdict, replace
 
-from oneticket.bench.ceiling import Ceiling, floor
+from oneticket.bench.measures.ceiling import Ceiling, floor
+from oneticket.bench.measures.steps import time_ours, time_reference
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns, ratio
 from oneticket.bench.rows import Row
-from oneticket.bench.steps import time_ours, time_reference
 from oneticket.bench.synthetic import search_experiment
 from oneticket.bench.workload import Workload
 from oneticket.errors import OneticketError
@@ -47,8 +47,9 @@ class Clock(RunListener):
 def epochs_per_second(ends: Mapping[str, Sequence[tuple[float, int]]]) -> float:
     """Epochs a second of all cells together, while every one of them is running.
 
-    ``ends`` are the moments, in seconds, at which each cell had finished so many epochs; between two of them it is
-    taken to go on evenly. What counts is the time from the last first moment to the first last one.
+    ``ends`` holds for each cell pairs of a moment, in seconds, and the epochs finished by then; between two moments
+    progress is taken to be even. The time that counts begins with the last cell's first moment and ends with the first
+    cell's last one.
     """
     begin = max(moments[0][0] for moments in ends.values())
     end = min(moments[-1][0] for moments in ends.values())
@@ -63,7 +64,7 @@ def epochs_per_second(ends: Mapping[str, Sequence[tuple[float, int]]]) -> float:
 
 
 def time_together(folder: Path, file: Path, workload: Workload, device: str) -> float:
-    """Seconds of one step's worth of images, all replicates together, each a cell of the laboratory."""
+    """Seconds for the images of one step, all replicates together, each a cell of the laboratory."""
     plan = make_plan(load_experiment(file), folder=folder, cache=folder / "cache")
     clock = Clock()
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -88,7 +89,7 @@ def measure_gpu(
     loader_workers: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
-    """The results of rows of the group "gpu", as they come; ``device`` is one that torch can compute on."""
+    """The results of rows of the group "gpu", as they come, measured on ``device`` ("cuda")."""
     for row in rows:
         if row.unit == "×":
             workload = replace(TOGETHER, steps=TOGETHER.steps // _SHORTER) if short else TOGETHER

@@ -1,7 +1,7 @@
 """The laboratory itself, on synthetic plans and stores: planning, answering, the overhead of a cell, the memory.
 
-``python -m oneticket.bench.laboratory FILE`` plans an experiment and schedules it with an engine that computes nothing,
-and prints what that took: a process of its own, so that its memory is that of a scheduler and nothing else.
+``python -m oneticket.bench.measures.laboratory FILE`` plans an experiment, schedules it with an engine that computes
+nothing, and prints the time and memory that took. It runs in its own process, so that the memory is the scheduler's.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Idle:
 
 
 def schedule(file: Path) -> dict[str, float]:
-    """Plan an experiment and schedule it idly: seconds of both, cells, and the most memory of this process (MB).
+    """Plan an experiment and schedule it idly: seconds of both, cells, and the peak memory of this process (MB).
 
-    Its data has been decoded before, which is done once for a machine, and by another process.
+    The data must be decoded already: that is done once on a machine, and by another process.
     """
     folder = file.parent
     began = time.perf_counter()
@@ -71,13 +71,13 @@ def schedule(file: Path) -> dict[str, float]:
 
 
 def _most_memory() -> float:
-    """MB. Not getrusage: what it tells begins with the memory of the process that started this one."""
+    """Peak memory in MB. getrusage would include the memory of the process that started this one."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
 def finish(plan: Plan, store: Store) -> None:
-    """Make every cell of ``plan`` a finished one with made-up results, by the store's own commit."""
+    """Finish every cell of ``plan`` with made-up results, by the store's own commit."""
     remember(plan, store)
     cost = msgspec.to_builtins(Cost(steps=2, samples=2, train_flops=2, masked_flops=1, seconds=1.0))
     for number, (identity, cell) in enumerate(plan.cells.items()):
@@ -128,15 +128,15 @@ def _schedule(rows: Sequence[Row], cells: int, repeats: int, say: Callable[[str]
             folder = Path(place)
             command(folder, "plan", large_experiment(folder, CELLS_A_SEED), "--cache", folder / "cache")
             file = large_experiment(folder, cells)
-            _, told = timed_process([sys.executable, "-m", "oneticket.bench.laboratory", str(file)], folder)
-        facts.append(json.loads(told))
+            _, printed = timed_process([sys.executable, "-m", "oneticket.bench.measures.laboratory", str(file)], folder)
+        facts.append(json.loads(printed))
         return facts[-1]["planning"]
 
     seconds = in_turns({"planning": scheduled}, repeats, lambda turn: say(f"planning: {turn}"))
-    seconds["scheduling"] = [told["scheduling"] for told in facts]
+    seconds["scheduling"] = [fact["scheduling"] for fact in facts]
     units = {"s": "planning", "MB": "megabytes"}
     return [
-        result(row, Spread.of([told[units[row.unit]] for told in facts]), seconds=seconds, details={"cells": cells})
+        result(row, Spread.of([fact[units[row.unit]] for fact in facts]), seconds=seconds, details={"cells": cells})
         for row in rows
     ]
 

@@ -25,12 +25,12 @@ ROWS = [
 
 def test_numbers_are_written_in_percent_bytes_and_milliseconds() -> None:
     table = footprint_table(ROWS)
-    assert dict(zip(table.header, table.cells[0], strict=True)) == {
+    assert dict(zip(table.header, table.lines[0], strict=True)) == {
         "weights %": "100", "arm": "dense", "n": "6", "accuracy %": "92.64 ± 0.19", "stored": "1.07 MB",
         "run by": "dense kernels", "ms, one image": "0.0564", "ms an image, of 128": "0.00724",
     }  # fmt: skip
     second = ("4.67", "xnor", "1", "92.64", "—", "packed bits", "2e+03", "0.00724")
-    assert table.cells[1] == second
+    assert table.lines[1] == second
     assert [title for title, number in zip(table.header, table.numeric, strict=True) if not number] == ["arm", "run by"]
 
 

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneticket.bench import models
-from oneticket.bench.ceiling import Ceiling, Floor
-from oneticket.bench.models import MODELS, MOST_STEPS, chosen_models, measure_models, steps_an_epoch, workload_of
+from oneticket.bench.measures import models
+from oneticket.bench.measures.ceiling import Ceiling, Floor
+from oneticket.bench.measures.models import (
+    MODELS,
+    MOST_STEPS,
+    chosen_models,
+    measure_models,
+    steps_an_epoch,
+    workload_of,
+)
 from oneticket.bench.outcome import Family
 from oneticket.bench.workload import Workload
 from oneticket.errors import InputError

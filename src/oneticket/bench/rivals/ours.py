@@ -13,7 +13,7 @@ from oneticket.training import OnEpoch, Recipe, Runtime, train
 
 
 def our_batches(workload: Workload, device: str = "cpu") -> ImageBatches:
-    """The batches of ``workload``, from images that lie in memory."""
+    """The batches of ``workload``, from images in memory."""
     return ImageBatches(
         workload.images(),
         workload.batch_size,
@@ -32,7 +32,7 @@ def train_ours(
     device: str = "cpu",
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Train ``model`` in place by ``recipe`` on batches of images, with whatever the loop does about masks."""
+    """Train ``model`` in place by ``recipe`` on batches of images, by the loop that users run."""
     callbacks = [OnEpoch(lambda record: after_epoch(record.epoch))] if after_epoch else []
     runtime = Runtime(device=device, layout="channels-last")
     train(model, batches, recipe, masks=masks, callbacks=callbacks, runtime=runtime)

@@ -1,4 +1,4 @@
-"""Tables as text: which columns a reader needs, and how each number is written."""
+"""Tables as text: the columns that a reader needs, and how each number is written."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ from oneticket.report.tables import COSTS, Comparison, Cost, CostRow, SummaryRow
 from oneticket.statistics import Difference, Interval
 
 MINUS = "−"
+_GAP = 2  # spaces between two columns on a terminal
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; ``numeric`` says which columns are numbers, to be set flush right."""
+    """A table of text.
+
+    Parameters
+    ----------
+    header : tuple of str
+        The titles of the columns.
+    lines : tuple of tuple of str
+        One text for each column, line by line.
+    numeric : tuple of bool
+        Which columns hold numbers, to be set flush right.
+    """
 
     header: tuple[str, ...]
-    cells: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
 
 
@@ -28,10 +39,10 @@ class _Column:
     header: str
     text: Callable[[SummaryRow], str]
     numeric: bool = True
-    # Left out when it would say the same in each row.
+    # Left out where all rows would say the same.
     optional: bool = False
-    # Where there is not room for all, columns go in the order of these numbers; those without one always stay.
-    spared: int | None = None
+    # Where the width does not hold all columns, they are dropped in the order of these numbers; None always stays.
+    dropped: int | None = None
 
 
 _SUMMARY = (
@@ -45,7 +56,7 @@ _SUMMARY = (
     _Column("rescale", lambda row: row.group.rescale, numeric=False, optional=True),
     _Column("n", lambda row: counted(row.accuracy.n, row.diverged)),
     _Column("accuracy %", lambda row: spread(row.accuracy.mean, row.accuracy.deviation)),
-    _Column("95 % interval", lambda row: interval(row.accuracy.interval), spared=0),
+    _Column("95 % interval", lambda row: interval(row.accuracy.interval), dropped=0),
 )
 _COST_HEADERS = {
     "search_trainings": "search trainings",
@@ -56,45 +67,80 @@ _COST_HEADERS = {
 
 
 def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Table:
-    """The summary as text, for a terminal, a page or a paper; columns that say nothing are left out.
+    """The summary as text, for a terminal, a page or a paper; columns that tell no rows apart are left out.
 
-    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density. With
-    ``width``, in characters, intervals and differences are left out until the rest fits with two spaces between, the
-    difference named last before the others.
+    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density.
+
+    Parameters
+    ----------
+    rows : Sequence[SummaryRow]
+        One line for each, in this order.
+    width : int, optional
+        Characters of a line, two spaces between columns. Intervals are left out, then the differences from the last
+        baseline to the first, until the table fits.
+
+    Returns
+    -------
+    Table
     """
-    versus = [_versus(baseline, place) for place, baseline in enumerate(rows[0].versus)] if rows else []
-    columns = [c for c in (*_SUMMARY, *versus) if not c.optional or len({c.text(row) for row in rows}) > 1]
-    droppable = sorted((c for c in columns if c.spared is not None), key=lambda c: c.spared or 0)
-    while width is not None and droppable and _width(columns, rows) > width:
-        columns.remove(droppable.pop(0))
+    columns = _needed(rows)
+    dropped = _dropped(columns, rows, width)
+    kept = [column for column in columns if column not in dropped]
     return Table(
-        header=tuple(column.header for column in columns),
-        cells=tuple(tuple(column.text(row) for column in columns) for row in rows),
-        numeric=tuple(column.numeric for column in columns),
+        header=tuple(column.header for column in kept),
+        lines=tuple(tuple(column.text(row) for column in kept) for row in rows),
+        numeric=tuple(column.numeric for column in kept),
     )
+
+
+def _needed(rows: Sequence[SummaryRow]) -> list[_Column]:
+    """All columns but those that would say the same in each row."""
+    versus = [_versus(baseline, place) for place, baseline in enumerate(rows[0].versus)] if rows else []
+    return [c for c in (*_SUMMARY, *versus) if not c.optional or len({c.text(row) for row in rows}) > 1]
+
+
+def _dropped(columns: Sequence[_Column], rows: Sequence[SummaryRow], width: int | None) -> list[_Column]:
+    """The columns to leave out so that the rest fits, as far as it can."""
+    dropped: list[_Column] = []
+    excess = 0 if width is None else _width(columns, rows) - width
+    for column in sorted((c for c in columns if c.dropped is not None), key=lambda c: c.dropped or 0):
+        if excess <= 0:
+            break
+        dropped.append(column)
+        excess -= _column_width(column, rows) + _GAP
+    return dropped
 
 
 def _versus(baseline: Baseline, place: int) -> _Column:
     text = lambda row: comparison(row.versus[baseline])  # noqa: E731
-    return _Column(f"vs {baseline.label}", text, optional=True, spared=1000 - place)
+    return _Column(f"vs {baseline.label}", text, optional=True, dropped=1000 - place)
 
 
 def _width(columns: Sequence[_Column], rows: Sequence[SummaryRow]) -> int:
-    return sum(max(len(c.header), *(len(c.text(row)) for row in rows)) for c in columns) + 2 * (len(columns) - 1)
+    return sum(_column_width(column, rows) for column in columns) + _GAP * (len(columns) - 1)
+
+
+def _column_width(column: _Column, rows: Sequence[SummaryRow]) -> int:
+    return max(map(len, (column.header, *(column.text(row) for row in rows))))
 
 
 def cost_table(rows: Sequence[CostRow]) -> Table:
-    """The costs as text: the mean and, where the networks differ, the least and the greatest in brackets."""
+    """The costs as text: the mean and, where the networks differ, the least and the greatest in brackets.
+
+    Experiment and model have a column where they tell rows apart, a cost where anything of it was recorded.
+    """
     keys = [key for key in ("experiment", "model") if len({getattr(row, key) for row in rows}) > 1]
     kept = [cost for cost in COSTS if any(row.costs[cost] for row in rows)]
     return Table(
         header=(*keys, "arm", "networks", *(_COST_HEADERS[cost] for cost in kept)),
-        cells=tuple(
-            (*(str(getattr(row, key)) for key in keys), row.arm, str(row.n), *(_cost(row.costs[c]) for c in kept))
-            for row in rows
-        ),
+        lines=tuple(_cost_line(row, keys, kept) for row in rows),
         numeric=(*(False for _ in keys), False, *(True for _ in range(1 + len(kept)))),
     )
+
+
+def _cost_line(row: CostRow, keys: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    names = (str(getattr(row, key)) for key in keys)
+    return (*names, row.arm, str(row.n), *(_cost(row.costs[cost]) for cost in kept))
 
 
 def density(value: float | None) -> str:
@@ -103,7 +149,7 @@ def density(value: float | None) -> str:
 
 
 def counted(n: int, diverged: int) -> str:
-    """How many networks, and how many of them diverged where some did."""
+    """How many networks, and in brackets how many of them diverged, if any did."""
     return f"{n} ({diverged} diverged)" if diverged else str(n)
 
 
@@ -130,10 +176,10 @@ def difference(value: Difference) -> str:
 
 
 def comparison(value: Comparison | None) -> str:
-    """A difference with its interval, after a star where it shows with Holm's correction; a dash for none."""
+    """A difference with its interval, starred where it is significant after Holm's correction; a dash for None."""
     if value is None:
         return NONE
-    return ("* " if value.shows() else "") + difference(value.difference)
+    return ("* " if value.significant() else "") + difference(value.difference)
 
 
 def quantity(value: float) -> str:

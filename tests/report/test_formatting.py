@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oneticket.report import cost_table, costs, summary, summary_table
-from oneticket.report.cells import comparison, density, difference, interval, percent, quantity, spread
+from oneticket.report.formatting import comparison, density, difference, interval, percent, quantity, spread
 from oneticket.report.groups import at
 from oneticket.report.tables import Comparison
 from oneticket.statistics import Difference, Interval
@@ -57,17 +57,17 @@ def test_columns_that_say_nothing_are_left_out(make_table: Callable[..., list[Ro
 def test_cells_are_the_summary_in_its_order(rows: list[Row]) -> None:
     found = summary(rows)
     table = summary_table(found)
-    assert len(table.cells) == len(found)
-    assert {len(cells) for cells in table.cells} == {len(table.header)} == {len(table.numeric)}
+    assert len(table.lines) == len(found)
+    assert {len(cells) for cells in table.lines} == {len(table.header)} == {len(table.numeric)}
     column = table.header.index("accuracy %")
-    for cells, row in zip(table.cells, found, strict=True):
+    for cells, row in zip(table.lines, found, strict=True):
         assert row.accuracy.deviation is not None
         assert cells[column] == f"{100 * row.accuracy.mean:.2f} ± {100 * row.accuracy.deviation:.2f}"
 
 
 def test_costs_show_their_range_where_they_differ(rows: list[Row]) -> None:
     table = cost_table(costs(rows))
-    (winning,) = [dict(zip(table.header, cells, strict=True)) for cells in table.cells if cells[0] == "winning"]
+    (winning,) = [dict(zip(table.header, cells, strict=True)) for cells in table.lines if cells[0] == "winning"]
     assert winning["networks"] == "108"
     assert winning["training FLOPs"] == "960 G"
     assert winning["mask-aware FLOPs"] == "90.6 G (17.3 G – 202 G)"

@@ -1,10 +1,11 @@
-"""Accuracy at one density: a line of the figure for each arm, named where it stands."""
+"""The figure of accuracy at one density: a line for each arm, with its name beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from oneticket.report.figures import FAINT, PAPER, STYLE, least_extent
@@ -17,15 +18,16 @@ LINE = 0.21
 
 
 def has_one_density(rows: Sequence[SummaryRow]) -> bool:
-    """Whether the sparse networks of a section all have the density that was asked for in common: no curve then."""
+    """Whether one density was asked for of all sparse networks of a section: too few points for a curve."""
     return len({row.group.density_asked for row in rows if row.group.density_asked != 1}) == 1
 
 
-def draw_dots(rows: Sequence[SummaryRow]) -> Figure:
+def draw_by_arm(rows: Sequence[SummaryRow]) -> Figure:
     """The figure of one target at one density.
 
     x is the test accuracy in percent; points are means, bars and the band of the dense network one sample standard
-    deviation to each side. Lines stand in the order of the table; what two of them share is not said again.
+    deviation to each side. Lines stand in the order of the table; a label names source and rescaling only where the
+    lines of an arm differ in them.
     """
     with matplotlib.style.context(["default", STYLE]):
         return _figure(rows)
@@ -36,20 +38,9 @@ def _figure(rows: Sequence[SummaryRow]) -> Figure:
     names = labels(shown)
     figure = Figure(figsize=(4.8 + 0.075 * max(map(len, names)), 0.9 + LINE * len(shown)), layout="constrained")
     axis = figure.subplots()
-    for row in rows:
-        if row.group.arm == "dense":
-            mean, deviation = 100 * row.accuracy.mean, 100 * (row.accuracy.deviation or 0.0)
-            axis.axvspan(mean - deviation, mean + deviation, color=arm_colour("dense"), alpha=0.22, linewidth=0)
-            axis.axvline(mean, color=arm_colour("dense"), linewidth=1.1)
+    _draw_dense(axis, [row for row in rows if row.group.arm == "dense"])
     for place, row in enumerate(shown):
-        bar = axis.errorbar(
-            100 * row.accuracy.mean, place, xerr=100 * (row.accuracy.deviation or 0.0),
-            color=arm_colour(row.group.arm), marker="*" if row.group.arm == "own" else "o",
-            fillstyle=rescale_fill(row.group.rescale), markerfacecoloralt=PAPER,
-            markersize=8 if row.group.arm == "own" else 5, elinewidth=1.1,
-        )  # fmt: skip
-        for line in bar.lines[2]:
-            line.set_alpha(0.65)
+        _draw_arm(axis, place, row)
     axis.set_yticks(range(len(shown)), names)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -57,6 +48,24 @@ def _figure(rows: Sequence[SummaryRow]) -> Figure:
     axis.set_xlabel("test accuracy (%)")
     axis.set_xlim(*least_extent(*axis.get_xlim()))
     return figure
+
+
+def _draw_dense(axis: Axes, dense: Sequence[SummaryRow]) -> None:
+    for row in dense:
+        mean, deviation = 100 * row.accuracy.mean, 100 * (row.accuracy.deviation or 0.0)
+        axis.axvspan(mean - deviation, mean + deviation, color=arm_colour("dense"), alpha=0.22, linewidth=0)
+        axis.axvline(mean, color=arm_colour("dense"), linewidth=1.1)
+
+
+def _draw_arm(axis: Axes, place: int, row: SummaryRow) -> None:
+    own = row.group.arm == "own"
+    bar = axis.errorbar(
+        100 * row.accuracy.mean, place, xerr=100 * (row.accuracy.deviation or 0.0),
+        color=arm_colour(row.group.arm), marker="*" if own else "o", markersize=8 if own else 5,
+        fillstyle=rescale_fill(row.group.rescale), markerfacecoloralt=PAPER, elinewidth=1.1,
+    )  # fmt: skip
+    for line in bar.lines[2]:
+        line.set_alpha(0.65)
 
 
 def labels(rows: Sequence[SummaryRow]) -> list[str]:

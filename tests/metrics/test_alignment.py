@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 from oneticket.coupling import channel_groups, permuted
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build
+from oneticket.metrics.alignment import match_channels
 from oneticket.prunable import Prunable
 from oneticket.pruning import ScoreContext, prune
 from oneticket.pruning.correspondence import reindexed
-from oneticket.training.alignment import match_channels
 
 NETWORKS = [
     ("lenet-300-100", {}),
@@ -27,11 +27,10 @@ NETWORKS = [
 
 
 @pytest.fixture(params=NETWORKS, ids=lambda pair: "-".join([pair[0], *map(str, pair[1].values())]))
-def network(request: pytest.FixtureRequest) -> nn.Module:
+def network(request: pytest.FixtureRequest, built: Callable[..., nn.Module]) -> nn.Module:
     """With statistics, gains and biases that tell the channels apart."""
-    model = build(
-        ModelSpec(name=request.param[0], options=request.param[1]), input_shape=(3, 32, 32), classes=5, seed=2
-    )
+    name, options = request.param
+    model = built(name, (3, 32, 32), seed=2, **options)
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(32, 3, 32, 32))

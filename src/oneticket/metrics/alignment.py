@@ -1,4 +1,4 @@
-"""Alignment: which channel of one trained network does what a channel of another, equal in shape, does."""
+"""Alignment: the channels of two trained networks of equal shape, matched by what they compute."""
 
 from __future__ import annotations
 
@@ -13,19 +13,37 @@ from oneticket.coupling import ChannelGroup, channel_groups, orders
 from oneticket.errors import InputError
 from oneticket.training.evaluation import evaluating
 
-BATCHES = 8  # of training data that activations are compared on
+BATCHES = 8  # of training data, on which activations are compared
 
 
 def match_channels(
     here: nn.Module, there: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, names: Collection[str]
 ) -> dict[str, list[tuple[int, Tensor]]]:
-    """The order in which the channels of ``there`` do what those of ``here`` do (Adnan et al. 2025).
+    """The order of the channels of ``there`` in which they compute what those of ``here`` do (Adnan et al. 2025).
 
-    Parameter name → pairs of a dimension and the order of its indices, for the parameters in ``names``: a tensor of
-    ``there`` indexed so belongs to ``here``. Channels that residual additions tie together move together. Those of a
-    group are assigned to one another such that the correlations of their outputs, over samples and pixels and summed
-    over the layers that make them, add up to the most (Hungarian algorithm); outputs are seen in evaluation mode on the
-    first 8 of ``batches``. InputError where no channel is free to move.
+    Channels that residual additions tie together move together. Within such a group channels are assigned to each other
+    so that the sum of the correlations of their outputs, over samples and pixels and over the layers that make them, is
+    largest (Hungarian algorithm). Outputs are those in evaluation mode on the first 8 batches.
+
+    Parameters
+    ----------
+    here, there : nn.Module
+        Two networks of one architecture; they are left as they were.
+    batches : Iterable of (Tensor, Tensor)
+        Training data: inputs and labels.
+    names : Collection[str]
+        The parameters to give orders for.
+
+    Returns
+    -------
+    dict[str, list[tuple[int, Tensor]]]
+        Parameter name → pairs of a dimension and the order of its indices: a tensor of ``there``, indexed in this
+        order, belongs to ``here``.
+
+    Raises
+    ------
+    InputError
+        When no channel is free to move.
     """
     given = [inputs for inputs, _ in islice(batches, BATCHES)]
     groups = channel_groups(here, given[0]) if given else ()
@@ -34,7 +52,7 @@ def match_channels(
             f"the channels of {type(here).__name__} cannot be followed", where="mask 'aligned'",
             expected="a network of layers, activations, pools and additions",
         )  # fmt: skip
-    from scipy.optimize import linear_sum_assignment  # here: few who train align, and it takes long to import
+    from scipy.optimize import linear_sum_assignment  # here, since it takes long to import and few need it
 
     alike = _correlations(here, there, groups, given)
     found = [torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in alike]
@@ -62,7 +80,7 @@ def _correlations(
 
 
 def _makers(model: nn.Module, group: ChannelGroup) -> list[tuple[str, Tensor]]:
-    """The layers whose output the channels are, and which of their output channels each is."""
+    """The layers that make these channels, and which of a layer's output channels each is."""
     modules = dict(model.named_modules())
     return [
         (layer, member.entries[:, 0])

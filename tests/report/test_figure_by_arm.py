@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
 from oneticket.report import summary, write_report
-from oneticket.report.dots import draw_dots, has_one_density
+from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
 from oneticket.report.palette import arm_colour
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ Make = Callable[..., list[Row]]
 
 def test_each_arm_stands_on_its_line_at_its_mean_with_its_deviation(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], densities=[0.055]))
-    axes = draw_dots(rows).axes[0]
+    axes = draw_by_arm(rows).axes[0]
     shown = [row for row in rows if row.group.arm != "dense"]
     assert [label.get_text() for label in axes.get_yticklabels()] == [row.group.arm for row in shown]
     bars = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
@@ -38,13 +38,13 @@ def test_each_arm_stands_on_its_line_at_its_mean_with_its_deviation(make_table: 
 def test_the_dense_network_is_a_line_across_all_arms(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], densities=[0.055]))
     (dense,) = [row.accuracy for row in rows if row.group.arm == "dense"]
-    axes = draw_dots(rows).axes[0]
+    axes = draw_by_arm(rows).axes[0]
     assert any(list(line.get_xdata()) == pytest.approx([100 * dense.mean] * 2) for line in axes.lines)
 
 
 def test_lines_say_in_what_they_differ(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], arms=["winning"], densities=[0.055], rescales=["none", "layer"]))
-    names = [label.get_text() for label in draw_dots(rows).axes[0].get_yticklabels()]
+    names = [label.get_text() for label in draw_by_arm(rows).axes[0].get_yticklabels()]
     assert names == [
         f"winning, rescale {rescale}, from {source}@sgd"
         for source in ("fashion", "mnist")

@@ -1,4 +1,4 @@
-"""The ceiling, measured on the spot: matrix products and copies of memory; and the floor that it sets to a step."""
+"""The ceiling of this machine, measured: matrix products and copies of memory; the floor of a step that follows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from oneticket.masks import Masks
 from oneticket.training import forward_flops
 
 TRIES = 5
-_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices: large enough that more would be no faster
+_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices: larger ones would not be faster
 _COPIED = {"cpu": 2**28, "cuda": 2**32}  # bytes: larger than any cache
 _SHRUNK = 8  # by how much both are smaller in a rehearsal
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the machine did at best: floating-point operations a second in matrix products, bytes a second in a copy.
+    """The best of this machine: floating-point operations per second in matrix products, bytes per second in a copy.
 
-    Operations count a multiply-add as two, bytes are those read and those written.
+    A multiply-add counts as two operations; bytes are those read plus those written.
     """
 
     float32: float
@@ -41,7 +41,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def measure_ceiling(device: str = "cpu", *, small: bool = False) -> Ceiling:
-    """The best of a few tries each; ``small`` for a rehearsal, whose figures are too low."""
+    """The best of a few tries each; ``small`` is for a rehearsal, whose figures are too low."""
     side = _SIDE[device] // (_SHRUNK if small else 1)
     count = _COPIED[device] // (_SHRUNK**2 if small else 1)
     source = torch.ones(count, dtype=torch.uint8, device=device)
@@ -56,11 +56,11 @@ def measure_ceiling(device: str = "cpu", *, small: bool = False) -> Ceiling:
 def floor(workload: Workload, ceiling: Ceiling, masks: Masks | None = None) -> Floor:
     """The floor of one training step of ``workload``.
 
-    Operations are three forward passes, of the kept weights only. Bytes are those that move even if everything between
-    two convolutions or linear layers were fused into them: the input and output of each, once forward and twice
-    backward, in the precision of the recipe; and of each weight its value read twice, its gradient and its momentum
-    written and read, its value read and written by the optimiser, in float32. With masks the bytes are those of kept
-    weights alone: how many activations are left depends on what can be removed.
+    Operations are those of three forward passes with the kept weights. Bytes are those that must move even if all
+    operations between two convolutions or linear layers were fused into them: the input and output of each, once
+    forward and twice backward, in the precision of the recipe; and for each weight its value read twice, its gradient
+    and its momentum written and read, its value read and written by the optimiser, in float32. With masks only the
+    bytes of kept weights count: how many activations are left depends on what can be removed.
     """
     network = workload.network()
     example = torch.zeros(1, *workload.shape)
@@ -100,7 +100,7 @@ def _product_rate(dtype: torch.dtype, side: int, device: str) -> float:
 
 
 def _best(work: Callable[[], object], device: str) -> float:
-    """Seconds of the fastest of a few tries, after one that does not count."""
+    """Seconds of the fastest of a few tries; a first one does not count."""
     times = []
     for _ in range(TRIES + 1):
         began = time.perf_counter()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec.structs import asdict
 
-from oneticket.bench import plain, reference
-from oneticket.bench.ceiling import Ceiling, floor
-from oneticket.bench.ours import our_batches, train_ours
+from oneticket.bench.measures.ceiling import Ceiling, floor
 from oneticket.bench.outcome import Result, absent, result
 from oneticket.bench.pairing import in_turns, ratio
+from oneticket.bench.rivals import plain, reference
+from oneticket.bench.rivals.ours import our_batches, train_ours
 from oneticket.bench.rows import STEPS, Row
 from oneticket.bench.workload import LR, Workload
 from oneticket.errors import InputError
@@ -27,7 +27,7 @@ NO_BF16 = "this processor has no bf16 in hardware, where it is slower than float
 def seconds_per_step(train: Callable[[AfterEpoch], object], workload: Workload) -> float:
     """Seconds of one step, data included, over all epochs but the first, in which everything is set up.
 
-    ``train`` trains one epoch more than ``workload.epochs`` and calls what it is given at the end of each.
+    ``train`` trains one epoch more than ``workload.epochs`` and calls its argument at the end of each.
     """
     ends: list[float] = []
     train(lambda _: ends.append(time.perf_counter()))
@@ -42,7 +42,7 @@ def time_ours(workload: Workload, masks: Masks | None = None, device: str = "cpu
 
 
 def time_reference(workload: Workload, masks: Masks | None = None, device: str = "cpu", workers: int = 0) -> float:
-    """Seconds of one step of the reference loop, float32 whatever the precision of the workload."""
+    """Seconds of one step of the reference loop, in float32 also where the workload is bf16."""
     batches = reference.loader(
         workload.images(), workload.normalisation(), workload.batch_size, augment=workload.augment, workers=workers
     )
@@ -70,39 +70,78 @@ def measure_steps(
     ticket: Masks | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
-    """The results of rows of the group "step" as they come; rows of one bout share the turns of the reference loop.
+    """Measure rows of the group "step"; rows of one bout share the turns of the reference loop.
 
-    ``ticket`` are the masks of a sparse row, instead of those of its workload.
+    Parameters
+    ----------
+    rows : Sequence[Row]
+        Rows of the group "step".
+    ceiling : Ceiling
+        Of this machine, for the floors.
+    bf16 : bool
+        Whether the processor multiplies bfloat16 in hardware; if not, rows in bf16 are not measured.
+    short : bool
+        Whether to measure the short form.
+    repeats : int
+        Turns.
+    loader_workers : int, default 0
+        Processes of the reference's loader.
+    ticket : Masks, optional
+        The masks of a sparse row; by default those of its workload.
+    say : Callable[[str], None], optional
+        Called with a line at each turn.
+
+    Yields
+    ------
+    Result
+        One for each row, bout by bout.
     """
     workloads = {row.name: STEPS[row.name].short if short else STEPS[row.name].full for row in rows}
     unable = [row for row in rows if workloads[row.name].precision == "bf16" and not bf16]
     yield from (absent(row, NO_BF16) for row in unable)
     able = [row for row in rows if row not in unable]
     for bout in dict.fromkeys(STEPS[row.name].bout for row in able):
-        entrants = [row for row in able if STEPS[row.name].bout == bout]
-        first = workloads[entrants[0].name]
-        masks = first.masks()
-        if masks is not None and ticket is not None:
-            masks = _fitting(ticket, masks)
-        contestants: dict[str, Callable[[], float]] = {
-            "reference": partial(time_reference, first, masks, workers=loader_workers),
-            "plain": partial(time_plain, first, masks),
-            **{row.name: partial(time_ours, workloads[row.name], masks) for row in entrants},
-        }
-        if masks is not None:
-            contestants["dense"] = partial(time_ours, first)
+        entrants = {row: workloads[row.name] for row in able if STEPS[row.name].bout == bout}
+        masks = _masks(next(iter(entrants.values())), ticket)
+        contestants = _contestants(entrants, masks, loader_workers)
         seconds = in_turns(contestants, repeats, lambda turn, bout=bout: say(f"{bout}: {turn}"))  # type: ignore[misc]
-        for row in entrants:
-            ours = seconds[row.name]
-            others = {name: seconds[name] for name in ("reference", "plain", "dense") if name in seconds}
-            yield result(
-                row,
-                ratio(others["reference"], ours),
-                seconds={"ours": ours, **others},
-                against={name: ratio(times, ours) for name, times in others.items() if name != "reference"},
-                floor=floor(workloads[row.name], ceiling, masks),
-                details=_details(workloads[row.name], masks),
-            )
+        yield from (_result(row, workload, masks, seconds, ceiling) for row, workload in entrants.items())
+
+
+def _masks(workload: Workload, ticket: Masks | None) -> Masks | None:
+    """The masks of a bout: the ticket's where one is given and the workload is sparse."""
+    masks = workload.masks()
+    return masks if masks is None or ticket is None else _fitting(ticket, masks)
+
+
+def _contestants(
+    entrants: Mapping[Row, Workload], masks: Masks | None, loader_workers: int
+) -> dict[str, Callable[[], float]]:
+    """Those who take turns in a bout: the rivals, oneticket in each row, and its own dense training beside masks."""
+    first = next(iter(entrants.values()))
+    contestants: dict[str, Callable[[], float]] = {
+        "reference": partial(time_reference, first, masks, workers=loader_workers),
+        "plain": partial(time_plain, first, masks),
+        **{row.name: partial(time_ours, workload, masks) for row, workload in entrants.items()},
+    }
+    if masks is not None:
+        contestants["dense"] = partial(time_ours, first)
+    return contestants
+
+
+def _result(
+    row: Row, workload: Workload, masks: Masks | None, seconds: Mapping[str, list[float]], ceiling: Ceiling
+) -> Result:
+    ours = seconds[row.name]
+    others = {name: seconds[name] for name in ("reference", "plain", "dense") if name in seconds}
+    return result(
+        row,
+        ratio(others["reference"], ours),
+        seconds={"ours": ours, **others},
+        against={name: ratio(times, ours) for name, times in others.items() if name != "reference"},
+        floor=floor(workload, ceiling, masks),
+        details=_details(workload, masks),
+    )
 
 
 def _fitting(ticket: Masks, masks: Masks) -> Masks:

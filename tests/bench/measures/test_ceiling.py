@@ -6,7 +6,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from oneticket.bench.ceiling import Ceiling, floor, measure_ceiling
+from oneticket.bench.measures.ceiling import Ceiling, floor, measure_ceiling
 from oneticket.bench.rows import STEPS
 from oneticket.bench.workload import Workload
 from oneticket.masks import Masks

@@ -11,10 +11,10 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from oneticket.bench import families as module
-from oneticket.bench.families import BETWEEN, DATA, FAMILIES, OPTIMISER, OTHER, families, family_of
-from oneticket.bench.ours import our_batches
-from oneticket.bench.steps import time_ours
+from oneticket.bench.measures import families as module
+from oneticket.bench.measures.families import BETWEEN, DATA, FAMILIES, OPTIMISER, OTHER, families, family_of
+from oneticket.bench.measures.steps import time_ours
+from oneticket.bench.rivals.ours import our_batches
 from oneticket.bench.table import SHOWN
 from oneticket.bench.workload import Workload
 from oneticket.training.compact import layers as sparse_layers

@@ -1,4 +1,4 @@
-"""The reference loop: a faithful rendering of how lottery tickets are trained and searched for today.
+"""The reference loop: lottery tickets trained and searched for as it is done today.
 
 One example at a time through PIL (flip, crop, to tensor, normalise), collated by a DataLoader; NCHW, float32; masks
 multiplied into the weights before each forward pass; a dense optimiser over all weights; one training at a time.
@@ -24,7 +24,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):
-    """Pictures held in memory, each transformed when it is asked for, as torchvision's data sets do."""
+    """Pictures in memory, each transformed at every access, as torchvision's data sets do."""
 
     def __init__(self, images: ImageSet, normalisation: Normalisation, *, augment: bool) -> None:
         self.pil = _pil()
@@ -51,7 +51,7 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
         return image
 
     def random_crop(self, image: Any, padding: int) -> Any:
-        """A window of the old size out of the picture with a black border."""
+        """A window of the picture's size, cut out of the picture with a black border."""
         width, height = image.size
         image = self.pil.ImageOps.expand(image, border=padding, fill=0)
         left = int(torch.randint(0, 2 * padding + 1, (1,)))
@@ -89,7 +89,7 @@ def train(
     device: str = "cpu",
     after_epoch: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Train ``model`` in place; the loss of every step, and ``after_epoch`` called with the number of each epoch."""
+    """Train ``model`` in place, calling ``after_epoch`` with each epoch's number; returns the loss of each step."""
     model.to(device)
     parameters = dict(model.named_parameters())
     kept = {name: mask.to(device, torch.float32) for name, mask in (masks or {}).items()}
@@ -146,7 +146,7 @@ def search(
 
 
 def prune_globally(model: nn.Module, masks: dict[str, Tensor], fraction: float) -> dict[str, Tensor]:
-    """Masks without that fraction of the remaining weights, the smallest by magnitude in the whole network."""
+    """The masks without this fraction of the remaining weights, the smallest in the whole network."""
     weights = {name: model.state_dict()[name].abs() for name in masks}
     remaining = torch.cat([weights[name][masks[name] == 1] for name in masks])
     threshold = remaining.sort().values[round(fraction * len(remaining))]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from oneticket.bench.chain import SHORT, measure_chain, reference_steps
-from oneticket.bench.gpu import TOGETHER, epochs_per_second
-from oneticket.bench.laboratory import Idle, finish, finish_moments, measure_laboratory, schedule
+from oneticket.bench.measures.chain import SHORT, measure_chain, reference_steps
+from oneticket.bench.measures.gpu import TOGETHER, epochs_per_second
+from oneticket.bench.measures.laboratory import Idle, finish, finish_moments, measure_laboratory, schedule
 from oneticket.bench.rows import ROWS
 from oneticket.bench.synthetic import large_experiment, search_experiment, tiny_cells
 from oneticket.data import DataSpec
@@ -92,7 +92,7 @@ def test_together_counts_while_all_of_them_run() -> None:
 
 
 def test_the_module_is_a_command(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "oneticket.bench.laboratory", str(large_experiment(tmp_path, 100))]
+    line = [sys.executable, "-m", "oneticket.bench.measures.laboratory", str(large_experiment(tmp_path, 100))]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     assert '"cells": 100' in told
 

@@ -1,4 +1,4 @@
-"""A profile of a training step: how much of it each family of operators takes."""
+"""A profile of a training step: the time that each family of operators takes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from oneticket.bench.ours import our_batches, train_ours
 from oneticket.bench.outcome import Family
+from oneticket.bench.rivals.ours import our_batches, train_ours
 from oneticket.bench.workload import Workload
 from oneticket.data import BatchSource
 from oneticket.masks import Masks
 
 DATA, OPTIMISER, OTHER = "data", "optimiser and masks", "other operators"
 BETWEEN = "between operators"
-"""What is left of the time: Python, and the way into operators and out of them."""
+"""The rest of the time: Python, and the calls of operators."""
 
-# In this order: a name, in small letters and without underscores, is of the first family one of whose words it has.
+# In this order: a name, in small letters and without underscores, belongs to the first family with a word that it has.
 FAMILIES: dict[str, tuple[str, ...]] = {
     OPTIMISER: ("fused", "foreach"),
     "convolution": ("conv",),
@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 
-# By the beginning of a name: what happens within it is of this family, whatever it is.
+# By the beginning of a name: every operator within it belongs to this family.
 _PARTS = {"Optimizer.step": OPTIMISER, "_Convolution": "convolution", "_Linear": "linear"}
 
 
@@ -55,7 +55,7 @@ def family_of(operator: str, within: tuple[str, ...] = ()) -> str:
 
 
 class _Marked:
-    """Batches whose making is a part of the profile, by the name of ``DATA``."""
+    """Batches whose making appears in the profile under ``DATA``."""
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
@@ -76,9 +76,9 @@ class _Marked:
 
 
 def families(workload: Workload, masks: Masks | None = None, device: str = "cpu") -> list[Family]:
-    """Milliseconds of a step that each family takes itself, the largest first; the data of the step included.
+    """Milliseconds of a step that each family takes itself, data included, the largest first.
 
-    The mean over the epochs of a training but the first. On a CPU the parts add up to the time that passed; on a GPU
+    The mean over all epochs of a training but the first. On a CPU the parts add up to the time that passed; on a GPU
     to the time of its kernels. Profiling itself slows small operators.
     """
     recipe = workload.recipe()
@@ -99,7 +99,7 @@ def families(workload: Workload, masks: Masks | None = None, device: str = "cpu"
         train_ours(workload.network(), batches, recipe, masks=masks, device=device, after_epoch=after_epoch)
     spent: dict[str, float] = {}
     for event in profiler.events():  # type: ignore[no-untyped-call]
-        if event.device_type.name != "CPU":  # kernels are counted with the operators that started them
+        if event.device_type.name != "CPU":  # kernels count with the operators that started them
             continue
         microseconds = event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
         family = family_of(event.name, _around(event))
@@ -112,7 +112,7 @@ def families(workload: Workload, masks: Masks | None = None, device: str = "cpu"
 
 
 def _around(event: Any) -> tuple[str, ...]:
-    """The names of what an event happened in, the innermost first."""
+    """The names of the events around an event, the innermost first."""
     names = []
     while event.cpu_parent is not None:
         event = event.cpu_parent
