@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-import oneticket.search
+import oneticket.finding
 from oneticket.data import ImageBatches, ImageSet, Normalisation, TensorBatches
 from oneticket.errors import InputError
+from oneticket.finding import find_ticket, transfer
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
-from oneticket.search import Search, find_ticket, masked_state, transfer
+from oneticket.search import Search, masked_state
 from oneticket.training import Recipe, StepDecay, Training, train
 
 # Networks of 320 weights lose a layer early; one test looks at the warning.
@@ -77,7 +78,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         seen.append(Call(before, state_of(model), options, result))
         return result
 
-    monkeypatch.setattr(oneticket.search, "train", looked_at)
+    monkeypatch.setattr(oneticket.finding, "train", looked_at)
     return seen
 
 
@@ -569,5 +570,5 @@ def test_on_digits_a_ticket_beats_a_random_one() -> None:
         train(redrawn, train_set, recipe, masks=shuffled, seed=seed)
         won = transfer(found, copy.deepcopy(model), train_set, recipe=recipe, test_set=test_set, seed=seed)
         assert won.test_accuracy is not None
-        gains.append(won.test_accuracy - oneticket.search.evaluate(redrawn, test_set)[0])
+        gains.append(won.test_accuracy - oneticket.finding.evaluate(redrawn, test_set)[0])
     assert min(gains) > 0.1

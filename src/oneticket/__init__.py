@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from oneticket.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from oneticket.finding import find_ticket, transfer
     from oneticket.masks import Masks
-    from oneticket.search import find_ticket, transfer
     from oneticket.ticket import Ticket
     from oneticket.training import Recipe, train
 
@@ -23,9 +23,9 @@ _HOMES = {
     "Masks": "oneticket.masks",
     "Recipe": "oneticket.training",
     "Ticket": "oneticket.ticket",
-    "find_ticket": "oneticket.search",
+    "find_ticket": "oneticket.finding",
     "train": "oneticket.training",
-    "transfer": "oneticket.search",
+    "transfer": "oneticket.finding",
 }
 
 

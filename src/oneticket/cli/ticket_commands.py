@@ -63,10 +63,10 @@ def find(
     """Find one ticket on one data set and save it."""
     import msgspec
 
+    from oneticket.finding import find_ticket
     from oneticket.models import ModelSpec, build
     from oneticket.prunable import find_head
     from oneticket.randomness import Streams
-    from oneticket.search import find_ticket
     from oneticket.training import Step, Training
 
     check_out(out)
@@ -107,9 +107,9 @@ def transfer(
     """Train the ticket in TICKET_FILE on another data set and show its test accuracy."""
     import msgspec
 
+    from oneticket.finding import transfer as transfer_ticket
     from oneticket.models import build
     from oneticket.randomness import Streams
-    from oneticket.search import transfer as transfer_ticket
     from oneticket.ticket import Ticket
 
     ticket = Ticket.load(ticket_file)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import oneticket.search
+import oneticket.finding
 from oneticket.data import Augmentation, ImageBatches, Normalisation, Splits, open_data
+from oneticket.finding import find_ticket
 from oneticket.lab.cells.assembly import Assembled, assemble
 from oneticket.lab.cells.description import Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
@@ -32,7 +33,6 @@ from oneticket.prunable import Prunable
 from oneticket.pruning import CONTROLS, CRITERIA, ControlContext, ScoreContext, prune
 from oneticket.pruning.correspondence import reindexed
 from oneticket.randomness import Streams
-from oneticket.search import find_ticket
 from oneticket.training import Recipe, Start
 from oneticket.weights import RescalingContext, rescale
 
@@ -696,14 +696,14 @@ def test_find_ticket_begins_its_rounds_rescaled_too(rescale: str, monkeypatch: p
     torch.manual_seed(0)
     model = Normalised()
     recipe = (Recipe.adam if rescale == "smup" else Recipe.sgd)(epochs=2, batch_size=32)
-    train, begun, ends = oneticket.search.train, [], []
+    train, begun, ends = oneticket.finding.train, [], []
 
     def spy(network: nn.Module, *arguments: Any, **options: Any) -> Any:
         begun.append(({name: value.clone() for name, value in network.state_dict().items()}, options))
         ends.append(train(network, *arguments, **options))
         return ends[-1]
 
-    monkeypatch.setattr(oneticket.search, "train", spy)
+    monkeypatch.setattr(oneticket.finding, "train", spy)
     find_ticket(model, (inputs, labels), recipe=recipe, density=0.25, rounds=2, seed=4, rescale=rescale)
     state, options = begun[1]
     masks = options["masks"]

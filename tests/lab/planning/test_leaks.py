@@ -17,10 +17,10 @@ from torch import nn
 
 from oneticket.data import DataSpec, ImageSet, Normalisation, open_data, resolve
 from oneticket.errors import InputError
+from oneticket.finding import find_ticket
 from oneticket.lab.planning.leaks import find_leak, image_digests
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.spec.experiment import read_experiment
-from oneticket.search import find_ticket
 from oneticket.ticket import Ticket
 from oneticket.training import Recipe
 

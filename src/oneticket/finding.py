@@ -1,0 +1,216 @@
+"""`find_ticket` and `transfer`: a winning ticket is found on one data set, and trained on another."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Unpack
+
+import msgspec
+from torch import Tensor, nn
+
+from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
+from oneticket.errors import InputError, unknown
+from oneticket.masks import Masks
+from oneticket.prunable import Prunable
+from oneticket.pruning.base import check_pair
+from oneticket.randomness import Streams
+from oneticket.search import (
+    Replayed,
+    Search,
+    SearchOptions,
+    State,
+    begin_round,
+    check_rescaling,
+    masked_state,
+    next_masks,
+)
+from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
+from oneticket.training import Recipe, Runtime, Snapshot, Step, Training, evaluate, train
+
+
+def find_ticket(
+    model: nn.Module,
+    train_set: Any,
+    *,
+    recipe: Recipe,
+    density: float = 0.05,
+    seed: int = 0,
+    head: str | None = None,
+    name: str = "",
+    device: str = "cpu",
+    on_round: Callable[[int, int, Training], None] | None = None,
+    **search: Unpack[SearchOptions],
+) -> Ticket:
+    """Find a winning ticket of ``model`` on ``train_set`` by IMP with rewinding (Frankle et al. 2020).
+
+    Parameters
+    ----------
+    model : any module that maps a batch to logits (N × classes); its present weights are W_0; it is not changed.
+    train_set : an ImageSet, a pair of tensors, or any map-style dataset of (input, label).
+    recipe : how each round trains.
+    density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
+    seed : the replicate; data order, augmentation and dropout come from its streams.
+    head : name of the classifier, where it can't be found. name : of the data, for the ticket's provenance.
+    on_round : called after each training with its number, the number of all, and what it left.
+    search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
+        default), ``"500it"``, 0. ``rounds`` is by default as many as removing ``prune`` (0.2) of the rest each round
+        needs; 1 is one-shot pruning.
+
+    Returns
+    -------
+    Ticket : masks, the weights W_k, and where it was found. ``rounds`` trainings are done.
+
+    Raises
+    ------
+    InputError : a density that leaves no weight, a head that can't be found, a search that can't be done.
+
+    Warns when a layer has lost all its weights.
+    """
+    for word in search:
+        if word not in SearchOptions.__annotations__:
+            raise unknown("option", word, SearchOptions.__annotations__)
+    plan = Search.for_density(density, **search)
+    network = copy.deepcopy(model)
+    view = Prunable(network, head=head, prune_head=plan.prune_head, only=plan.prunable)
+    batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
+    _check_search(plan, density, view, recipe, batches)
+    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, device, on_round)
+    if masks.collapsed():
+        warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=2)
+    provenance = Provenance(
+        model=type(model).__name__,
+        seen=(seen(train_set, name, recipe, batches.samples),),
+        round=plan.rounds,
+        rounds=plan.rounds,
+        rewind=str(plan.rewind),
+        seed=seed,
+        criterion=plan.criterion,
+        allocation=plan.allocation,
+        density_asked=density,
+        versions=versions(),
+    )
+    return make_ticket(masks, rewound.state, view.head, provenance)
+
+
+def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:
+    """Refuse what can't be done now, and not after the first training."""
+    check_pair(search.criterion, search.allocation)
+    check_rescaling(search.rescale, recipe.optimizer, search.method)
+    if math.floor(density * view.total + 0.5) < 1:
+        raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
+    if search.rounds > 1 and search.method != "fine-tune":
+        per_epoch = batches.steps_per_epoch
+        if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
+            )
+
+
+def _searched(
+    network: nn.Module,
+    batches: BatchSource,
+    recipe: Recipe,
+    search: Search,
+    density: float,
+    view: Prunable,
+    seed: int,
+    device: str,
+    on_round: Callable[[int, int, Training], None] | None,
+) -> tuple[Masks, Snapshot]:
+    """The masks of the last round, and the network at k. ``view`` is that of ``network``, which is trained."""
+    evidence = Replayed(batches, Streams(seed))
+    initial, runtime = _state(network), Runtime(device=device)
+    run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], runtime=runtime)
+    rewound = run.snapshots[str(search.rewind)]
+    masks: Masks | None = None
+    for number, target in enumerate([*search.densities()[1:-1], density], start=1):
+        if on_round is not None:
+            on_round(number - 1, search.rounds, run)
+        masks = next_masks(
+            view, initial=lambda: initial, batches=lambda: evidence, search=search, density=target, alive=masks,
+            seed=seed, number=number,
+        )  # fmt: skip
+        if number == search.rounds:
+            break
+        state, start = begin_round(
+            search, masks, rewound=lambda: rewound.state, memory=lambda: rewound.optimizer,
+            trained=partial(_state, network), fresh=initial, optimizer=recipe.optimizer,
+            network=partial(_copy_holding, network), batch=lambda: next(iter(evidence))[0],
+        )  # fmt: skip
+        network.load_state_dict(state)
+        run = train(network, batches, recipe, masks=masks, seed=seed, start=start, runtime=runtime)
+    assert masks is not None  # a search has at least one round
+    return masks, rewound
+
+
+def make_ticket(masks: Masks, rewound: Mapping[str, Tensor], head: str, provenance: Provenance) -> Ticket:
+    """A ticket from masks and the state W_k of the whole network."""
+    weights = masked_state({name: rewound[name] for name in masks}, masks)
+    rest = {name: tensor for name, tensor in rewound.items() if name not in masks}
+    return Ticket(masks=masks, weights=weights, rest=rest, head=head, provenance=provenance)
+
+
+def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
+    """What a ticket remembers of a data set that it was found on."""
+    known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
+    if not isinstance(data, ImageSet):
+        return known
+    return msgspec.structs.replace(
+        known, fingerprint=data.digest(), normalised_by="train", classes=len(data.classes), input_shape=data.shape
+    )
+
+
+class Transfer(msgspec.Struct, frozen=True):
+    """What came of a ticket on a target: what was placed, how the training went, and the final test figures."""
+
+    placement: Placement
+    training: Training
+    test_accuracy: float | None
+    test_loss: float | None
+
+
+def transfer(
+    ticket: Ticket,
+    model: nn.Module,
+    train_set: Any,
+    *,
+    recipe: Recipe,
+    validation: Any = None,
+    test_set: Any = None,
+    head: Literal["fresh", "keep", "copied"] = "fresh",
+    model_head: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Transfer:
+    """Put ``ticket`` into ``model`` and train it on the target; ``model`` is changed in place.
+
+    ``test_set`` is touched once, after the last step. An ImageSet given for testing is normalised with the statistics
+    of ``train_set``. ``model_head`` names the classifier of a model in which it can't be found.
+    """
+    known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
+    normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
+    if isinstance(test_set, ImageSet) and normalisation is None:
+        raise InputError("images to test on without images to train on", where="test_set", expected="both of one kind")
+    placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
+    run = train(
+        model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
+        runtime=Runtime(device=device),
+    )  # fmt: skip
+    if test_set is None:
+        return Transfer(placement, run, None, None)
+    accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
+    return Transfer(placement, run, accuracy, loss)
+
+
+def _copy_holding(network: nn.Module, state: State) -> nn.Module:
+    scratch = copy.deepcopy(network)
+    scratch.load_state_dict(state)
+    return scratch
+
+
+def _state(model: nn.Module) -> State:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
