@@ -396,8 +396,7 @@ def test_the_options_of_the_methods_are_those_of_the_code() -> None:
 
 
 def test_the_random_streams_are_those_of_the_code() -> None:
-    for page in (ROOT / "ARCHITECTURE.md", DOCS / "reproducibility.md"):
-        assert {cells[0].strip("`") for cells in table(page, "stream")} == set(STREAMS)
+    assert {cells[0].strip("`") for cells in table(DOCS / "reproducibility.md", "stream")} == set(STREAMS)
 
 
 def test_every_command_has_a_section() -> None:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
@@ -18,6 +18,7 @@ from torch import Tensor
 import oneticket.lab.cells.run
 from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
+from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.description import ArmStart, Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.run import run_cell
@@ -26,7 +27,7 @@ from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
 from oneticket.masks import Masks
 from oneticket.pruning import kept_count
-from oneticket.training import EpochRecord, Start, evaluate, train
+from oneticket.training import EpochRecord, Runtime, Start, evaluate, train
 from oneticket.training.kernels import Kernels
 from oneticket.training.observers import finite_sum
 
@@ -586,31 +587,33 @@ def test_what_was_not_trained_to_its_end_tells_the_layout_that_was_asked_for(lab
     grid = {"sources": ["digits@sgd"], "targets": ["digits@adam"], "arms": ["winning"], "densities": [0.5]}
     plan = lab.plan(seeds=1, model=CONVOLUTIONS, recipe__sgd__lr=1e20, transfer=[grid])
     store = lab.store()
-    assert lab.run(plan, store, layout=layout).complete
+    assert lab.run(plan, store, runtime=Runtime(layout=layout, threads=1)).complete
     records = [store.read(identity) for identity in plan.cells]
     assert {"diverged" in record["outcome"] for record in records} == {True, False}
     assert {record["environment"]["layout"] for record in records} == {layout}
 
 
 def test_the_layout_reaches_training_and_judging_and_names_nothing(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    laid_out: list[bool] = []
+    laid_out: list[str] = []
+    train, judge = oneticket.lab.cells.run.train, oneticket.lab.cells.run.evaluate
 
-    def seen(function: Callable[..., Any]) -> Callable[..., Any]:
-        def looked_at(*arguments: Any, channels_last: bool, **options: Any) -> Any:
-            laid_out.append(channels_last)
-            return function(*arguments, channels_last=channels_last, **options)
+    def trained(*arguments: Any, runtime: Runtime, **options: Any) -> Any:
+        laid_out.append(runtime.layout)
+        return train(*arguments, runtime=runtime, **options)
 
-        return looked_at
+    def judged(*arguments: Any, channels_last: bool, **options: Any) -> Any:
+        laid_out.append("channels-last" if channels_last else "contiguous")
+        return judge(*arguments, channels_last=channels_last, **options)
 
-    for name in ("train", "evaluate"):
-        monkeypatch.setattr(oneticket.lab.cells.run, name, seen(getattr(oneticket.lab.cells.run, name)))
+    monkeypatch.setattr(oneticket.lab.cells.run, "train", trained)
+    monkeypatch.setattr(oneticket.lab.cells.run, "evaluate", judged)
     plan: Plan = lab.plan(seeds=1, model=CONVOLUTIONS, transfer=[{"targets": ["digits@sgd"], "arms": ["dense"]}])
     (identity,) = plan.cells
-    for layout, last in {"channels-last": True, "contiguous": False}.items():
+    for layout in get_args(Layout):
         laid_out.clear()
         store = lab.store(layout)
-        assert lab.run(plan, store, layout=layout).complete
-        assert laid_out == [last, last]
+        assert lab.run(plan, store, runtime=Runtime(layout=layout, threads=1)).complete
+        assert laid_out == [layout, layout]
         assert store.has(identity)
 
 
