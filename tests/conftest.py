@@ -18,10 +18,14 @@ hypothesis.settings.load_profile("house")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real image data beside the repository; missing in CI is a failure, elsewhere a skip."""
+    """The folder of real image data beside the repository.
+
+    Where it is missing, the test is skipped. In CI it fails, unless ``ONETICKET_REAL_DATA=absent`` says that this
+    machine has none.
+    """
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and os.environ.get("ONETICKET_REAL_DATA") != "absent":
             pytest.fail(f"real data not found at {folder}")
         pytest.skip(f"real data not found at {folder}")
     return folder

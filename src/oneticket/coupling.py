@@ -154,7 +154,9 @@ def _channels(flow: Flow) -> Places:
     from scipy.sparse.csgraph import connected_components
 
     none = np.empty(0, np.int64)
-    left, right = (np.concatenate([none, *(tie[side] for tie in flow.ties)]) for side in (0, 1))
+    ties = (np.concatenate([none, *(tie[side] for tie in flow.ties)]) for side in (0, 1))
+    # With wider indices scipy 1.11 prints an error, goes on, and returns labels that mean nothing.
+    left, right = (places.astype(np.int32) for places in ties)
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(flow.total, flow.total))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -127,31 +127,57 @@ def test_two_writers_of_one_content_agree(cache: Path) -> None:
         assert three is None
 
 
-def _resolve_slowly(folder: Path, cache: Path, log: Path, results: Any) -> None:
-    def slow(cache: Path, data: Decoded) -> str:
-        with log.open("a") as file:
-            file.write("decoded\n")
-        time.sleep(0.3)
-        return keep(cache, data)
+SECOND = """
+import sys
+from pathlib import Path
 
-    reference.keep = slow  # type: ignore[attr-defined]
-    ref = resolve({"x": DataSpec(path="animals")}, "x", folder=folder, cache=cache)
-    results.put((ref.fingerprint, len(open_data(ref, cache=cache).train)))
+import filelock
+
+from oneticket.data import DataSpec, cache, open_data, reference, resolve
 
 
-def test_two_processes_at_once_decode_once(animals: Path, cache: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    arguments = (tmp_path, cache, tmp_path / "log", results)
-    processes = [context.Process(target=_resolve_slowly, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    found = {results.get(timeout=30) for _ in processes}
-    for process in processes:
-        process.join(30)
-    assert len(found) == 1
-    assert (tmp_path / "log").read_text().splitlines() == ["decoded"]
-    assert sorted(os.listdir(cache / "data")) == sorted([found.pop()[0], "locks", "memo"])
+class Telling(filelock.FileLock):
+    def acquire(self, *arguments, **keys):
+        try:
+            return super().acquire(timeout=0)
+        except filelock.Timeout:
+            print("waiting", flush=True)
+            return super().acquire(*arguments, **keys)
+
+
+def telling(place, data):
+    print("decoded", flush=True)
+    return cache.keep(place, data)
+
+
+cache.FileLock, reference.keep = Telling, telling
+folder, place = map(Path, sys.argv[1:])
+ref = resolve({"x": DataSpec(path="animals")}, "x", folder=folder, cache=place)
+print(ref.fingerprint, len(open_data(ref, cache=place).train))
+"""
+"""What a second process does: it tells when it has to wait for the lock, and when it decodes."""
+
+
+def test_two_processes_at_once_decode_once(
+    animals: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process asks while the first decodes; the first goes on when the second has told what it does."""
+    second: list[subprocess.Popen[str]] = []
+    told: list[str] = []
+
+    def keep_while_another_asks(place: Path, data: Decoded) -> str:
+        command = [sys.executable, "-c", SECOND, str(tmp_path), str(cache)]
+        second.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert second[0].stdout is not None
+        told.append(second[0].stdout.readline())
+        return keep(place, data)
+
+    monkeypatch.setattr(reference, "keep", keep_while_another_asks)
+    ref = resolve({"x": DataSpec(path="animals")}, "x", folder=tmp_path, cache=cache)
+    assert told == ["waiting\n"]
+    rest, _ = second[0].communicate()
+    assert rest.split() == [ref.fingerprint, str(len(open_data(ref, cache=cache).train))]
+    assert sorted(os.listdir(cache / "data")) == sorted([ref.fingerprint, "locks", "memo"])
 
 
 def test_the_default_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
