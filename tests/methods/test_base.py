@@ -49,7 +49,7 @@ def test_numbers_get_the_type_of_the_signature(invented: str) -> None:
     assert options == method_options(invented, {"rate": 1.0})
 
 
-def test_the_companion_is_made_with_situation_and_options(invented: str) -> None:
+def test_the_callback_is_made_with_situation_and_options(invented: str) -> None:
     made = callback_of(invented, CONTEXT, {"kind": "hard"})
     assert isinstance(made, Told)
     assert made.told == (CONTEXT, 0.5, 10, "hard")

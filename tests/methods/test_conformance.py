@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,19 @@ from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of, method_options
 from oneticket.prunable import Prunable, find_head
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, EpochRecord, Recipe, Start, StepDecay, Training, evaluate, train
+from oneticket.training import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    OnEpoch,
+    Recipe,
+    Runtime,
+    Start,
+    StepDecay,
+    Training,
+    evaluate,
+    train,
+)
 
 EPOCHS, PER_EPOCH, DENSITY = 4, 5, 0.37
 RECIPES = {
@@ -69,12 +81,18 @@ def masks_for(name: str) -> Masks:
 
 
 def run(
-    name: str, images: ImageSet, recipe: str = "sgd", *, model: nn.Module | None = None, **options: Any
+    name: str,
+    images: ImageSet,
+    recipe: str = "sgd",
+    *,
+    model: nn.Module | None = None,
+    beside: Sequence[Callback] = (),
+    **options: Any,
 ) -> tuple[nn.Module, Training]:
     model = model or network()
     callback = callback_of(name, MethodContext(DENSITY, find_head(model), RECIPES[recipe]), {})
     options = {"seed": 2, "masks": masks_for(name), "validation": images} | options
-    return model, train(model, images, RECIPES[recipe], callbacks=[callback], **options)
+    return model, train(model, images, RECIPES[recipe], callbacks=[callback, *beside], **options)
 
 
 def made(training: Training) -> Masks:
@@ -174,9 +192,10 @@ def test_resumed_is_undisturbed_to_the_bit(
 
         path = tmp_path / f"{epoch}.pt"
         with pytest.raises(Killed):
-            run(name, images, recipe, checkpoint=Checkpoint(path, every=0), on_epoch=kill)
+            run(name, images, recipe, runtime=Runtime(checkpoint=Checkpoint(path, every=0)), beside=[OnEpoch(kill)])
         torch.manual_seed(epoch)
-        resumed, found = run(name, images, recipe, model=network(seed=99), checkpoint=Checkpoint(path))
+        runtime = Runtime(checkpoint=Checkpoint(path))
+        resumed, found = run(name, images, recipe, model=network(seed=99), runtime=runtime)
         assert found.resumed_at == epoch * PER_EPOCH
         assert found.history == expected.history
         assert made(found) == made(expected)
@@ -220,9 +239,9 @@ def test_the_layout_in_memory_changes_rounding_only(name: str) -> None:
     generator = torch.Generator().manual_seed(5)
     data = torch.randn(22, 1, 6, 6, generator=generator, dtype=torch.float64), torch.arange(22) % 3
     states = []
-    for channels_last in (False, True):
+    for runtime in (Runtime(), Runtime(layout="channels-last")):
         model = network().double()
-        run(name, data, "adam", model=model, validation=data, channels_last=channels_last)  # type: ignore[arg-type]
+        run(name, data, "adam", model=model, validation=data, runtime=runtime)  # type: ignore[arg-type]
         states.append(model.state_dict())
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-6, atol=1e-9)

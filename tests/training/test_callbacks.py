@@ -123,17 +123,25 @@ def test_each_finds_its_own_state() -> None:
     assert [callback.memory for callback in inner] == [4, 0, 7]
 
 
-def test_only_what_a_callback_overrides_is_called() -> None:
+def test_only_what_a_callback_overrides_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two callbacks and all built-in ones, whatever would go to `Callback` itself."""
+    steps: list[int] = []
+
     class Careful(Callback):
         def after_step(self, state: TrainState) -> None:
-            raise AssertionError("called")
+            steps.append(state.step)
 
-    callbacks = CallbackList([Callback(), Careful()])
-    callbacks.before_forward(ANY)
-    callbacks.after_backward(ANY)
-    assert callbacks.penalty(ANY) is None
-    with pytest.raises(AssertionError, match="called"):
-        callbacks.after_step(ANY)
+    def refuse(*_: object) -> None:
+        raise AssertionError("called")
+
+    for word in (
+        *("before_forward", "penalty", "after_backward", "after_step", "on_step_end", "evaluation_weights"),
+        *("on_validation", "on_epoch_end", "on_train_end", "state_dict"),
+    ):
+        monkeypatch.setattr(Callback, word, refuse)
+    runtime = Runtime(checkpoint=Checkpoint(tmp_path / "training.pt", every=0))
+    train(network(), DATA, RECIPE, callbacks=[Callback(), Careful()], validation=DATA, runtime=runtime)
+    assert steps == list(range(9))
 
 
 @pytest.mark.parametrize("word", ["penalty", "evaluation_weights"])
@@ -217,6 +225,28 @@ def test_a_checkpoint_of_the_old_form_is_read(tmp_path: Path) -> None:
     assert [callback.memory for callback in callbacks] == [3, 5]
 
 
+@pytest.mark.parametrize(
+    ("companion", "callbacks", "found"),
+    [
+        ({"memory": 3}, 0, "1 that modify; expected 0"),
+        ({"companions": [{"memory": 3}, {"memory": 5}]}, 1, "2 that modify; expected 1"),
+        ({"memory": 3}, 2, "1 that modify; expected 2"),
+        ({}, 1, "holds no 'memory' of the callback Spoken"),
+    ],
+)
+def test_a_checkpoint_of_the_old_form_with_other_callbacks_is_refused(
+    tmp_path: Path, companion: dict[str, Any], callbacks: int, found: str
+) -> None:
+    path = tmp_path / "training.pt"
+    killed(path, Spoken("a", []))
+    saved = torch.load(path, weights_only=True)
+    del saved["callbacks"]
+    torch.save(saved | {"companion": companion}, path)
+    given = [Spoken(name, []) for name in "abc"[:callbacks]]
+    with pytest.raises(InputError, match=found):
+        train(network(), DATA, RECIPE, callbacks=given, runtime=Runtime(checkpoint=Checkpoint(path)))
+
+
 # -- old names --------------------------------------------------------------------------------------------------------
 class Decay(Callback):
     """Shrinks the masked parameters after each step, and remembers how often."""
@@ -275,6 +305,31 @@ def test_a_companion_and_the_old_keywords_still_work_and_warn(tmp_path: Path) ->
     assert result.resumed_at == 3
     assert result.history == expected.history
     assert all(torch.equal(one, two) for one, two in zip(new.parameters(), former.parameters(), strict=True))
+
+
+def test_a_companion_is_called_at_the_moments_that_it_knew() -> None:
+    calls: list[str] = []
+
+    @contextmanager
+    def judged(_: object) -> Iterator[None]:
+        calls.append("in")
+        yield
+        calls.append("out")
+
+    def saying(what: str) -> Any:
+        return lambda _, step: calls.append(f"{what} {step}")
+
+    def begin(_: object, course: Any) -> None:
+        calls.append(f"begin {course.first} {course.steps} {course.per_epoch}")
+
+    words = {word: saying(word) for word in ("before_forward", "after_backward", "after_step")}
+    rest: dict[str, Any] = {"begin": begin, "judged": judged, "finish": lambda _: calls.append("finish")}
+    with pytest.warns(DeprecationWarning, match="Companion"):
+        kind: Any = type("Old", (oneticket.training.Companion,), words | rest)
+    data = torch.randn(2, 3), torch.tensor([0, 1])
+    train(nn.Linear(3, 2), data, Recipe.sgd(epochs=2, batch_size=2), callbacks=[kind()])
+    steps = [[f"{word} {step}" for word in words] for step in range(2)]
+    assert calls == ["begin 0 2 1", *steps[0], "in", "out", *steps[1], "in", "out", "finish"]
 
 
 def test_threads_are_those_asked_for_while_it_trains() -> None:

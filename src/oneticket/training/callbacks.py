@@ -174,14 +174,21 @@ class CallbackList:
         if "companion" in saved:  # in the old form: of one companion, or several as one
             states = saved["companion"].get("companions", [saved["companion"]])
             callbacks = self._acting
+            fits = len(states) == len(callbacks) or not (callbacks or any(states))
+            found, expected = (f"{len(each)} that modify" for each in (states, callbacks))
         else:
             states, callbacks = [state for _, state in saved["callbacks"]], self._remembering
             names = [[name for name, _ in saved["callbacks"]], [type(callback).__name__ for callback in callbacks]]
-            if names[0] != names[1]:
-                found, expected = (", ".join(each) or "without any" for each in names)
-                raise InputError(f"the checkpoint was written with other callbacks: {found}", expected=expected)
-        for callback, state in zip(callbacks, states, strict=bool(callbacks)):
-            callback.load_state_dict(state)
+            fits = names[0] == names[1]
+            found, expected = (", ".join(each) or "without any" for each in names)
+        if not fits:
+            raise InputError(f"the checkpoint was written with other callbacks: {found}", expected=expected)
+        for callback, state in zip(callbacks, states, strict=False):
+            try:
+                callback.load_state_dict(state)
+            except KeyError as error:
+                name = type(callback).__name__
+                raise InputError(f"the checkpoint holds no {error} of the callback {name}") from None
 
 
 def _does(callback: Callback, word: str) -> bool:
