@@ -22,7 +22,6 @@ from oneticket.search import (
     Replayed,
     Search,
     SearchOptions,
-    State,
     begin_round,
     check_rescaling,
     masked_state,
@@ -30,6 +29,7 @@ from oneticket.search import (
 )
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
 from oneticket.training import Recipe, Runtime, Snapshot, Step, Training, evaluate, train
+from oneticket.weights import State
 
 
 def find_ticket(

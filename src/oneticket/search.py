@@ -18,11 +18,10 @@ from oneticket.pruning import ScoreContext, prune
 from oneticket.pruning.context import Batches
 from oneticket.randomness import Streams
 from oneticket.training import Start, Step
-from oneticket.weights import RESCALINGS, RescalingContext, check_optimizer, rescale
+from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimizer, rescale
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
-State = dict[str, Tensor]
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from oneticket.bench.outcome import Result, result
 from oneticket.bench.pairing import Spread, in_turns
 from oneticket.bench.rows import Row
 from oneticket.bench.synthetic import CELLS_A_SEED, command, large_experiment, timed_process, tiny_cells
 from oneticket.lab.cells.description import Description
+from oneticket.lab.cells.outcome import Outcome
 from oneticket.lab.cells.run import Workplace
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import Done, Progress, Task
@@ -88,16 +90,25 @@ def finish(plan: Plan, store: Store) -> None:
 
 
 def _outcome(cell: Description, accuracy: float) -> dict[str, Any]:
-    tested = {"test_accuracy": accuracy, "test_loss": 1 - accuracy} if cell.test else {}
-    return {
-        "val_accuracy": accuracy,
-        "best_epoch": 1,
-        "best_val_accuracy": accuracy,
-        "steps_to_converge": 1,
-        "density": getattr(cell.start, "density", 1.0),
-        "collapsed": [],
-        **tested,
-    }
+    density = getattr(cell.start, "density", 1.0)
+    outcome = Outcome(
+        val_accuracy=accuracy,
+        best_epoch=1,
+        best_val_accuracy=accuracy,
+        steps_to_converge=1,
+        density=density,
+        kept=round(1000 * density),
+        prunable=1000,
+        collapsed=[],
+        bytes=None,
+        masked_nonzero=0,
+        effective_density=None,
+        dead_units=None,
+        test_accuracy=accuracy if cell.test else UNSET,
+        test_loss=1 - accuracy if cell.test else UNSET,
+    )
+    made: dict[str, Any] = msgspec.to_builtins(outcome)
+    return made
 
 
 def finish_moments(store: Path) -> list[float]:

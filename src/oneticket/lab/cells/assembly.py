@@ -19,9 +19,9 @@ from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
-from oneticket.search import State, begin_round, masked_state
+from oneticket.search import begin_round, masked_state
 from oneticket.training import Callback, Start
-from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, norm_names, rescale
+from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, State, norm_names, rescale
 
 
 class Assembled(msgspec.Struct, frozen=True):

@@ -20,7 +20,8 @@ from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
 from oneticket.pruning.context import Batches
 from oneticket.randomness import Streams
-from oneticket.search import Replayed, State, next_masks
+from oneticket.search import Replayed, next_masks
+from oneticket.weights import State
 
 _BATCH = 128  # samples that a criterion sees at once
 
