@@ -69,6 +69,15 @@ def find_ticket(
     InputError : a density that leaves no weight, a head that can't be found, a search that can't be done.
 
     Warns when a layer has lost all its weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import oneticket as ot
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    >>> data = torch.randn(40, 4), torch.arange(40) % 2
+    >>> ot.find_ticket(model, data, recipe=ot.Recipe.sgd(epochs=3, batch_size=10), density=0.25).masks.kept
+    20
     """
     for word in search:
         if word not in SearchOptions.__annotations__:
@@ -188,8 +197,36 @@ def transfer(
 ) -> Transfer:
     """Put ``ticket`` into ``model`` and train it on the target; ``model`` is changed in place.
 
-    ``test_set`` is touched once, after the last step. An ImageSet given for testing is normalised with the statistics
-    of ``train_set``. ``model_head`` names the classifier of a model in which it can't be found.
+    Parameters
+    ----------
+    ticket : found on the source.
+    model : the network to train; its body has the shapes of the ticket's.
+    train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is touched once, after the last step;
+        an ImageSet given for testing is normalised with the statistics of ``train_set``.
+    recipe : how the target is trained, from its step 0.
+    head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
+    model_head : name of the classifier of a model in which it can't be found.
+    seed : the replicate. device : where to train.
+
+    Returns
+    -------
+    Transfer : what was placed where, the training, and test accuracy (a fraction) and loss; None without a test set.
+
+    Raises
+    ------
+    InputError : a ticket that does not fit the model, images to test on without images to train on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import oneticket as ot
+    >>> def network():
+    ...     return torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    >>> source, target = ((torch.randn(40, 4), torch.arange(40) % 2) for _ in range(2))
+    >>> recipe = ot.Recipe.sgd(epochs=3, batch_size=10)
+    >>> ticket = ot.find_ticket(network(), source, recipe=recipe, density=0.25)
+    >>> ot.transfer(ticket, network(), target, recipe=recipe).training.steps
+    12
     """
     known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
     normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
