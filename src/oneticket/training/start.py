@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import msgspec
 from torch import Tensor
 
 from oneticket.errors import InputError, unknown
+from oneticket.training.callbacks import Callback
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
 from oneticket.training.step import Step
-
-if TYPE_CHECKING:
-    from oneticket.training.callbacks import Callback
 
 LrSchedule = Literal["recipe", "last"]
 
