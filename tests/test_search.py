@@ -410,7 +410,7 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"density": -0.1}, "density = -0.1"),
         ({"density": 5.0}, "density = 5.0"),
         ({"density": float("nan")}, "density = nan"),
-        ({"density": 0.001}, "leaves no weight at all of 320"),
+        ({"density": 0.001}, "leaves none of the 320 weights"),
         ({"prune": 0.0}, "prune = 0.0"),
         ({"prune": 1.0}, "prune = 1.0"),
         ({"prune": -0.5}, "prune = -0.5"),

@@ -110,7 +110,7 @@ def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe
     check_pair(search.criterion, search.allocation)
     check_rescaling(search.rescale, recipe.optimizer, search.method)
     if math.floor(density * view.total + 0.5) < 1:
-        raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
+        raise InputError(f"density = {density} leaves none of the {view.total} weights", expected="a larger density")
     if search.rounds > 1 and search.method != "fine-tune":
         per_epoch = batches.steps_per_epoch
         if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
