@@ -91,5 +91,5 @@ def test_what_makes_no_search_is_refused_at_its_place(lab: Any, search: dict[str
 
 def test_an_arm_that_looks_at_no_ticket_has_no_search(lab: Any) -> None:
     raw = lab.raw(seeds=1, arm__other={"mask": "erk", "weights": "re-drawn", "search": {"criterion": "movement"}})
-    with pytest.raises(InputError, match=r"arm\.other.*looks at no ticket"):
+    with pytest.raises(InputError, match=r"arm\.other.*uses no ticket"):
         lab.plan(raw)

@@ -222,7 +222,7 @@ def test_smup_raises_the_rates_of_sparse_layers_and_wants_adam(shared_lab: Any, 
 @pytest.mark.parametrize(
     ("arm", "match"),
     [
-        ({"mask": "ticket", "weights": "initial", "method": "rigl"}, "makes masks itself"),
+        ({"mask": "ticket", "weights": "initial", "method": "rigl"}, "makes its own masks"),
         ({"mask": "dense", "weights": "re-drawn"}, "dense mask"),
         ({"mask": "ticket", "weights": "rotation"}, "under a mask"),
         ({"mask": "elastic", "weights": "rewound"}, "network of the family"),
