@@ -416,7 +416,7 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"prune": -0.5}, "prune = -0.5"),
         ({"prune": 20.0}, "prune = 20.0"),
         ({"rounds": 0}, "rounds = 0"),
-        ({"rewind": "soon"}, "'soon' is no moment"),
+        ({"rewind": "soon"}, "'soon' is not a valid moment"),
         ({"rewind": "3ep"}, "rewind = 3ep leaves nothing to train"),
         ({"rewind": "2ep"}, "rewind = 2ep leaves nothing to train"),
         ({"method": "finetune"}, "did you mean 'fine-tune'"),
