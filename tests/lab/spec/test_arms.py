@@ -249,7 +249,7 @@ def test_every_control_can_be_named_as_a_mask() -> None:
         Arm(mask=name, weights="re-drawn", model="resnet20" if name == "elastic" else None)
 
 
-@pytest.mark.parametrize(("rescale", "match"), [("matched", "looks at a ticket"), ("smup", "adam"), ("layr", "layer")])
+@pytest.mark.parametrize(("rescale", "match"), [("matched", "needs a ticket"), ("smup", "adam"), ("layr", "layer")])
 def test_a_search_cannot_be_rescaled_by_what_it_does_not_have(shared_lab: Any, rescale: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         shared_lab.plan(shared_lab.raw(search__rescale=rescale))

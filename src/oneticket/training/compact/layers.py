@@ -195,7 +195,7 @@ class _Grid:
         return total
 
     def gradients(self, patterns: list[Pattern], out: Tensor, rows: Tensor) -> Tensor:
-        """The gradients of the values of all ``patterns``, from the output gradients ``out`` and the inputs ``rows``."""
+        """The gradients of the values of all ``patterns``, from output gradients ``out`` and inputs ``rows``."""
         return torch.cat([
             pattern.gradient(
                 out[:, start + self.margin : end + self.margin], rows[:, start + shift : end + shift]
