@@ -218,7 +218,7 @@ def transfer(
 
     Raises
     ------
-    InputError : a ticket that does not fit the model, images to test on without images to train on.
+    InputError : a ticket that does not fit the model, an ImageSet to test on without one to train on.
 
     Examples
     --------

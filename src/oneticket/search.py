@@ -194,7 +194,7 @@ def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
     if method != "rewind" and facts.again == "compounds":
         able = [e.name for e in RESCALINGS.entries() if e.facts.again != "compounds" and e.facts.needs != "ticket"]
         raise InputError(
-            f"rescale = '{name}' with method = '{method}', whose rounds continue with the weights of the last round: "
+            f"rescale = '{name}' with method = '{method}', whose rounds go on with the weights of the previous round: "
             "they are already rescaled, and the factors of all rounds would multiply",
             expected=f"method = 'rewind', or rescale = {' or '.join(map(repr, able))}",
         )

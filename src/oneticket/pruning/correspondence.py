@@ -81,7 +81,9 @@ def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor
         giver = _giver(name, here, there)
         if giver not in tensors:
             raise InputError(
-                f"'{name}' has no counterpart", where="elastic", expected="networks of one family, with equal stages"
+                f"'{name}' has no counterpart",
+                where="elastic",
+                expected="networks of one family with equally many stages",
             )
         if tuple(tensors[giver].shape) != tuple(shape):
             raise InputError(
