@@ -22,7 +22,8 @@ class Member(NamedTuple):
 
     ``entries`` is int64, (channels, k): channel c has the indices ``entries[c]`` of dimension ``dim``. k is 1 except
     where maps are flattened into a linear layer, which then has a column for each pixel. ``reads`` is True for inputs
-    of a later layer, False for what makes the channel: rows of weights, biases, normalisation and its statistics.
+    of a later layer, and False for the tensors that produce the channel: rows of weights, biases, normalisation
+    parameters and statistics.
     """
 
     name: str
@@ -36,8 +37,8 @@ class ChannelGroup:
     """Channels that can change places: if every member is permuted alike, the network computes the same function.
 
     ``removable``: the other channels do not depend on the number of channels (they do with a GroupNorm over all
-    channels, with dropout, and where the number is written in the network's code). ``silent``: a channel without
-    incoming weights is exactly zero and stays so, since it has no bias and no normalisation.
+    channels, with dropout, and if the network's code contains the number). ``silent``: a channel without incoming
+    weights is exactly zero and stays so, since it has no bias and no normalisation.
     """
 
     channels: int
@@ -47,11 +48,11 @@ class ChannelGroup:
 
 
 def channel_groups(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
-    """The channels of ``model`` that are free to change places, in groups.
+    """The channels of ``model`` that can change places, in groups.
 
-    A residual addition joins the channels that it adds into one group. Inputs and outputs of the network are in no
-    group, nor are channels that pass an unknown operation, such as a GroupNorm of several groups: a network with
-    unknown parts has fewer groups, never wrong ones.
+    A residual addition joins the added channels into one group. Inputs and outputs of the network are in no group, nor
+    are channels that pass through an unknown operation, such as a GroupNorm of several groups: a network with unknown
+    parts has fewer groups, never wrong ones.
 
     Parameters
     ----------
@@ -83,14 +84,14 @@ def orders(
 ) -> dict[str, list[tuple[int, Tensor]]]:
     """Tensor name → pairs of a dimension and a permutation p of its indices: entry i is taken from entry p[i].
 
-    ``permutations`` holds one for each group: channel c becomes the former channel p[c]. Only tensors in ``shapes`` are
-    in the result. Raises InputError for an order that is not a permutation.
+    ``permutations`` holds one permutation p for each group: channel c becomes the former channel p[c]. Only tensors in
+    ``shapes`` are in the result. Raises InputError for an order that is not a permutation.
     """
     found: dict[tuple[str, int], Tensor] = {}
     for group, permutation in zip(groups, permutations, strict=True):
         if sorted(permutation.tolist()) != list(range(group.channels)):
             expected = f"each number from 0 to {group.channels - 1}"
-            raise InputError("this is not a permutation of the channels", expected=expected)
+            raise InputError("the order is not a permutation of the channels", expected=expected)
         for member in group.members:
             if member.name in shapes:
                 as_it_is = torch.arange(shapes[member.name][member.dim])
@@ -107,7 +108,8 @@ def permuted(
 ) -> dict[str, Tensor]:
     """``state`` with the channels of each group in another order; the function stays the same.
 
-    For whole states as well as masks; tensors that ``state`` lacks are skipped. ``permutations`` as in :func:`orders`.
+    It works for whole states and for masks; tensors that ``state`` lacks are skipped. ``permutations`` is as in
+    :func:`orders`.
     """
     result = dict(state)
     for name, by_dim in orders(groups, permutations, {name: t.shape for name, t in state.items()}).items():
@@ -117,7 +119,7 @@ def permuted(
 
 
 def _groups(flow: Flow) -> Iterator[ChannelGroup]:
-    """Channels that have the same members and properties together, in the order of their first places."""
+    """Groups of channels with the same members and properties, in the order of their first places."""
     channel = _channels(flow)
     first_place = np.unique(channel, return_index=True)[1]
     opaque = [places for (number, _), places in flow.places.items() if number in flow.opaque]
@@ -149,13 +151,13 @@ def _members(
 
 
 def _channels(flow: Flow) -> Places:
-    """The number of the channel that each place belongs to."""
+    """For each place, the number of its channel."""
     from scipy.sparse import coo_array  # here: planning and scheduling do not need its 40 MB and 0.2 s
     from scipy.sparse.csgraph import connected_components
 
     none = np.empty(0, np.int64)
     ties = (np.concatenate([none, *(tie[side] for tie in flow.ties)]) for side in (0, 1))
-    # With wider indices scipy 1.11 prints an error, goes on, and returns labels that mean nothing.
+    # With wider indices scipy 1.11 prints an error, continues, and returns meaningless labels.
     left, right = (places.astype(np.int32) for places in ties)
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(flow.total, flow.total))
     return connected_components(graph, directed=False)[1].astype(np.int64)

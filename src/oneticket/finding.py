@@ -49,26 +49,29 @@ def find_ticket(
 
     Parameters
     ----------
-    model : any module that maps a batch to logits (N × classes); its present weights are W_0; it is not changed.
+    model : any module that maps a batch to logits (N × classes); its present weights are W_0. It is not changed.
     train_set : an ImageSet, a pair of tensors, or any map-style dataset of (input, label).
     recipe : how each round trains.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
-    head : name of the classifier, where it can't be found. name : of the data, for the ticket's provenance.
-    on_round : called after each training with its number, the number of all, and what it left.
+    head : name of the classifier, if it can't be found.
+    name : name of the data, for the ticket's provenance.
+    on_round : called after each training with its number, the number of all trainings, and its result.
     search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
-        default), ``"500it"``, 0. ``rounds`` is by default as many as removing ``prune`` (0.2) of the rest each round
-        needs; 1 is one-shot pruning.
+        default), ``"500it"``, 0. ``rounds`` is by default the number needed if each round removes the fraction
+        ``prune`` (0.2) of the remaining weights; 1 is one-shot pruning.
 
     Returns
     -------
-    Ticket : masks, the weights W_k, and where it was found. ``rounds`` trainings are done.
+    Ticket : masks, the weights W_k, and where it was found, after ``rounds`` trainings.
 
     Raises
     ------
-    InputError : a density that leaves no weight, a head that can't be found, a search that can't be done.
+    InputError : a density that leaves no weight, a head that can't be found, an impossible search.
 
-    Warns when a layer has lost all its weights.
+    Warns
+    -----
+    UserWarning : a layer has lost all its weights.
 
     Examples
     --------
@@ -106,16 +109,16 @@ def find_ticket(
 
 
 def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:
-    """Refuse what can't be done now, and not after the first training."""
+    """Refuse an impossible search before the first training."""
     check_pair(search.criterion, search.allocation)
     check_rescaling(search.rescale, recipe.optimizer, search.method)
     if math.floor(density * view.total + 0.5) < 1:
-        raise InputError(f"density = {density} leaves no weight at all of {view.total}", expected="a larger density")
+        raise InputError(f"density = {density} leaves none of the {view.total} weights", expected="a larger density")
     if search.rounds > 1 and search.method != "fine-tune":
         per_epoch = batches.steps_per_epoch
         if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
             raise InputError(
-                f"rewind = {search.rewind} leaves nothing to train after it", expected=f"less than {recipe.epochs}ep"
+                f"rewind = {search.rewind} leaves no step to train after it", expected=f"less than {recipe.epochs}ep"
             )
 
 
@@ -130,7 +133,7 @@ def _searched(
     device: str,
     on_round: Callable[[int, int, Training], None] | None,
 ) -> tuple[Masks, Snapshot]:
-    """The masks of the last round, and the network at k. ``view`` is that of ``network``, which is trained."""
+    """The masks of the last round, and the network at k; ``network`` is trained, and ``view`` is its view."""
     evidence = Replayed(batches, Streams(seed))
     initial, runtime = _state(network), Runtime(device=device)
     run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], runtime=runtime)
@@ -164,7 +167,7 @@ def make_ticket(masks: Masks, rewound: Mapping[str, Tensor], head: str, provenan
 
 
 def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
-    """What a ticket remembers of a data set that it was found on."""
+    """The facts that a ticket records about the data set on which it was found."""
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
     if not isinstance(data, ImageSet):
         return known
@@ -174,7 +177,7 @@ def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """What came of a ticket on a target: what was placed, how the training went, and the final test figures."""
+    """The result of a ticket on a target: the placed weights, the training, and the final test figures."""
 
     placement: Placement
     training: Training
@@ -199,22 +202,23 @@ def transfer(
 
     Parameters
     ----------
-    ticket : found on the source.
+    ticket : the ticket, found on the source.
     model : the network to train; its body has the shapes of the ticket's.
     train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is touched once, after the last step;
         an ImageSet given for testing is normalised with the statistics of ``train_set``.
     recipe : how the target is trained, from its step 0.
     head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
-    model_head : name of the classifier of a model in which it can't be found.
-    seed : the replicate. device : where to train.
+    model_head : name of the classifier of ``model``, if it can't be found.
+    seed : the replicate.
+    device : where to train, such as ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
-    Transfer : what was placed where, the training, and test accuracy (a fraction) and loss; None without a test set.
+    Transfer : the placed weights, the training, and test accuracy (a fraction) and loss, both None without a test set.
 
     Raises
     ------
-    InputError : a ticket that does not fit the model, images to test on without images to train on.
+    InputError : a ticket that does not fit the model, an ImageSet to test on without one to train on.
 
     Examples
     --------
@@ -228,10 +232,10 @@ def transfer(
     >>> ot.transfer(ticket, network(), target, recipe=recipe).training.steps
     12
     """
-    known = getattr(train_set, "normalisation", None)  # a source of batches brings its own
+    known = getattr(train_set, "normalisation", None)  # a source of batches has its own
     normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     if isinstance(test_set, ImageSet) and normalisation is None:
-        raise InputError("images to test on without images to train on", where="test_set", expected="both of one kind")
+        raise InputError("is an ImageSet, but train_set is not", where="test_set", expected="both of one kind")
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,

@@ -1,8 +1,8 @@
-"""Following channels through the operations of a network while it computes.
+"""Flow: follows channels through the operations of a network while it computes.
 
-A *place* is one index of one dimension of one parameter or buffer. Every tensor that flows carries a label: the places
-that its entries along dimension 1 come from. Ties say which places are one channel. An operation without a rule here
-ties nothing, and the channels that it sees keep their places.
+A *place* is one index of one dimension of one parameter or buffer. Each intermediate tensor carries a label: the places
+from which its entries along dimension 1 come. Ties say which places are the same channel. An operation without a rule
+here makes no ties, and the channels of its inputs must keep their places.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Flow(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.names: dict[int, list[str]] = {}  # a tensor that modules share has several
+        self.names: dict[int, list[str]] = {}  # a shared tensor has several names
         for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
             for name, tensor in named:
                 self.names.setdefault(id(tensor), []).append(name)
@@ -51,9 +51,9 @@ class Flow(TorchFunctionMode):
         self.counted: list[Places] = []
         self.loud: list[Places] = []
         self.reading: set[Key] = set()
-        self.opaque: set[int] = set()  # tensors that an operation without a rule looked at
+        self.opaque: set[int] = set()  # tensors that an operation without a rule has used
         self._paddings = count(-1, -1)
-        self._seen: dict[int, tuple[Tensor, Places | None]] = {}  # holds the tensors, or an id might come again
+        self._seen: dict[int, tuple[Tensor, Places | None]] = {}  # keeps the tensors alive, so that ids are not reused
 
     def run(self, inputs: Tensor) -> None:
         """Run the model once more, in its current mode."""
@@ -94,7 +94,7 @@ class Flow(TorchFunctionMode):
             self.held.append(label)
 
     def label(self, tensor: Any) -> Places | None:
-        """Where the entries of ``tensor`` along dimension 1 come from; None if that is unknown."""
+        """The places from which the entries of ``tensor`` along dimension 1 come; None if unknown."""
         return self._seen.get(id(tensor), (None, None))[1]
 
     def named(self, *tensors: Tensor | None) -> bool:
@@ -116,7 +116,7 @@ class Flow(TorchFunctionMode):
         return self.places[key]
 
 
-# -- rules: the label of the result, or None for a form of the operation that is not known -----------------------------
+# -- rules: the label of the result, or None for an unknown form of the operation --------------------------------------
 _Rule = Callable[..., Places | None]
 
 
@@ -148,7 +148,7 @@ def _weighted(flow: Flow, input: Tensor, weight: Tensor, bias: Tensor | None, gr
         return rows
     if label is None or not groups == len(rows) == len(label):
         return None
-    flow.ties.append((rows, label))  # depthwise: what goes in as a channel comes out as that channel
+    flow.ties.append((rows, label))  # depthwise: each input channel becomes the same output channel
     return label
 
 
@@ -187,7 +187,7 @@ def _sounding(flow: Flow, _: Tensor, input: Tensor, *__: Any, **___: Any) -> Pla
 
 def _dropout(flow: Flow, _: Tensor, input: Tensor, *__: Any, **___: Any) -> Places | None:
     label = flow.label(input)
-    flow.counted += [] if label is None else [label]  # another number of channels draws other random numbers
+    flow.counted += [] if label is None else [label]  # the random numbers depend on the number of channels
     return label
 
 
@@ -207,7 +207,7 @@ def _flattened(flow: Flow, result: Tensor, input: Tensor, *_: Any, **__: Any) ->
 def _viewed(flow: Flow, result: Tensor, input: Tensor, *sizes: Any, **named: Any) -> Places | None:
     label, flat = flow.label(input), tree_leaves(sizes)
     if label is not None and (named or len(flat) < 2 or flat[1] != -1):
-        flow.counted.append(label)  # the number may be written in the network's code
+        flow.counted.append(label)  # the network's code may contain the number
     return _flattened(flow, result, input)
 
 
@@ -250,14 +250,14 @@ def _padded(
         return None
     if channels:
         label = np.concatenate([flow.padding(pad[-2]), label, flow.padding(pad[-1])])
-        flow.counted.append(label)  # how many are padded is written in the network's code
+        flow.counted.append(label)  # the network's code may contain the number of padding channels
     if value:
         flow.loud.append(label)
     return label
 
 
 def _table(rules: Mapping[str, _Rule]) -> dict[Any, _Rule]:
-    """Each function and method of torch that has one of the names."""
+    """The rule for each function and method of torch with one of the names."""
     named = [(name, rule) for names, rule in rules.items() for name in names.split()]
     owners = (torch, F, Tensor)
     return {getattr(owner, name): rule for name, rule in named for owner in owners if hasattr(owner, name)}

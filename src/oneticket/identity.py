@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-# One encoder for all: json.dumps would make a new one for every text.
+# One encoder for all texts: json.dumps would create one per call.
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -24,5 +24,5 @@ def digest(value: Any) -> str:
 
 
 def digest_of_text(text: str) -> str:
-    """SHA-256 of a text that is canonical JSON already."""
+    """SHA-256 of a text that is already canonical JSON."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Named independent random streams, all derived from one seed per replicate.
 
-Two arms of one replicate share exactly the streams they must share, so that differences between them are paired,
-and nothing else: a different data order never changes a weight draw.
+Two arms of one replicate share exactly the streams that make differences between them paired, and no others: a
+different data order never changes a weight draw.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Streams:
     replicate: int
 
     def seed(self, stream: str, *keys: int | str) -> int:
-        """A 63-bit seed for ``stream``; ``keys`` (an epoch, a purpose) distinguish further seeds of it."""
+        """A 63-bit seed for ``stream``; ``keys`` (an epoch, a purpose) distinguish several seeds of one stream."""
         if stream not in STREAMS:
             raise ValueError(f"unknown random stream '{stream}'; expected one of {', '.join(STREAMS)}")
         text = "/".join(["oneticket", str(self.replicate), stream, *map(str, keys)])
@@ -44,13 +44,13 @@ class Streams:
 def seeded(seed: int) -> Iterator[None]:
     """Set torch's global generators to ``seed`` inside, and restore their state afterwards.
 
-    Modules draw their weights from the global generator when they are built; so a draw can have its own seed without
-    disturbing the caller's random state.
+    Modules draw their weights from the global generator when they are built. With this context a draw can have its own
+    seed without disturbing the caller's random state.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         if torch.cuda.is_available():
             torch.manual_seed(seed)
-        else:  # which would record a stack trace for each missing accelerator
+        else:  # torch.manual_seed would record a stack trace for each missing accelerator
             torch.default_generator.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Registries: how a criterion, an allocation, a model … is found by name in files and on the command line."""
+"""Registries: criteria, allocations, models … by the names that files and the command line use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class NoFacts(msgspec.Struct, frozen=True):
-    """The facts of a registry that states none."""
+    """The facts of a registry without facts."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[F, S]):
-    """One registered thing: its name, the function, one line about it, where it was published, and its facts."""
+    """A registered function: its name, the function, a one-line summary, its publication, and its facts."""
 
     name: str
     function: F
@@ -36,9 +36,9 @@ class Registry(Generic[F, S]):
     Parameters
     ----------
     kind : str
-        What the functions are, in the words of errors and of ``oneticket list``.
+        The kind of the functions, as errors and ``oneticket list`` name it.
     facts : type of msgspec.Struct
-        What an entry states about itself beyond its name: a frozen struct with a default for each field.
+        The type of an entry's facts: a frozen struct with a default for each field.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class Registry(Generic[F, S]):
         Parameters
         ----------
         name : str
-            Not registered yet.
+            The name; it must not be registered yet.
         source : str
             Where it was published.
         **facts
@@ -77,12 +77,12 @@ class Registry(Generic[F, S]):
         Returns
         -------
         Callable
-            The decorator, which leaves the function as it is; the first line of its docstring becomes the summary.
+            The decorator, which returns the function unchanged; the first line of its docstring becomes the summary.
 
         Raises
         ------
         TypeError
-            For a fact that the registry does not know, or a value that the fact cannot have.
+            For an unknown fact, or a value of the wrong type.
         ValueError
             For a name that is registered already.
         """
@@ -119,7 +119,7 @@ class Registry(Generic[F, S]):
         return iter(self._entries)
 
     def entry(self, name: str) -> Entry[F, S]:
-        """The entry under ``name``; InputError with the nearest valid name when there is none."""
+        """The entry ``name``; an InputError for an unknown name gives the nearest valid name."""
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries)
         return self._entries[name]

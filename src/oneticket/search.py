@@ -1,4 +1,4 @@
-"""Search: the rounds of iterative magnitude pruning with rewinding, what each begins with and what it keeps."""
+"""Search: the rounds of iterative magnitude pruning with rewinding, each with its initial state and its masks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How a ticket is searched for.
 
     Each round removes the fraction ``prune`` of the remaining weights, so round n has the density (1 − prune)ⁿ.
-    ``rewind`` is the moment k the weights go back to. ``method`` says how a round trains: from the rewound weights
-    W_k (``rewind``), from the trained ones at the last learning rate (``fine-tune``), or from the trained ones with the
-    schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and ``norm_statistics`` say whether
-    rewinding also restores what the optimiser and the normalisation layers remembered at k. ``rescale`` changes the
-    scale of the weights that each round begins with.
+    ``rewind`` is the moment k to which the weights return. ``method`` says how a round trains: from the rewound weights
+    W_k (``rewind``), from the trained weights at the last learning rate (``fine-tune``), or from the trained weights
+    with the schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and ``norm_statistics`` say whether
+    rewinding also restores the memory of the optimiser and of the normalisation layers at k. ``rescale`` changes the
+    scale of the initial weights of each round.
     """
 
     rounds: int = 14
@@ -67,8 +67,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Parameters
         ----------
         density : fraction of the prunable weights to keep, between 0 and 1.
-        rounds : so many, each of which removes the same fraction; 1 is one-shot pruning.
-        prune : or as many rounds as are needed if each removes this fraction, 0.2 by default; the last removes less.
+        rounds : the number of rounds, each of which removes the same fraction; 1 is one-shot pruning.
+        prune : instead of ``rounds``, the fraction that each round removes, 0.2 by default; the last removes less.
         options : the other fields.
 
         Raises
@@ -78,7 +78,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if not 0 < density < 1:
             raise InputError(f"density = {density}", expected="a fraction between 0 and 1")
         if rounds is not None and prune is not None:
-            raise InputError(f"rounds = {rounds} and prune = {prune}", expected="one of them: it gives the other")
+            raise InputError(f"rounds = {rounds} and prune = {prune}", expected="only one: it determines the other")
         if prune is not None and not 0 < prune < 1:
             raise InputError(f"prune = {prune}", expected="a fraction between 0 and 1")
         if rounds is not None:
@@ -142,13 +142,18 @@ def begin_round(
     network: Callable[[State], nn.Module],
     batch: Callable[[], Tensor],
 ) -> tuple[State, Start]:
-    """What a round begins with: the state of the network, masked and rescaled, and where its training starts.
+    """The initial state of a round's network, masked and rescaled, and the start of its training.
 
     Parameters
     ----------
-    masks : of the round. rewound, memory : the network at k, and what the optimiser remembered then.
-    trained : the weights that the round before it ended with. fresh : W_0.
-    optimizer : name of the one that trains. network : state → a network that holds it. batch : inputs to rescale by.
+    search : how the ticket is searched for.
+    masks : the masks of the round.
+    rewound, memory : the network at k, and the optimiser's memory at k.
+    trained : the final weights of the previous round.
+    fresh : W_0.
+    optimizer : name of the optimiser that trains.
+    network : state → a network with that state.
+    batch : inputs for the rescaling.
     """
     state, start = trained(), Start(step=search.rewind)
     if search.method == "fine-tune":
@@ -173,7 +178,7 @@ def masked_state(state: Mapping[str, Tensor], masks: Masks) -> State:
 
 
 class Replayed:
-    """Training batches in an order of their own that begin anew, and equal, whenever they are gone through."""
+    """Training batches in a fixed order of their own; each iteration starts anew and gives the same batches."""
 
     def __init__(self, batches: BatchSource, streams: Streams) -> None:
         self._batches, self._streams = batches, streams
@@ -184,18 +189,18 @@ class Replayed:
 
 
 def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
-    """InputError for a rescaling that a search cannot do after its rounds, or not with this optimiser or method."""
+    """Raise InputError for a rescaling that is impossible in a search, or with this optimiser or method."""
     facts = RESCALINGS.entry(name).facts
     if method != "rewind" and facts.again == "compounds":
         able = [e.name for e in RESCALINGS.entries() if e.facts.again != "compounds" and e.facts.needs != "ticket"]
         raise InputError(
-            f"rescale = '{name}' with method = '{method}', whose rounds go on with the weights of the round before: "
-            "they are rescaled already, and the factors of all rounds would multiply",
+            f"rescale = '{name}' with method = '{method}', whose rounds go on with the weights of the previous round: "
+            "they are already rescaled, and the factors of all rounds would multiply",
             expected=f"method = 'rewind', or rescale = {' or '.join(map(repr, able))}",
         )
     if facts.needs == "ticket":
         raise InputError(
-            f"rescale = '{name}' looks at a ticket and a random one, which a search has not yet",
+            f"rescale = '{name}' needs a ticket and a random ticket, which a search does not have yet",
             expected="a rescaling of the weights by themselves, or 'matched' for an arm",
         )
     check_optimizer(name, optimizer)

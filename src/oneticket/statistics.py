@@ -47,8 +47,8 @@ class Difference:
 class Equivalence:
     """Whether a paired difference over n pairs lies within ``margin`` on both sides.
 
-    ``p_below`` is the p value against a difference at or below −margin, ``p_above`` against one at or above it; both
-    are None for a single pair. ``p``, the larger one, is that of the equivalence.
+    ``p_below`` is the p value against a difference of −margin or less, ``p_above`` against a difference of margin or
+    more; both are None for a single pair. ``p``, the larger of the two, is the p value of the equivalence.
     """
 
     n: int
@@ -59,7 +59,7 @@ class Equivalence:
 
     @property
     def p(self) -> float | None:
-        """The p value of the two tests together."""
+        """The p value of both tests together."""
         return None if self.p_below is None or self.p_above is None else max(self.p_below, self.p_above)
 
     def holds(self, level: float = 1 - CONFIDENCE) -> bool:
@@ -85,7 +85,8 @@ def deviation(values: Iterable[float]) -> float | None:
 def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval | None:
     """Student's interval of the mean, ``mean ± t(1 − α/2; n − 1) · s / √n`` (Student 1908).
 
-    Exact for independent normal values; six seeds are enough for its coverage, not for that of a percentile bootstrap.
+    It is exact for independent normal values. Six seeds are enough for its coverage, but not for that of a percentile
+    bootstrap.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def paired_difference(
     first, second : Mapping[Seed, float]
         Values by seed.
     confidence : float, default 0.95
-        Of the interval.
+        The confidence of the interval.
 
     Returns
     -------

@@ -65,7 +65,7 @@ FILES = [
     # what cannot work
     (("[0, 1, 2, 3, 4]", "[0, 11]"), ["data.low: classes", "no class 11"]),
     (("[0, 1, 2, 3, 4]", "[0, 1]\nsize = 12"), ["transfer[0].sources", "1×12×12"]),
-    (("0.5, 0.25", "0.01"), ["transfer[0].densities", "behind the last round"]),
+    (("0.5, 0.25", "0.01"), ["transfer[0].densities", "below that of the last round"]),
     (("rounds = 2", "rounds = 40"), []),
     (("prune = 0.5", 'prune = 0.5\nrewind = "3ep"'), ["search.rewind", "at most 2ep"]),
     (("seeds = 1", 'seeds = 1\nhead = "hed"'), ["head", "'head'"]),
@@ -100,7 +100,7 @@ def test_a_missing_file_is_refused_with_the_nearest(call: Any, tiny: Tiny) -> No
 
 def test_a_density_that_leaves_no_weight_is_refused(call: Any, tiny: Tiny) -> None:
     file = tiny(("rounds = 2", "rounds = 40"), ("0.5, 0.25", "1e-9"))
-    refused(call("run", file), "transfer[0].densities", "leaves no weight at all of 1035")
+    refused(call("run", file), "transfer[0].densities", "leaves none of the 1035 weights")
 
 
 def test_an_image_that_does_not_decode_is_named(call: Any, tiny: Tiny, tmp_path: Path) -> None:
@@ -215,9 +215,9 @@ FIND = ["find", "--model", "lenet-300-100", "--option", "width=0.05", "--data", 
         (["--classes", "9" * 30], ["classes"]),
         (["--density", "0"], ["density = 0.0"]),
         (["--density", "2"], ["density = 2.0"]),
-        (["--density", "0.0000001"], ["leaves no weight at all"]),
-        (["--rewind", "soon"], ["'soon' is no moment"]),
-        (["--rewind", "²"], ["'²' is no moment"]),
+        (["--density", "0.0000001"], ["leaves none of the"]),
+        (["--rewind", "soon"], ["'soon' is not a valid moment"]),
+        (["--rewind", "²"], ["'²' is not a valid moment"]),
         (["--rewind", "9ep"], ["9ep"]),
         (["--criterion", "magnitud"], ["did you mean 'magnitude'?"]),
         (["--allocation", "globl"], ["did you mean 'global'?"]),

@@ -116,7 +116,7 @@ def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Ti
     text = call("plan", tiny())
     assert "tiny: 5 networks to compare, from 7 trainings" in text.out
     assert "7 not yet done in stores/tiny" in text.out
-    assert "workers (one a core; " in text.out
+    assert "workers (one per core; " in text.out
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
 
 

@@ -200,7 +200,9 @@ def test_bytes_are_those_of_words_scales_and_the_rest() -> None:
 
 @pytest.mark.parametrize("name", ["bwn", "binary-connect", "train"])
 def test_networks_with_real_inputs_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="no layer of LeNet sees signs; expected a network that 'xnor' has trained"):
+    with pytest.raises(
+        InputError, match="no layer of LeNet has binary inputs; expected a network that 'xnor' has trained"
+    ):
         pack(trained(built("lenet-300-100"), name=name))
 
 

@@ -166,7 +166,7 @@ def test_evidence_is_computed_when_asked_for_and_once() -> None:
     assert asked == ["generator"]
     assert context.initial is context.initial
     assert context.batches is context.batches
-    with pytest.raises(InputError, match="looks at training batches, of which there are none"):
+    with pytest.raises(InputError, match="needs training batches, but there are none"):
         _ = context.first_batch
     assert asked == ["generator", "initial", "batches"]
 

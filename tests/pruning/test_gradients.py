@@ -227,7 +227,7 @@ def test_dropout_is_off(name: str) -> None:
 @pytest.mark.parametrize("name", ["snip", "grasp", "synflow"])
 def test_no_batches_are_refused(name: str) -> None:
     view = Prunable(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
-    with pytest.raises(InputError, match="training batches, of which there are none"):
+    with pytest.raises(InputError, match="training batches, but there are none"):
         CRITERIA[name](view, evidence([]))
     with pytest.raises(InputError, match=r"looks at training batches: not given"):
         CRITERIA[name](view, ScoreContext())

@@ -366,7 +366,7 @@ def test_memory_of_masked_weights_is_not_restored(
 
 
 def test_memory_of_another_network_is_refused(network: MakeNetwork, data: Data) -> None:
-    with pytest.raises(InputError, match=r"speaks of 'conv\.weight'"):
+    with pytest.raises(InputError, match=r"has an entry for 'conv\.weight'"):
         train(
             network(),
             data,

@@ -66,7 +66,7 @@ def test_whole_numbers_of_a_file_become_what_the_field_holds() -> None:
         ({"weight_decay": -1e-4}, "weight_decay = -0.0001"),
         ({"label_smoothing": 1.0}, "label_smoothing = 1.0"),
         ({"clip_norm": 0.0}, "clip_norm = 0.0"),
-        ({"warmup": "soon"}, "'soon' is no moment"),
+        ({"warmup": "soon"}, "'soon' is not a valid moment"),
         ({"betas": (0.9, 0.99)}, "no betas with sgd"),
         ({"nesterov": True, "momentum": 0.0}, "a momentum above 0 with nesterov"),
         ({"optimizer": "adam", "momentum": 0.9}, "no momentum with adam: use betas"),

@@ -36,5 +36,5 @@ def test_one_moment_is_written_in_one_way() -> None:
 
 @pytest.mark.parametrize("wrong", ["", "ep", "1 ep", "1epoch", "50it2ep", "-1it", "1.5ep", "5", -1, 1.0, True, None])
 def test_anything_else_is_refused(wrong: Any) -> None:
-    with pytest.raises(InputError, match="is no moment of a training; expected such as 1ep"):
+    with pytest.raises(InputError, match="is not a valid moment; expected such as 1ep"):
         Step.parse(wrong)

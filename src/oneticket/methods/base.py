@@ -1,4 +1,4 @@
-"""The small interfaces of methods (how a network is trained from given masks and weights) and of pre-training."""
+"""The interfaces of methods (how a network is trained from given masks and weights) and of pre-training."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtim
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MethodContext(Context):
-    """What a method knows of the training it is for.
+    """The facts about a training that its method may use.
 
     Parameters
     ----------
     density : float
-        ρ, that the network is to have at the end.
+        ρ, the density of the network at the end.
     head : str
         Name of the classifier layer.
     recipe : Recipe
-        Of the training.
+        The recipe of the training.
     """
 
     looker = "method"
@@ -41,20 +41,20 @@ Method = Callable[..., Callback]
 
 
 class MethodFacts(msgspec.Struct, frozen=True):
-    """What a method states about itself.
+    """The registered facts of a method.
 
     Parameters
     ----------
     lr : str
-        ``last`` where it trains at the recipe's last learning rate.
+        ``last`` if the method trains at the recipe's last learning rate.
     start : str
-        ``rewind`` where it begins with the schedule of the rewind point.
+        ``rewind`` if it begins with the schedule of the rewind point.
     makes : str, optional
-        ``masks`` where it begins with all weights and ends at ``context.density`` with masks of its own.
+        ``masks`` if it begins with all weights and ends at ``context.density`` with masks of its own.
     weights : str
-        ``binary`` where it ends with one magnitude a filter.
+        ``binary`` if it ends with one magnitude per filter.
     inputs : str
-        ``binary`` where it ends with layers that see the signs of their inputs.
+        ``binary`` if it ends with layers that see the signs of their inputs.
     """
 
     lr: Literal["recipe", "last"] = "recipe"
@@ -72,14 +72,14 @@ method = METHODS.register
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PretrainingTask(Context):
-    """What a pre-training learns from.
+    """The network, the data and the settings of a pre-training.
 
     Parameters
     ----------
     model : nn.Module
         The network at W_0, which the pre-training trains in place.
     head : str
-        Name of its classifier, which no pre-training without labels touches.
+        Name of its classifier, which a pre-training without labels leaves unchanged.
     train_set : BatchSource
         The source's training data, augmented as the recipe says.
     recipe, seed, runtime, on_epoch
@@ -102,15 +102,30 @@ class PretrainingTask(Context):
 Pretraining = Callable[[PretrainingTask], Training]
 
 PRETRAININGS: Registry[Pretraining, NoFacts] = Registry("pre-training", NoFacts)
-"""Each trains ``task.model`` in place on the source, without the target; the bill is in what it returns."""
+"""Each trains ``task.model`` in place on the source, without the target, and returns the training with its cost."""
 
 pretraining = PRETRAININGS.register
 
 
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of the method ``name``, defaults spelled out, each of the type that the signature states.
+    """Every option of a method, with defaults filled in, each of the type in the method's signature.
 
-    Raises InputError for a method or an option that does not exist, and for a wrong type.
+    Parameters
+    ----------
+    name : str
+        The registered method.
+    options : Mapping[str, Any]
+        The options that were given.
+
+    Returns
+    -------
+    dict[str, Any]
+        All options of the method.
+
+    Raises
+    ------
+    InputError
+        For an unknown method or option, and for a value of the wrong type.
     """
     parameters = inspect.signature(METHODS[name], eval_str=True).parameters
     known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}

@@ -1,11 +1,11 @@
 """Methods that train binary networks: BinaryConnect, Binary-Weight-Networks and XNOR-Net.
 
-Real weights W are kept beside while training; forward and backward pass see α·sign(W), with sign(0) = +1, and the
-gradient reaches W straight through the sign. Layers that are binarised: every linear layer and every ungrouped, zero-
-padded 2-D convolution of the masked ones, except the one that runs first and the head. These stay real as published for
-Binary-Weight-Networks and XNOR-Net; the published code of BinaryConnect binarises all layers, and that they stay real
-there too is our choice, so that the three can be compared. Under a mask a masked weight stays 0.0 and counts in no
-mean: such a network is ternary.
+Real weights W are kept during training; forward and backward pass see α·sign(W), with sign(0) = +1, and the gradient
+reaches W straight through the sign. Among the masked layers, every linear layer and every ungrouped, zero-padded 2-D
+convolution is binarised, except the layer that runs first and the head. These two stay real as published for
+Binary-Weight-Networks and XNOR-Net. The published code of BinaryConnect binarises all layers; here the two stay real
+with BinaryConnect, too, so that the three methods can be compared. A masked weight stays 0.0 and is left out of the
+means: such a network is ternary.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from oneticket.training import Callback, TrainState
 def binary_connect(context: MethodContext) -> Callback:
     """Weights sign(W); the gradient passes as it is, and W is clipped to [−1, 1].
 
-    As published, for networks that normalise behind each layer: nothing else undoes the size of ±1.
+    As published, for networks with normalisation after each layer: nothing else undoes the magnitude of ±1.
     """
     return _Binary(context.head, scaled=False)
 
@@ -49,7 +49,7 @@ def xnor(context: MethodContext) -> Callback:
 def scales(weight: Tensor, mask: Tensor | None = None) -> Tensor:
     """α = mean|W| over the kept weights of each filter, (outputs, 1, …): the α of least ‖W − αB‖ (§3.1).
 
-    ``mask`` is True where a weight is kept, everywhere when None; a filter that keeps nothing has α = 0.
+    ``mask`` is True where a weight is kept; None keeps all weights. A filter that keeps no weight has α = 0.
     """
     kept = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
     inner = tuple(range(1, weight.dim()))
@@ -57,7 +57,7 @@ def scales(weight: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def binarised(weight: Tensor, mask: Tensor | None = None, *, scaled: bool = True) -> Tensor:
-    """sign(W), times α when ``scaled``, and 0 where masked: of W's shape, with sign(0) = +1."""
+    """sign(W), times α if ``scaled``, and 0 where masked; same shape as W, sign(0) = +1."""
     signs = torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
     signs = signs if mask is None else signs * mask
     return signs * scales(weight, mask) if scaled else signs
@@ -66,8 +66,8 @@ def binarised(weight: Tensor, mask: Tensor | None = None, *, scaled: bool = True
 def straight_through(gradient: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
     """∂C/∂W = ∂C/∂W̃ · (1/n + α·1{|W| ≤ 1}) for W̃ = α·sign(W), n kept weights in the filter (§3.1).
 
-    The paper writes the estimator of ∂sign/∂r as r·1{|r| ≤ 1}; the work it takes it from (Hubara et al. 2016, eq. 4)
-    has 1{|r| ≤ 1}, as here.
+    The paper writes the estimator of ∂sign/∂r as r·1{|r| ≤ 1}; its source (Hubara et al. 2016, eq. 4) has 1{|r| ≤ 1},
+    as here.
     """
     kept = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
     n = kept.sum(tuple(range(1, weight.dim())), keepdim=True).clamp(min=1)
@@ -87,7 +87,7 @@ class _Layer:
 class _Binary(Callback):
     """Binary weights in every forward and backward pass, real ones (the latents) at every optimiser step.
 
-    Which layer runs first is seen in the first forward pass; from then on it is remembered.
+    The first forward pass shows which layer runs first; from then on it is fixed.
     """
 
     def __init__(self, head: str, *, scaled: bool, inputs: bool = False) -> None:
@@ -139,8 +139,8 @@ class _Binary(Callback):
             self._restore()
 
     def on_train_end(self, state: TrainState) -> None:
-        """Weights stay binary; hooks of ``xnor`` stay on the layers, whose inputs are binary whenever they run."""
-        if self._first is None:  # no step was taken, so nothing ran
+        """Leave the weights binary, and the hooks of ``xnor`` on their layers, so that inputs stay binary."""
+        if self._first is None:  # no step was taken, so no layer ran
             self._choose(self._layers[0].name)
         self._binarise()
         self._latents = []
@@ -167,7 +167,7 @@ class _Binary(Callback):
         self._chosen = [layer for layer in self._layers if layer.fits and layer.name != first]
         if not self._chosen:
             raise InputError(
-                f"nothing to binarise between the first layer ('{first}') and the head ('{self._head}')",
+                f"there is nothing to binarise between the first layer ('{first}') and the head ('{self._head}')",
                 expected="a network with a linear or ungrouped, zero-padded 2-D convolution between them",
             )
         self._clip()

@@ -1,4 +1,4 @@
-"""Layers that see the signs of their inputs (XNOR-Net, Rastegari et al. 2016, §3.2): normalisation, scales, hooks."""
+"""Binary inputs: layers that see the signs of their inputs (XNOR-Net, Rastegari et al. 2016, §3.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oneticket.kernels.pointwise import PointwiseConv2d
 
 
 def binarisable(layer: nn.Module | None) -> bool:
-    """Whether ``layer`` can be binary: linear, or a 2-D convolution of one group padded with a number of zeros."""
+    """Whether ``layer`` can be binary: linear, or a 2-D convolution of one group with a fixed zero padding."""
     # Exact types: a subclass may use its weight without running as a layer, as attention's output projection does.
     if isinstance(layer, nn.Conv2d) and type(layer) in (nn.Conv2d, PointwiseConv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
@@ -33,7 +33,7 @@ class Window:
 
     @classmethod
     def of(cls, layer: nn.Module) -> Window | None:
-        """That of a convolution padded by numbers; None for a linear layer."""
+        """The window of a convolution with a numeric padding; None for a linear layer."""
         if not isinstance(layer, nn.Conv2d):
             return None
         return cls(layer.kernel_size, layer.stride, tuple(int(side) for side in layer.padding), layer.dilation)
@@ -42,8 +42,8 @@ class Window:
 def normalised_inputs(inputs: Tensor, window: Window | None) -> Tensor:
     """``inputs`` with mean 0 and variance 1 over each sample: features of a row, or channels and pixels of a map.
 
-    The paper normalises over the batch before the sign. Over the sample nothing has to be remembered, so the weights
-    are all there is to store. Without this a layer behind a ReLU would see nothing but +1.
+    The paper normalises over the batch before the sign. Normalising over the sample needs no statistics, so only the
+    weights have to be stored. Without normalisation a layer after a ReLU would see only +1.
     """
     return F.layer_norm(inputs, inputs.shape[-1:] if window is None else inputs.shape[-3:])
 
@@ -51,8 +51,8 @@ def normalised_inputs(inputs: Tensor, window: Window | None) -> Tensor:
 def input_scales(inputs: Tensor, window: Window | None) -> Tensor:
     """K of XNOR-Net for normalised ``inputs``, one for each sub-tensor that a filter sees (§3.2).
 
-    Mean |input| of a row, (…, 1); of maps the mean over channels, box-filtered as the convolution goes:
-    (batch, 1, h, w) of the output.
+    For rows, mean |input|, of shape (…, 1); for maps, the mean of |input| over channels, box-filtered over the windows
+    of the convolution, of shape (batch, 1, h, w) with the height and width of the output.
     """
     if window is None:
         return inputs.abs().mean(-1, keepdim=True)
@@ -87,12 +87,12 @@ class BinaryInputs:
         self._scales = torch.ones(())
 
     def attach(self, layer: nn.Module) -> None:
-        """Act on ``layer`` from now on."""
+        """Put the hooks on ``layer``."""
         layer.register_forward_pre_hook(self.before)
         layer.register_forward_hook(self.after)
 
     def before(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """The signs, and K is kept for the output."""
+        """Return the signs, and keep K for the output."""
         window = Window.of(layer)
         inputs = normalised_inputs(arguments[0], window)
         self._scales = input_scales(inputs.detach(), window)
@@ -100,7 +100,7 @@ class BinaryInputs:
         return (signs,)
 
     def after(self, layer: nn.Linear | nn.Conv2d, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The output, scaled."""
+        """Return the scaled output."""
         factor, self._scales = self._scales, torch.ones(())
         if layer.bias is None:
             return output * factor
@@ -109,17 +109,16 @@ class BinaryInputs:
 
 
 def binarise_inputs(model: nn.Module, weights: Iterable[str]) -> None:
-    """Make the layers of these weights (``"features.conv2.weight"``) see signs, as ``xnor`` leaves them.
+    """Make the layers of these weights (``"features.conv2.weight"``) see the signs of their inputs, as ``xnor`` does.
 
-    For a network that is built anew from stored weights; a layer that sees signs already stays as it is.
+    Use it for a network built anew from stored weights; layers that see signs already do not change. Raises InputError
+    for a layer that cannot have binary inputs.
     """
     seeing, layers = set(binary_inputs(model)), dict(model.named_modules())
     for name in weights:
         layer = name.rpartition(".")[0]
         if not binarisable(layers.get(layer)):
-            raise InputError(
-                f"the inputs of '{layer}' can't be binary", expected="a linear layer, or a 2-D convolution"
-            )
+            raise InputError(f"the inputs of '{layer}' can't be binary", expected="a linear layer or a 2-D convolution")
         if layer not in seeing:
             BinaryInputs().attach(layers[layer])
 

@@ -1,4 +1,4 @@
-"""Cutting while training: all weights at first, exactly ⌊ρN⌉ from a stated moment on; and when such moments come."""
+"""Cutting while training: all weights at first, exactly ⌊ρN⌉ from a stated moment on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oneticket.training import Callback, TrainState
 
 
 def checked(method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
-    """``value``, which must be above ``least`` and at most ``most``; InputError otherwise."""
+    """``value``; InputError unless it is above ``least`` and at most ``most``."""
     if not least < value <= most or math.isinf(value):
         bound = f"above {least:g}" if math.isinf(most) else f"above {least:g}, at most {most:g}"
         raise InputError(f"{option} = {value}", where=f"method '{method}'", expected=f"a number {bound}")
@@ -25,14 +25,14 @@ def checked(method: str, option: str, value: float, *, least: float = 0.0, most:
 
 
 def moment(state: TrainState, fraction: float) -> int:
-    """The number of steps of the recipe that are over at ``fraction`` of this training: rounded, at least one of it."""
+    """The step of the recipe at ``fraction`` of this training, rounded; at least one step after its start."""
     return state.times.first + max(1, math.floor(fraction * (state.times.total - state.times.first) + 0.5))
 
 
 def interval(every: int, phase: int) -> int:
     """Steps between two changes of the masks: ``every``, or a tenth of the phase of ``phase`` steps if that is less.
 
-    Short trainings change their masks about ten times all the same, and those of fewer than twenty steps at each step.
+    So short trainings, too, change their masks about ten times, and trainings of fewer than twenty steps at each step.
 
     >>> interval(100, 5000), interval(100, 300), interval(100, 8)
     (100, 30, 1)
@@ -41,10 +41,10 @@ def interval(every: int, phase: int) -> int:
 
 
 def budget(state: TrainState, density: float) -> int:
-    """⌊ρN⌉ of the N weights that the training may mask; InputError when it may mask none, or would keep none."""
+    """⌊ρN⌉ of the N weights that the training may mask; InputError if it may mask no weight or would keep none."""
     alive = state.masks
     if not alive:
-        raise InputError("the method makes masks, but was not told of which weights", expected="masks, full ones")
+        raise InputError("the method makes masks, but was not given the weights to mask", expected="full masks")
     count = kept_count(density, alive.total)
     if not 0 < density <= 1 or not 1 <= count <= alive.kept:
         raise InputError(
@@ -54,24 +54,27 @@ def budget(state: TrainState, density: float) -> int:
 
 
 def refuse_masked(method: str, state: TrainState) -> None:
-    """InputError where the training begins with weights already masked, and the method wants all of them."""
+    """Raise InputError if the training begins with masked weights, but the method needs all of them."""
     partial = [row for row in state.masks.table() if row.kept < row.total]
     if partial:
         raise InputError(
             f"the mask of '{partial[0].name}' keeps {partial[0].kept} of {partial[0].total} weights",
             where=f"method '{method}'",
-            expected="full masks: the method makes its own of all weights",
+            expected="full masks: the method makes its own masks from all weights",
         )
 
 
 class Cutting(Callback):
-    """Begins with the weights it is given and keeps exactly ⌊ρN⌉ of them from a moment on, under fixed masks.
+    """Begins with all given weights and keeps exactly ⌊ρN⌉ of them from the cut on, under fixed masks.
 
-    Whenever the network is judged before that, it is judged as cut to ρ there and then: no accuracy in the history is
-    that of a denser network. A subclass says what is done until the cut (:meth:`learn`) and what stays
+    An evaluation before the cut sees the network cut to ρ at that moment: no accuracy in the history belongs to a
+    denser network. A subclass defines the work before the cut (:meth:`learn`) and the weights that stay
     (:meth:`settle`).
 
-    density : ρ at the end. cut : the fraction of the training after which it is reached.
+    Parameters
+    ----------
+    density : ρ at the end.
+    cut : the fraction of the training after which it is reached.
     """
 
     def __init__(self, density: float, cut: float) -> None:
@@ -84,12 +87,13 @@ class Cutting(Callback):
         self.cut_at = moment(state, self.fraction)
 
     def learn(self, state: TrainState) -> None:
-        """What is done after each step until the cut."""
+        """Called after each step until the cut."""
 
     def settle(self, density: float) -> Masks:
-        """Masks of the ⌊density·N⌉ weights that stay, of which the values may be changed: here the largest ones.
+        """Masks of the ⌊density·N⌉ weights that stay, by default the largest; the method may change their values.
 
-        Of the whole network together, equal ones by index, so that exactly as many are kept even when more are zero.
+        The largest of the whole network together, ties broken by index, so that the count is exact even if more weights
+        are zero.
         """
         magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.training.weights().items()}
         return ALLOCATIONS["global"](magnitudes, density, self.training.masks)

@@ -1,4 +1,4 @@
-"""Sparse from the first step to the last, with connections that move: SET and RigL."""
+"""Networks that are sparse from the first step to the last, with connections that move: SET and RigL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oneticket.pruning.selection import largest, largest_alive
 from oneticket.training import Callback, TrainState
 
 Interest = Callable[[Tensor, torch.Generator], Tensor]
-"""A weight with its gradient, and a generator on the CPU → scores of that shape, of which the largest are grown."""
+"""A weight with its gradient, and a generator on the CPU → scores of that shape; the weights of the largest grow."""
 
 
 @method("set", source="Mocanu et al. 2018; drop fraction: Evci et al. 2020", makes="masks")
@@ -31,26 +31,27 @@ def sparse_evolutionary(context: MethodContext, *, every: int = 100, stop: float
 def rigl(context: MethodContext, *, every: int = 100, stop: float = 0.75, drop: float = 0.3) -> Callback:
     """Sparse from the start (ERK); now and then the smallest weights go and those of the largest gradients grow.
 
-    Begins with a random mask at ρ with ERK layer densities. Every ``every`` steps, or a tenth of the phase if that is
-    less, and until the fraction ``stop`` of the training is over (T_end), each layer loses the part
-    α/2 (1 + cos(πt/T_end)) of its weights, α = ``drop``, rounded down, the smallest |W|. Equally many grow, where the
-    gradient of that step's loss is largest: of all weights that are not in use then. Those just dropped are among them,
-    as published, and if one is taken back it is as if nothing had happened to it, as in the authors' code: a dense
-    layer stays as it is. Other grown weights, and what the optimiser remembers of them, start at zero. The paper gives
-    up the optimiser's step when masks change; here it is taken, with the new masks, so that no arm has fewer steps.
+    The training begins with a random mask at ρ with ERK layer densities. Masks change every ``every`` steps, or every
+    tenth of the phase if that is less, until the fraction ``stop`` of the training is over (T_end). Each time, each
+    layer drops the fraction α/2 (1 + cos(πt/T_end)) of its weights, α = ``drop``, rounded down: the smallest |W|.
+    Equally many grow among all weights that are then unused: those with the largest gradient of that step's loss.
+    Weights just dropped are among them, as published; one that grows back keeps its value and the optimiser's memory,
+    as in the authors' code, so a dense layer does not change. Other grown weights and their memory start at zero. The
+    paper skips the optimiser's step when masks change; here it is taken, with the new masks, so that all arms have
+    equally many steps.
     """
     return Regrowing("rigl", context.density, every, stop, drop, _steepness)
 
 
 def drop_fraction(step: int, end: int, alpha: float) -> float:
-    """α/2 (1 + cos(πt/T_end)): the part of a layer's weights that goes after t = ``step`` of ``end`` steps."""
+    """α/2 (1 + cos(πt/T_end)): the fraction of a layer's weights to drop after t = ``step`` of ``end`` steps."""
     return alpha / 2 * (1 + math.cos(math.pi * step / end))
 
 
 def regrown(mask: Tensor, weight: Tensor, interest: Tensor, count: int) -> Tensor:
-    """``mask`` less its ``count`` smallest |weight|, plus the ``count`` largest ``interest`` of all that it then lacks.
+    """``mask`` without its ``count`` smallest |weight|, plus the ``count`` largest ``interest`` outside the rest.
 
-    All of one shape; of equal ones the earlier stays, or grows.
+    All tensors have one shape; among equal values the earlier weight stays, or grows.
 
     >>> mask = torch.tensor([True, True, False, False])
     >>> regrown(mask, torch.tensor([1.0, 0.1, 0.0, 0.0]), torch.tensor([9.0, 1.0, 3.0, 2.0]), 1)
@@ -71,7 +72,7 @@ def _steepness(weight: Tensor, _: torch.Generator) -> Tensor:
 
 
 class Regrowing(Callback):
-    """Moves connections every so many steps; each layer always has equally many."""
+    """Moves connections at regular intervals; the number in each layer never changes."""
 
     def __init__(self, name: str, density: float, every: int, stop: float, drop: float, interest: Interest) -> None:
         self._name, self._density, self._interest = name, density, interest
@@ -83,7 +84,7 @@ class Regrowing(Callback):
         budget(state, self._density)
         self._phase = moment(state, self._stop) - state.times.first
         self._interval = interval(self._every, self._phase)
-        # Masks begin where those of the other method begin, so that they differ in nothing but what grows.
+        # SET and RigL begin with the same masks, so that they differ only in the weights that grow.
         generator = state.generator("erk-start", 0)
         chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in state.weights().items()}
         state.replace_masks(ALLOCATIONS["erk"](chances, self._density, state.masks))

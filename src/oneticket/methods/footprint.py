@@ -1,4 +1,4 @@
-"""What a network takes to store and to predict with: dense, sparse and binary ones side by side, times measured."""
+"""Footprint: the bytes to store a network and the time to predict with it; dense, sparse and binary side by side."""
 
 from __future__ import annotations
 
@@ -25,15 +25,20 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def stored_bytes(model: nn.Module, masks: Mapping[str, Tensor] | None = None, binary: Collection[str] = ()) -> int:
-    """Bytes that have to be stored of ``model``, with which it can be put together again; headers not counted.
+    """Bytes from which ``model`` can be restored; headers are not counted.
 
     Parameters
     ----------
-    masks : parameter name → boolean mask: one bit a weight and 32 for each kept one. A full mask takes nothing.
+    model : the network.
+    masks : parameter name → boolean mask: one bit for each weight and 32 for each kept one. A full mask takes nothing.
     binary : names of the parameters that are binary (:func:`binary_weights`): one bit for each kept weight, and 32 for
-        the α of each filter unless all are 1, as those of BinaryConnect are.
+        the α of each filter unless all are 1, as in BinaryConnect.
 
-    Everything else, floating-point buffers such as normalisation statistics included, takes 32 bits a number.
+    All other numbers, including floating-point buffers such as normalisation statistics, take 32 bits each.
+
+    Raises
+    ------
+    InputError : a name that is not a parameter of the model.
     """
     masks = masks or {}
     parameters = dict(model.named_parameters())
@@ -57,9 +62,9 @@ def stored_bytes(model: nn.Module, masks: Mapping[str, Tensor] | None = None, bi
 
 
 def binary_weights(model: nn.Module, head: str) -> list[str]:
-    """Names of the weights of linear and 2-D convolution layers, the head excluded, that have one magnitude a filter.
+    """Names of the weights with one magnitude per filter, in linear and 2-D convolution layers except the head.
 
-    For stored networks. A layer none of whose filters keeps two weights looks the same either way and counts as real.
+    For stored networks. If no filter of a layer keeps two weights, real and binary look the same; it counts as real.
     """
     found = []
     for name, module in model.named_modules():
@@ -73,7 +78,7 @@ def binary_weights(model: nn.Module, head: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network ready to predict, inputs → logits, and the bytes that storing it takes."""
+    """A network ready to predict, inputs → logits, and the bytes needed to store it."""
 
     network: nn.Module
     bytes: int
@@ -83,8 +88,12 @@ class Contestant:
 class Footprint:
     """One line of a comparison.
 
-    accuracy : a fraction, over the whole split. bytes : stored. seconds : median over the repeats of the time of one
-    batch, divided by its samples. batch : samples predicted at once.
+    Parameters
+    ----------
+    accuracy : a fraction, over the whole split.
+    bytes : needed to store the network.
+    seconds : time per sample: the median time of one batch over the repeats, divided by its samples.
+    batch : samples predicted at once.
     """
 
     name: str
@@ -95,10 +104,10 @@ class Footprint:
 
 
 def ways(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> dict[str, nn.Module]:
-    """``model`` by every way there is to run it; copies, on the CPU, in evaluation mode.
+    """Copies of ``model``, one for each way to run it, on the CPU in evaluation mode.
 
-    ``"dense kernels"``; ``"CSR"`` products where masks are not full and every masked layer is linear; ``"packed bits"``
-    where ``xnor`` trained it.
+    The ways are ``"dense kernels"``; ``"CSR"`` products if masks are not full and every masked layer is linear; and
+    ``"packed bits"`` if ``xnor`` trained it.
     """
     masks = masks or {}
     found = {"dense kernels": copy.deepcopy(model).cpu()}
@@ -115,7 +124,7 @@ def ways(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> dict[st
 def contestants(
     dense: nn.Module, sparse: nn.Module, masks: Mapping[str, Tensor], binary: nn.Module, head: str
 ) -> dict[str, Contestant]:
-    """The three networks by every way there is to run them (:func:`ways`); copies, on the CPU."""
+    """Copies of the three networks, one for each way to run them (:func:`ways`), on the CPU."""
     ternary = {name: dict(binary.named_parameters())[name] != 0 for name in binary_weights(binary, head)}
     small, bits = stored_bytes(sparse, masks), stored_bytes(binary, ternary, list(ternary))
     return {
@@ -145,8 +154,8 @@ def compare(
 ) -> list[Footprint]:
     """Accuracy, bytes and measured time per prediction of each network, in the order given; on the CPU.
 
-    ``data`` is whatever :func:`oneticket.data.as_batches` takes; an ImageSet needs the ``normalisation`` of the split
-    trained on. Times are of its first ``batch`` samples, taken as :func:`seconds_per_sample` says.
+    ``data`` is any input of :func:`oneticket.data.as_batches`; an ImageSet needs the ``normalisation`` of the training
+    split. Times are those of its first ``batch`` samples, measured by :func:`seconds_per_sample`.
     """
     if batch < 1:
         raise InputError(f"batch = {batch}", where="compare", expected="at least 1")
@@ -167,11 +176,11 @@ def seconds_per_sample(
     repeats: int = 11,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, float]:
-    """Median time in which each network predicts ``inputs`` (batch, …), over the samples in it.
+    """Median time in which each network predicts ``inputs`` (batch, …), divided by the number of samples.
 
-    With the threads torch has, networks in evaluation mode: every one once unmeasured, then ``repeats`` rounds in each
-    of which all take a turn, each round beginning with another one. Only times of one call can be held against each
-    other.
+    Networks are in evaluation mode, with torch's current threads. Each runs once unmeasured; then follow ``repeats``
+    rounds in which all take a turn, each round beginning with another network. Only times from one call can be
+    compared.
     """
     if repeats < 1:
         raise InputError(f"repeats = {repeats}", where="seconds_per_sample", expected="at least 1")
@@ -193,7 +202,7 @@ class _CompressedLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls its CSR layout a beta
+            warnings.simplefilter("ignore")  # torch warns that its CSR layout is in beta
             self.weight = layer.weight.detach().to_sparse_csr()
         self.bias = layer.bias
 

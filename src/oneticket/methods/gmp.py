@@ -11,14 +11,14 @@ from oneticket.training import Callback, TrainState
 def gmp(context: MethodContext, *, every: int = 100, stop: float = 0.75) -> Callback:
     """Gradual magnitude pruning: sparsity grows as s_t = s_f (1 − (1 − t/T)³) while training.
 
-    The smallest |W| of the whole network go, and none comes back, every ``every`` steps or a tenth of the phase if that
-    is less, until the fraction ``stop`` of the training, T, is over; the rest trains on with the masks of then.
+    The smallest |W| of the whole network go, and none comes back. This happens every ``every`` steps, or every tenth of
+    the phase if that is less, until the fraction ``stop`` of the training, T, is over; then the masks stay fixed.
     """
     return Gradual(context.density, checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every)))
 
 
 def density_after(progress: float, final: float) -> float:
-    """1 − s_t = ρ + (1 − ρ)(1 − t/T)³ at ``progress`` t/T on the way from 1 to ``final`` ρ: never below it.
+    """1 − s_t = ρ + (1 − ρ)(1 − t/T)³ for ``progress`` = t/T and ``final`` = ρ; never below ρ.
 
     >>> density_after(0.5, 0.5), density_after(1.0, 0.2)
     (0.5625, 0.2)
@@ -27,7 +27,7 @@ def density_after(progress: float, final: float) -> float:
 
 
 class Gradual(Cutting):
-    """Prunes by magnitude every so many steps; the last time, at the cut, to ρ exactly."""
+    """Prunes by magnitude at regular intervals; the last time, at the cut, to exactly ρ."""
 
     def __init__(self, density: float, stop: float, every: int) -> None:
         super().__init__(density, stop)

@@ -15,14 +15,19 @@ from oneticket.training import Callback, TrainState
 class Interpolated(Callback):
     """Each step sees (1 − a)·ψ + a·fresh in place of the normalisation parameters ψ, a uniform on [0, 1).
 
-    ψ begins at ``trained`` and is trained; one a is drawn for all of ψ at each step, and the network is judged with ψ
-    itself (a = 0). A network trained so does as well with fresh normalisation parameters: Oh et al. 2025, §4.
+    ψ begins at ``trained`` and is trained. At each step, one a is drawn for all of ψ; evaluation uses ψ itself (a = 0).
+    A network trained so does as well with fresh normalisation parameters: Oh et al. 2025, §4.
 
     Parameters
     ----------
-    trained, fresh : values by name, the same names and shapes, of which those of parameters are interpolated; buffers,
-        such as running statistics, are left to the network. InputError where they don't fit each other or the model.
-    until : the fraction of the training after which ψ is trained as it is; 1, throughout, as published.
+    trained, fresh : values by name, with the same names and shapes. Only parameters are interpolated; buffers, such as
+        running statistics, are left to the network.
+    until : the fraction of the training after which ψ is no longer interpolated; 1, as published, interpolates
+        throughout.
+
+    Raises
+    ------
+    InputError : values that don't fit each other or the model.
     """
 
     def __init__(self, trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor], until: float = 1.0) -> None:

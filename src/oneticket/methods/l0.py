@@ -29,7 +29,7 @@ def l0(
     The penalty λ Σ sigmoid(log α − β log(−γ/ζ)) is added to the mean loss, λ = ``strength`` / number of training
     samples, as published (0.1/n on MNIST). Each step draws one gate for each weight. log α start around
     logit(``keep``) and have an Adam of their own at the constant rate ``gate_lr``. After the fraction ``cut`` of the
-    training, the ⌊ρN⌉ weights with the largest log α stay (equal ones by |W|, then by index), become W·ẑ with the
+    training, the ⌊ρN⌉ weights with the largest log α stay (ties broken by |W|, then by index), become W·ẑ with the
     deterministic gates ẑ, and train on without gates.
     """
     return HardConcrete(
@@ -47,7 +47,7 @@ def sampled_gates(log_alpha: Tensor, noise: Tensor) -> Tensor:
 
 
 def final_gates(log_alpha: Tensor) -> Tensor:
-    """ẑ = min(1, max(0, sigmoid(log α)(ζ − γ) + γ)), the gates of the network when it is judged; equation 13."""
+    """ẑ = min(1, max(0, sigmoid(log α)(ζ − γ) + γ)), the gates of the network in evaluation; equation 13."""
     return _stretched(log_alpha)
 
 
@@ -61,7 +61,7 @@ def _stretched(logits: Tensor) -> Tensor:
 
 
 class HardConcrete(Cutting):
-    """Multiplies the weights by sampled gates in each step until the cut, and trains log α along with them.
+    """Multiplies the weights by sampled gates in each step until the cut, and trains log α with them.
 
     ``log_alpha`` holds the gates of all weights in one vector: weight after weight, row-major.
     """
@@ -135,9 +135,9 @@ class HardConcrete(Cutting):
 
 
 def largest_by_both(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` ≥ 1 largest of ``first``; of equal ones those larger in ``second``, then the earlier ones.
+    """Mask of the ``count`` ≥ 1 largest of ``first``; ties are broken by the larger ``second``, then the lower index.
 
-    All of shape (n,).
+    All tensors have the shape (n,).
 
     >>> largest_by_both(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([3.0, 0.0, 4.0]), 2)
     tensor([False,  True,  True])

@@ -16,17 +16,17 @@ from oneticket.training import Callback, TrainState
 def l1(context: MethodContext, *, strength: float = 1e-4, cut: float = 0.75) -> Callback:
     """L1 penalty on the prunable weights by proximal steps; then the smallest go.
 
-    After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), λ = ``strength`` and η the learning rate of that
+    After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), with λ = ``strength`` and η the learning rate of that
     weight at that step. After the fraction ``cut`` of the training the ⌊ρN⌉ largest |W| of the whole network stay and
-    train on without the penalty. If fewer than that are left above zero, the first of the others by index stay too.
+    train on without the penalty. If fewer weights are above zero, the first zeros by index stay, too.
     """
     return Proximal(context.density, checked("l1", "cut", cut, most=1), checked("l1", "strength", strength))
 
 
 @torch.no_grad()
 def soften(weights: Sequence[Tensor], thresholds: Sequence[float]) -> None:
-    """Each tensor in place to sign(W)·max(|W| − τ, 0), the minimiser x of (x − W)²/2 + τ|x|; its τ is a number ≥ 0."""
-    # W less its part within [−τ, τ]: exactly zero where |W| ≤ τ, and no sign is asked for.
+    """Set each tensor in place to sign(W)·max(|W| − τ, 0), the minimiser x of (x − W)²/2 + τ|x|, for its τ ≥ 0."""
+    # W minus W clamped to [−τ, τ]: exactly zero where |W| ≤ τ, and no sign is computed.
     within = torch._foreach_clamp_max(list(weights), list(thresholds))
     torch._foreach_clamp_min_(within, [-threshold for threshold in thresholds])
     torch._foreach_sub_(list(weights), within)

@@ -1,7 +1,7 @@
 """Prediction with packed bits: XNOR and popcount in place of the products of a network that ``xnor`` has trained.
 
-64 weights or inputs share a word, and a product of signs over n of them is n − 2 · popcount(a XOR b). Counting is
-numpy's, so no compiler is needed. The first layer, the head, normalisation and pooling stay as they are.
+64 weights or inputs share a word, and a product of signs over n of them is n − 2 · popcount(a XOR b). NumPy counts the
+bits, so no compiler is needed. The first layer, the head, normalisation and pooling stay unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Integers = NDArray[np.int32]
 
 _COUNTED_AT_ONCE = 1 << 18  # words: 2 MB, about what a second-level cache holds
 _UNFOLDED_AT_ONCE = 1 << 24  # bytes of receptive fields
-_UNITS = (np.uint8, np.uint16, np.uint32, np.uint64)  # what the bits of one pixel are packed into
+_UNITS = (np.uint8, np.uint16, np.uint32, np.uint64)  # the bits of one pixel are packed into one of these
 
 
 class Predictor(nn.Module):
@@ -41,21 +41,23 @@ class Predictor(nn.Module):
 
     @property
     def bytes(self) -> int:
-        """Bytes held: packed signs, whose rows end in unused bits, their scales, and everything that is not binary."""
+        """Bytes held: packed signs with their unused bits, scales, and all tensors that are not binary."""
         tensors = [*self.parameters(), *(b for b in self.buffers() if b.is_floating_point())]
         layers = [m.signs for m in self.modules() if isinstance(m, PackedLinear | PackedConv2d)]
         return sum(t.nbytes for t in tensors) + sum(signs.bytes for signs in layers)
 
 
 def pack(model: nn.Module) -> Predictor:
-    """A packed copy of ``model``: in every binary layer the same integers, so the same logits up to rounding.
+    """A packed copy of ``model``: every binary layer gives the same integers, so the logits are equal up to rounding.
 
-    ``model`` is as training by ``xnor`` leaves it, dense or masked. Raises InputError when no layer of it has binary
-    inputs, or one has them and real weights.
+    ``model`` is a network, dense or masked, that ``xnor`` has trained. Raises InputError if no layer has binary inputs,
+    or if a layer has binary inputs and real weights.
     """
     names = binary_inputs(model)
     if not names:
-        raise InputError(f"no layer of {type(model).__name__} sees signs", expected="a network that 'xnor' has trained")
+        raise InputError(
+            f"no layer of {type(model).__name__} has binary inputs", expected="a network that 'xnor' has trained"
+        )
     network = copy.deepcopy(model).cpu()
     for name in names:
         layer: Any = network.get_submodule(name)
@@ -69,16 +71,16 @@ def pack(model: nn.Module) -> Predictor:
 
 
 class PackedSigns:
-    """The signs of a layer's weights, which of them are kept, and α of each filter.
+    """The signs of a layer's weights, the mask of the kept ones, and α of each filter.
 
-    ``weight`` is (outputs, positions, channels), of one magnitude in each filter, or 0 where masked.
+    ``weight`` has the shape (outputs, positions, channels) and one magnitude per filter, or 0 where masked.
     """
 
     def __init__(self, weight: Tensor) -> None:
         filters = weight.detach().flatten(1)
         self.alpha = filters.abs().amax(1)
         if not bool(((filters == 0) | (filters.abs() == self.alpha[:, None])).all()):
-            raise InputError("its weights are real", expected="one magnitude in each filter, as 'xnor' leaves them")
+            raise InputError("its weights are real", expected="one magnitude per filter, as 'xnor' makes them")
         kept = weight.detach().numpy() != 0
         self.lengths: Integers = kept.sum((1, 2), dtype=np.int32)
         self.signs = in_columns(in_units(weight.detach().numpy() > 0))
@@ -86,7 +88,7 @@ class PackedSigns:
 
     @property
     def bytes(self) -> int:
-        """Of signs, masks, lengths and scales."""
+        """Bytes of signs, masks, lengths and scales."""
         masks = 0 if self.kept is None else self.kept.nbytes
         return int(self.signs.nbytes + masks + self.lengths.nbytes + self.alpha.nbytes)
 
@@ -144,15 +146,15 @@ class PackedConv2d(nn.Module):
     def products(self, signs: NDArray[np.bool_]) -> Integers:
         """Σ sign(input) · sign(weight) by receptive field: (batch, h, w, channels) → (batch, outputs, h', w')."""
         if any(self.window.padding) and (self._border is None or self._border[0] != signs.shape[1:]):
-            # A bit says −1 where the padding should say 0. Two maps, all +1 and all −1, tell by how much it errs there:
-            # what is inside cancels, what is outside does not.
+            # In the padding, bits stand for −1 instead of 0. Two maps, all +1 and all −1, give the error: values inside
+            # cancel, values in the padding do not.
             ones = np.ones((1, *signs.shape[1:]), np.bool_)
             self._border = signs.shape[1:], (self._counted(ones) + self._counted(~ones)) // 2
         products = self._counted(signs)
         return products if self._border is None else products - self._border[1]
 
     def _counted(self, signs: NDArray[np.bool_]) -> Integers:
-        """As :meth:`products`, with a padded pixel counted as −1."""
+        """Like :meth:`products`, but a padded pixel counts as −1."""
         units = in_units(signs)
         (top, left), taps = self.window.padding, self.window.size[0] * self.window.size[1]
         units = np.pad(units, ((0, 0), (top, top), (left, left), (0, 0)))
@@ -172,7 +174,7 @@ class PackedConv2d(nn.Module):
         return result
 
     def _fields(self, units: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-        """The receptive fields, a row each: (batch, h, w, units) → (batch · h' · w', positions · units)."""
+        """The receptive fields, one per row: (batch, h, w, units) → (batch · h' · w', positions · units)."""
         (down, right), (y, x) = self.window.stride, self.window.dilation
         rows, columns = self.window.size
         fields = np.empty((len(units), height, width, rows * columns, units.shape[3]), units.dtype)
@@ -191,7 +193,7 @@ def in_units(signs: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def in_columns(units: NDArray[Any]) -> Words:
-    """(rows, …) of units → (words, rows), a row's bits one below the other; unused bits are 0."""
+    """(rows, …) of units → (words, rows): the words of a row form a column; unused bits are 0."""
     octets = np.ascontiguousarray(units).reshape(len(units), math.prod(units.shape[1:])).view(np.uint8)
     return np.ascontiguousarray(_padded(octets, 8).view(np.uint64).T)
 
@@ -202,7 +204,7 @@ def popcount(words: Words) -> NDArray[np.uint8]:
 
 
 def popcount_by_table(words: Words) -> NDArray[np.uint8]:
-    """The same, for NumPy 1: looked up for 16 bits at a time."""
+    """:func:`popcount` for NumPy 1, by a table for 16 bits at a time."""
     quarters = np.ascontiguousarray(words).view(np.uint16).reshape(*words.shape, 4)
     ones: NDArray[np.uint8] = _ones()[quarters].sum(-1, dtype=np.uint8)
     return ones

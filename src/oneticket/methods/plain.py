@@ -1,4 +1,4 @@
-"""Methods that change how long and how fast a network is trained, or which part of it, and nothing else."""
+"""Methods that change only the learning rate, the length or the trained part of a training."""
 
 from __future__ import annotations
 

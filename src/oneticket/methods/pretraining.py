@@ -1,4 +1,4 @@
-"""Pre-training on a source: by labels of its own making, by reconstruction, or layer by layer."""
+"""Pre-training on a source: by self-made labels, by reconstruction, or layer by layer."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def autoencoder(task: PretrainingTask) -> Training:
 def layer_wise(task: PretrainingTask) -> Training:
     """One layer after the other: each learns to reconstruct its input from its rectified output, the rest is frozen.
 
-    The recipe's epochs are divided over the layers, at least one each, the first ones getting what is left over. The
-    decoder of a layer is linear, of the transposed shape, and thrown away; the code is standardised over the batch, and
-    the squared error is over the power of what is to be reconstructed. Normalisation parameters and statistics stay
-    those of W_0. From a last batch that gives a unit one value only, nothing is learned.
+    The recipe's epochs are divided over the layers, at least one each; the first layers get the remainder. The decoder
+    of a layer is linear, of the transposed shape, and discarded afterwards. The code is standardised over the batch,
+    and the squared error is divided by the power of the reconstructed input. Normalisation parameters and statistics
+    stay those of W_0. A last batch that gives a unit only one value teaches nothing.
     """
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in Prunable(task.model, head=task.head).names))
     whole, rest = divmod(task.recipe.epochs, len(layers))
@@ -65,7 +65,7 @@ def layer_wise(task: PretrainingTask) -> Training:
 
 
 def _kernels_of_all(parts: Mapping[str, Training]) -> Kernels:
-    """The kernels of trainings, each of a part of the network, as those of one: ``PART/layer`` is a layer of a part."""
+    """The kernels of the trainings of all parts as one; ``PART/layer`` is a layer of a part."""
     kernels = {part: training.kernels for part, training in parts.items()}
     plain = {f"{part}/{name}": fault for part, known in kernels.items() for name, fault in known.plain.items()}
     laid_out = any(known.layout == "channels-last" for known in kernels.values())
@@ -73,9 +73,9 @@ def _kernels_of_all(parts: Mapping[str, Training]) -> Kernels:
     return Kernels("channels-last" if laid_out else "contiguous", plain, unchecked)
 
 
-# -- with another head --------------------------------------------------------------------------------------------
+# -- with a temporary head ----------------------------------------------------------------------------------------
 def _with_other_head(task: PretrainingTask, outputs: int, batches: BatchSource, loss: Loss | None) -> Training:
-    """Train with a head for the task in place of the classifier, which is put back untouched."""
+    """Train with a head for the task in place of the classifier, which is restored unchanged."""
     parent_name, _, own = task.head.rpartition(".")
     parent, head = task.model.get_submodule(parent_name), task.model.get_submodule(task.head)
     if not isinstance(head, nn.Linear):
@@ -98,7 +98,7 @@ def _reconstruction(model: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
 
 
 class _Rotated:
-    """A source of batches, every image in its four rotations, with the rotation as the target."""
+    """A source of batches with every image in its four rotations, and the rotation as the target."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source = source
@@ -127,22 +127,22 @@ def _rotations(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 # -- layer by layer -----------------------------------------------------------------------------------------------
 class _Reached(Exception):
-    """The layer has been computed; what comes after it is not needed."""
+    """The layer has been computed; the rest of the forward pass is not needed."""
 
 
 class _Stage(nn.Module):
-    """One layer of a network with a decoder for its output; the network itself is referred to, not registered."""
+    """One layer of a network with a decoder for its output; the network itself is not a registered submodule."""
 
     def __init__(self, model: nn.Module, name: str, example: Tensor, seed: int) -> None:
         super().__init__()
         self.layer = model.get_submodule(name)
         self._whole = [model]
-        with evaluating(model), torch.no_grad():  # one image is no batch, and statistics stay as they are
+        with evaluating(model), torch.no_grad():  # statistics need more than one image, and must not change
             seen, _ = self._through(example[:1])
         with seeded(seed), torch.device("cpu"):
             self.decoder = _decoder(self.layer, seen.shape)
             nn.init.normal_(self.decoder.weight)
-        # As many codes as one reconstructed value is a sum of.
+        # The number of codes that are summed into one reconstructed value.
         self.spread = math.sqrt(self.decoder.weight.numel() / seen.shape[1] / math.prod(_stride(self.layer)))
         self.to(example.device)
 
@@ -161,11 +161,11 @@ class _Stage(nn.Module):
             return caught[0], caught[1]
         finally:
             handle.remove()
-        raise InputError(f"the layer {self.layer} takes no part in the forward pass", where="pre-training 'layer-wise'")
+        raise InputError(f"the layer {self.layer} is not used in the forward pass", where="pre-training 'layer-wise'")
 
     @staticmethod
     def loss(stage: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
-        """What the stage is trained by; looks at nothing but the one given, which may be a copy."""
+        """The loss of a stage; it uses only its argument, which may be a copy."""
         assert isinstance(stage, _Stage)
         seen, output = stage._through(inputs)
         # Inputs of unit power from a code of zero mean and unit variance: otherwise the deeper layers of a network
@@ -174,7 +174,7 @@ class _Stage(nn.Module):
         if code.numel() > code.shape[1]:
             code = F.batch_norm(code, None, None, training=True)
         else:
-            code = code - code  # one value a unit less its mean, which torch refuses to compute
+            code = code - code  # a single value per unit, minus its mean; torch refuses to standardise it
         return F.mse_loss(stage.decoder(code / stage.spread), seen.float() / seen.float().square().mean().sqrt())
 
 
@@ -187,9 +187,9 @@ def _decoder(layer: nn.Module, shape: torch.Size) -> nn.Linear | nn.ConvTranspos
         return nn.Linear(layer.out_features, layer.in_features, bias=False)
     if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
         raise InputError(
-            f"a layer of the kind {type(layer).__name__}", where="pre-training 'layer-wise'", expected="Linear, Conv2d"
+            f"a {type(layer).__name__} has no decoder", where="pre-training 'layer-wise'", expected="Linear or Conv2d"
         )
-    # The rows and columns that a stride leaves over have to come back.
+    # Rows and columns that the stride skips at the border must come back.
     kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     over = [(shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) % stride[i] for i in range(2)]
     return nn.ConvTranspose2d(
@@ -200,7 +200,7 @@ def _decoder(layer: nn.Module, shape: torch.Size) -> nn.Linear | nn.ConvTranspos
 
 @contextmanager
 def _only(model: nn.Module, layer: nn.Module) -> Iterator[None]:
-    """Inside, only ``layer`` is trained, and normalisation statistics stay as they are."""
+    """A context in which only ``layer`` is trained, and normalisation statistics do not change."""
     asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
     mode = model.training
     own = set(layer.parameters())
@@ -230,7 +230,7 @@ def _train(
     past = [record for training in before or [] for record in training.history]
 
     def told(record: EpochRecord) -> EpochRecord:
-        """A record of this part as one of the whole."""
+        """The record of this part as a record of the whole training."""
         last = past[-1] if past else EpochRecord(0, 0, 0.0, 0.0)
         return msgspec.structs.replace(record, epoch=last.epoch + record.epoch, step=last.step + record.step)
 

@@ -1,4 +1,4 @@
-"""Pruning: which weights go. Criteria score, allocations decide where, controls make the masks of comparison arms."""
+"""Pruning: criteria score weights, allocations decide where to keep them, controls make masks for comparison arms."""
 
 from __future__ import annotations
 

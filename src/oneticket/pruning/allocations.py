@@ -1,4 +1,4 @@
-"""Allocations: where in the network the budget of kept weights goes."""
+"""Allocations: how the budget of kept weights is divided over the network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def globally(scores: Scores, density: float, alive: Masks) -> Masks:
 def layerwise(scores: Scores, density: float, alive: Masks) -> Masks:
     """The best of each layer, every layer at the same density.
 
-    A layer with fewer weights alive keeps those, and the others share what it could not take.
+    A layer with too few weights alive keeps all of those, and the others share the rest of its budget.
     """
     return _best(scores, alive, _rest_uniform(scores, alive, _budget(scores, density), {}))
 
@@ -36,9 +36,13 @@ def layerwise(scores: Scores, density: float, alive: Masks) -> Masks:
 def uniform_plus(scores: Scores, density: float, alive: Masks, *, head: str | None = None) -> Masks:
     """First convolution dense, the head at 20 % or more where it is prunable, every other layer at the same density.
 
-    ``head`` names the head's weight among the scores; without it the head is dense, and nothing is left to be done for
-    it. A network without convolutions has no first one to spare. InputError when the density is too low for that, or
-    when too few weights of the two layers are alive.
+    ``head`` names the head's weight among the scores; None means that the head is not prunable and stays dense. In a
+    network without convolutions only the head is special.
+
+    Raises
+    ------
+    InputError
+        If the density is too low for these two layers, or too few of their weights are alive.
     """
     budget = _budget(scores, density)
     first = next((name for name, s in scores.items() if s.dim() >= 3), None)
@@ -65,13 +69,18 @@ def erk(scores: Scores, density: float, alive: Masks) -> Masks:
 def lamp(scores: Scores, density: float, alive: Masks) -> Masks:
     """The best of the whole network by w_i² / Σ_{j ≥ i} w_j², the w of each layer in ascending order.
 
-    ``scores`` stand for w: with ``magnitude`` this is LAMP as published; any other criterion that is never negative
-    will do, and InputError is raised for negative scores. The sum runs over the weights of the layer that are alive
-    and at least as large: the best of each layer gets 1, so no layer is emptied before every layer is down to one.
+    ``scores`` are w: with ``magnitude`` this is LAMP as published, and any other criterion without negative scores
+    works as well. The sum runs over the weights of the layer that are alive and at least as large: the best of each
+    layer gets 1, so no layer is emptied before every layer has only one weight left.
+
+    Raises
+    ------
+    InputError
+        For negative scores.
     """
     levels = {name: _suffix_shares(name, s, alive[name]) for name, s in scores.items()}
     chosen = globally(levels, density, alive)
-    # Close scores may round to equal shares, so inside a layer the scores themselves decide.
+    # Close scores may round to equal shares, so the scores themselves decide within a layer.
     return _best(scores, alive, {name: int(mask.sum()) for name, mask in chosen.items()})
 
 
@@ -87,7 +96,7 @@ def smart(scores: Scores, density: float, alive: Masks) -> Masks:
 
 
 def _suffix_shares(name: str, scores: Tensor, alive: Tensor) -> Tensor:
-    """w_i² / Σ_{j ≥ i} w_j² of those alive, in float64; 0 where all that is left is 0, and for the dead."""
+    """w_i² / Σ_{j ≥ i} w_j² of weights alive, in float64; 0 where the sum is 0, and for dead weights."""
     if bool((scores[alive] < 0).any()):
         where, expected = "allocation 'lamp'", "scores that are not negative, such as magnitudes"
         raise InputError(f"some scores of '{name}' are negative", where=where, expected=expected)
@@ -119,12 +128,12 @@ def _refuse_impossible(least: Mapping[str, int], budget: int, alive: Masks, head
     for name, count in least.items():
         living = int(alive[name].sum())
         if living < count:
-            fault = f"needs {count} weights of '{name}', of which {living} are alive"
+            fault = f"needs {count} weights of '{name}', but only {living} are alive"
             raise InputError(fault, where=where, expected=f"masks that kept {kept}")
     needed = sum(least.values())
     if budget < needed:
         raise InputError(
-            f"needs {needed} weights for {kept}, and has {budget}",
+            f"needs {needed} weights for {kept}, but the density gives {budget}",
             where=where,
             expected=f"a density of at least {needed / alive.total:.4g}",
         )

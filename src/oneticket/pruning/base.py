@@ -1,4 +1,4 @@
-"""The small interface of pruning: criterion → scores, allocation → masks, control → other masks; and ``prune``."""
+"""The interface of pruning: criterion → scores, allocation → masks, control → other masks; and ``prune``."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Control: TypeAlias = Callable[[Masks, ControlContext], Masks]
 
 
 class CriterionFacts(msgspec.Struct, frozen=True):
-    """What a criterion states about itself.
+    """The registered facts of a criterion.
 
     Parameters
     ----------
     at : str
-        ``init`` where the scores make sense without training, so that a mask can be had of the untrained network.
+        ``init`` if the scores make sense without training, so that an untrained network can be pruned.
     scores : str
-        ``signed`` where they may be negative.
+        ``signed`` if they may be negative.
     rounds : int
-        How often :func:`prune` asks for scores on the way to the density.
+        How often :func:`prune` scores the weights on the way to the density.
     """
 
     at: Literal["end", "init"] = "end"
@@ -44,15 +44,15 @@ class CriterionFacts(msgspec.Struct, frozen=True):
 
 
 class AllocationFacts(msgspec.Struct, frozen=True):
-    """What an allocation states about itself.
+    """The registered facts of an allocation.
 
     Parameters
     ----------
     needs : str, optional
-        ``nonnegative`` where it is not defined for signed scores; ``head`` where it is told, as ``head``, which of the
-        weights is the head's, None where that is not prunable.
+        ``nonnegative`` if it is not defined for signed scores; ``head`` if it takes the name of the head's weight as
+        the argument ``head`` (None if that weight is not prunable).
     least : str, optional
-        What the lowest density depends on, of allocations that refuse densities which are too low for them.
+        For an allocation that refuses densities that are too low: what the lowest density depends on.
     """
 
     needs: Literal["nonnegative", "head"] | None = None
@@ -60,14 +60,14 @@ class AllocationFacts(msgspec.Struct, frozen=True):
 
 
 class ControlFacts(msgspec.Struct, frozen=True):
-    """What a control states about itself.
+    """The registered facts of a control.
 
     Parameters
     ----------
     needs : str
-        ``density`` where only the number of kept weights is looked at, not where they are.
+        ``density`` if it uses only the number of kept weights, not their positions.
     masks_from : str
-        Whose masks it is given: those of the arm's ``own`` ticket, or of a ticket of another seed or depth.
+        The ticket whose masks it gets: the arm's ``own``, or a ticket of another seed or depth.
     """
 
     needs: Literal["masks", "density"] = "masks"
@@ -75,7 +75,7 @@ class ControlFacts(msgspec.Struct, frozen=True):
 
 
 CRITERIA: Registry[Criterion, CriterionFacts] = Registry("criterion", CriterionFacts)
-"""Each scores every prunable weight; says nothing about how many go."""
+"""Each scores every prunable weight; the number of weights to prune is decided elsewhere."""
 
 ALLOCATIONS: Registry[Allocation, AllocationFacts] = Registry("allocation", AllocationFacts)
 """Each turns scores (in the model's order), a density and the weights still alive into masks.
@@ -84,7 +84,7 @@ Keeps exactly :func:`kept_count` weights, all of them alive, ties broken by inde
 """
 
 CONTROLS: Registry[Control, ControlFacts] = Registry("control", ControlFacts)
-"""Each makes, from a ticket's masks, the masks of a control arm: equally many weights kept (methods §4)."""
+"""Each turns a ticket's masks into those of a control arm, with equally many weights kept (methods §4)."""
 
 criterion, allocation, control = CRITERIA.register, ALLOCATIONS.register, CONTROLS.register
 """Decorators: ``@criterion("name", source="…", at="init")``."""
@@ -114,9 +114,9 @@ def prune(
     Parameters
     ----------
     model : Prunable
-        The network, seen as its N prunable weights; those not alive are zero in it. It is not changed.
+        The view of the network's N prunable weights; weights that are not alive must be zero. It is not changed.
     context : ScoreContext
-        What the criterion may look at beyond them.
+        What the criterion may use besides the weights.
     criterion, allocation : str
         Registered names.
     density : float
@@ -125,20 +125,20 @@ def prune(
         The weights that may still be kept; all when None. The result is a subset.
     rounds : int, optional
         How often the weights are scored and pruned on the way from ``alive`` to ρ, each time by the same factor
-        (exponential schedule; Tanaka et al. 2020, Algorithm 1), on a copy whose pruned weights are zero; when None as
+        (exponential schedule; Tanaka et al. 2020, Algorithm 1), on a copy whose pruned weights are zero; None means as
         often as the criterion states, which is once for most.
 
     Returns
     -------
     Masks
-        On the CPU.
+        The masks of the kept weights, on the CPU.
 
     Raises
     ------
     InputError
-        For an unknown name, a pair that :func:`check_pair` refuses, a density out of range or that leaves no weight,
-        more weights asked for than are alive, no round at all, scores that are not finite or not of the weights'
-        shapes.
+        For an unknown name, a pair that :func:`check_pair` refuses, a density that is out of range, leaves no weight or
+        needs more weights than are alive, fewer than one round, and scores that are not finite or do not have the
+        weights' shapes.
 
     Examples
     --------
@@ -161,7 +161,7 @@ def prune(
 
 
 def check_pair(criterion: str, allocation: str) -> None:
-    """InputError unless both names are registered and the allocation is defined for such scores."""
+    """Raise InputError unless both names are registered and the allocation is defined for the criterion's scores."""
     scores, needs = CRITERIA.entry(criterion).facts.scores, ALLOCATIONS.entry(allocation).facts.needs
     if scores == "signed" and needs == "nonnegative":
         unsigned = [e.name for e in CRITERIA.entries() if e.facts.scores != "signed"]
@@ -172,7 +172,7 @@ def check_pair(criterion: str, allocation: str) -> None:
 
 
 def private_copy(model: Prunable) -> Prunable:
-    """The same view of a deep copy of the network, on which scores can be worked out without touching the model."""
+    """The same view of a deep copy of the network, so that scores can be computed without changing the model."""
     return Prunable(copy.deepcopy(model.model), head=model.head, only=model.names)
 
 
@@ -183,17 +183,17 @@ def _schedule(start: float, end: float, rounds: int) -> list[float]:
 
 
 def allocate(allocation: str, scores: Scores, density: float, alive: Masks, head: str | None) -> Masks:
-    """The masks of a registered allocation; ``head`` names the head's weight where that is among the scores.
+    """The masks of a registered allocation; ``head`` names the head's weight if it is among the scores.
 
-    Raises InputError for an unknown name and for what the allocation refuses, OneticketError where it kept another
-    number of weights than was asked for, or one that was no longer alive.
+    Raises InputError for an unknown name and for input that the allocation refuses; OneticketError if the allocation
+    kept a wrong number of weights, or a weight that was not alive.
     """
     allocating = ALLOCATIONS.entry(allocation)
     told = {"head": head} if allocating.facts.needs == "head" else {}
     masks, count = allocating.function(scores, density, alive, **told), kept_count(density, alive.total)
     if masks.kept != count or not masks <= alive:
         raise OneticketError(
-            f"allocation '{allocation}' broke its promise: it kept {masks.kept} weights instead of {count}, "
+            f"allocation '{allocation}' is faulty: it kept {masks.kept} weights instead of {count}, "
             f"{(masks - alive).kept} of them no longer alive"
         )
     return masks
@@ -211,10 +211,10 @@ def _check_density(density: float, alive: Masks) -> None:
     count = kept_count(density, alive.total)
     if count < 1:
         least = f"at least {0.5 / alive.total:.3g} for {alive.total} weights"
-        raise InputError(f"density {density} leaves no weight at all", where="density", expected=least)
+        raise InputError(f"density {density} leaves no weight", where="density", expected=least)
     if count > alive.kept:
         raise InputError(
-            f"density {density} asks for {count} weights where {alive.kept} are alive",
+            f"density {density} needs {count} weights, but only {alive.kept} are alive",
             where="density",
             expected=f"at most {alive.kept / alive.total:.6g}",
         )
@@ -226,7 +226,7 @@ def _matching(model: Prunable, alive: Masks) -> Masks:
     if shapes != given:
         name = next(n for n in [*shapes, *given] if shapes.get(n) != given.get(n))
         raise InputError(
-            f"mask '{name}' has the shape {given[name]}" if name in given else f"no mask for '{name}'",
+            f"mask '{name}' has the shape {given[name]}" if name in given else f"there is no mask for '{name}'",
             where="alive",
             expected=f"the shape {shapes[name]}" if name in shapes else "masks of prunable weights only",
         )
@@ -237,8 +237,8 @@ def _checked_scores(model: Prunable, scores: Scores, where: str) -> Scores:
     weights = dict(model.weights())
     for name in [*weights, *scores]:
         if name not in scores or name not in weights:
-            fault = "weight without a score" if name in weights else "score of what is no prunable weight"
-            raise InputError(f"'{name}': {fault}", where=where, expected="one score for each prunable weight")
+            fault = "has no score" if name in weights else "has a score, but is not a prunable weight"
+            raise InputError(f"'{name}' {fault}", where=where, expected="one score for each prunable weight")
         if scores[name].shape != weights[name].shape:
             raise InputError(
                 f"scores of '{name}' have the shape {tuple(scores[name].shape)}",

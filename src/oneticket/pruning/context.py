@@ -1,4 +1,4 @@
-"""What a criterion and a mask control may look at beyond weights and masks."""
+"""Contexts: what a criterion and a mask control may use besides weights and masks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ScoreContext(Context):
-    """What a criterion may look at beyond the weights; what it does not ask for is not computed.
+    """What a criterion may use besides the weights; each field is computed only when it is read.
 
     Parameters
     ----------
     initial : Callable[[], Mapping[str, Tensor]], optional
-        Gives W_0, the weights at initialisation, by parameter name; a full state dict will do.
+        Gives W_0, the weights at initialisation, by parameter name; it may be a full state dict.
     batches : Callable[[], Iterable[tuple[Tensor, Tensor]]], optional
-        Gives training batches, pairs of inputs and targets, in an order of their own. They can be gone through from the
-        first as often as asked.
+        Gives training batches, pairs of inputs and targets, in a fixed order of their own. They can be iterated
+        repeatedly, each time from the first.
     generator : Callable[[], torch.Generator], optional
-        Gives the random generator, on the CPU, of criteria that draw.
+        Gives the random generator, on the CPU, for criteria that draw.
 
     Raises
     ------
     InputError
-        When a field that was not given is asked for.
+        When a field that was not given is read.
 
     Examples
     --------
@@ -50,32 +50,32 @@ class ScoreContext(Context):
 
     @cached_property
     def first_batch(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the first batch; InputError when there is none."""
+        """Inputs and targets of the first batch; InputError if there are no batches."""
         for batch in self.batches:
             return batch
-        raise InputError("the criterion looks at training batches, of which there are none", expected="at least one")
+        raise InputError("the criterion needs training batches, but there are none", expected="at least one")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ControlContext(Context):
-    """What a control may look at beyond a ticket's masks; what it does not ask for is not computed.
+    """What a control may use besides a ticket's masks; each field is computed only when it is read.
 
     Parameters
     ----------
     generator : Callable[[], torch.Generator], optional
         Gives the random generator, on the CPU.
     initial, trained : Callable[[], Mapping[str, Tensor]], optional
-        Give W_0 and W_T of the source's dense training by parameter name; a full state dict will do.
+        Give W_0 and W_T of the source's dense training by parameter name; they may be full state dicts.
     matching : Callable[[], Matching], optional
-        Gives the order of the channels of the network to be trained, among those that the masks are of: parameter name
-        → pairs of a dimension and the order of its indices.
+        Gives the order in which the channels of the masks' network match those of the network to be trained:
+        parameter name → pairs of a dimension and the order of its indices.
     shapes : Callable[[], Shapes], optional
         Gives the shapes of the prunable weights of the network to be trained, by parameter name.
 
     Raises
     ------
     InputError
-        When a field that was not given is asked for.
+        When a field that was not given is read.
 
     Examples
     --------

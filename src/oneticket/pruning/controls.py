@@ -1,4 +1,4 @@
-"""Mask controls: what a ticket's mask is compared with (methods §4); only ``elastic`` changes the number of weights."""
+"""Mask controls, to compare a ticket's mask with (methods §4); only ``elastic`` changes the number of kept weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from oneticket.pruning.correspondence import reindexed, stretched
 from oneticket.pruning.selection import apportion, erk_share, largest, random_positions, smart_shares
 
 NATURALLY_ZERO = 1e-3
-"""A weight is naturally zero when dense training ends with |W_T| at most this fraction of its layer's σ_l.
+"""A weight is naturally zero if dense training ends with |W_T| at most this fraction of its layer's σ_l.
 
-All f_l inputs of a unit together, were their weights that small, would move its pre-activation by at most a thousandth
-of the standard deviation it had at initialisation, σ_l √f_l for inputs of unit variance.
+If all f_l weights into a unit were that small, they would change its pre-activation by at most a thousandth of its
+standard deviation at initialisation, σ_l √f_l for inputs of unit variance.
 """
 
 
@@ -66,14 +66,14 @@ def smart(ticket: Masks, context: ControlContext) -> Masks:
 def natural_corrected(ticket: Masks, context: ControlContext) -> Masks:
     """Weights that dense training drove to zero are dropped first, the rest at random over the network.
 
-    Naturally zero is |W_T| ≤ 10⁻³ σ_l, σ_l the population standard deviation of W_0,l (the bound is ours). When more
-    are naturally zero than have to go, those that go are chosen among them at random; without any, this is
-    ``globally-permuted``.
+    A weight is naturally zero if |W_T| ≤ 10⁻³ σ_l, with σ_l the population standard deviation of W_0,l (the bound is
+    ours). If there are more naturally zero weights than have to be dropped, those to drop are chosen at random among
+    them; without any, this is ``globally-permuted``.
     """
     if not ticket:
         return ticket
     natural = torch.cat([_naturally_zero(name, mask, context).flatten() for name, mask in ticket.items()])
-    # Random places in a queue, every naturally zero weight behind all others.
+    # Random places in a queue, with every naturally zero weight behind all others.
     places = torch.randperm(ticket.total, generator=context.generator) - ticket.total * natural
     pieces = torch.split(largest(places, ticket.kept), [mask.numel() for mask in ticket.values()])
     return Masks({name: piece.view(m.shape) for (name, m), piece in zip(ticket.items(), pieces, strict=True)})
@@ -95,7 +95,7 @@ def aligned(ticket: Masks, context: ControlContext) -> Masks:
 def elastic(ticket: Masks, context: ControlContext) -> Masks:
     """The mask of a ticket of a shallower or deeper network of the family, residual blocks repeated or dropped.
 
-    How many weights are kept follows from it; layers keep their densities.
+    The number of kept weights follows from the depth; layers keep their densities.
     """
     return Masks(stretched(ticket, context.shapes))
 
@@ -106,7 +106,7 @@ def _naturally_zero(name: str, mask: Tensor, context: ControlContext) -> Tensor:
             raise InputError(
                 f"the {which} weights have no '{name}' of the shape {tuple(mask.shape)}",
                 where="control 'natural-corrected'",
-                expected="the weights of the network that the masks are of",
+                expected="the weights of the network to which the masks belong",
             )
     start = context.initial[name].detach().double()
     spread = (start - start.mean()).square().mean().sqrt()

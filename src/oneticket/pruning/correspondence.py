@@ -1,4 +1,4 @@
-"""What corresponds to what in another network: channels in another order, residual blocks repeated or dropped."""
+"""Correspondence of two networks: channels in another order, residual blocks repeated or dropped."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BLOCK = re.compile(r"(?P<stage>(?:.*\.)?stages\.\d+)\.(?P<block>\d+)\.(?P<rest>
 def reindexed(tensors: Mapping[str, Tensor], matching: Matching) -> dict[str, Tensor]:
     """``tensors`` with the entries along the matched dimensions in the order that ``matching`` gives.
 
-    Tensors that it does not name stay as they are, names that are not among the tensors are passed over: one matching
-    serves masks and whole states. Raises InputError for a dimension that a tensor lacks and for an order that is no
-    permutation of it.
+    Tensors that ``matching`` does not name are unchanged, and names without a tensor are skipped: one matching serves
+    masks and whole states. Raises InputError for a dimension that a tensor lacks, and for an order that is not a
+    permutation of the dimension's indices.
 
     >>> reindexed({"fc": torch.tensor([[1, 2, 3]])}, {"fc": [(1, torch.tensor([2, 0, 1]))]})
     {'fc': tensor([[3, 1, 2]])}
@@ -37,14 +37,14 @@ def _reindexed(name: str, tensor: Tensor, orders: Sequence[tuple[int, Tensor]]) 
     for dim, order in orders:
         if not 0 <= dim < tensor.dim():
             raise InputError(
-                f"dimension {dim} of '{name}', which has the shape {tuple(tensor.shape)}",
+                f"there is no dimension {dim} in '{name}' of the shape {tuple(tensor.shape)}",
                 where="matching",
                 expected=f"0 to {tensor.dim() - 1}" if tensor.dim() else "no dimension at all",
             )
         size = tensor.shape[dim]
         if not torch.equal(order.sort().values, torch.arange(size, device=order.device)):
             raise InputError(
-                f"no permutation of dimension {dim} of '{name}'",
+                f"the order is not a permutation of dimension {dim} of '{name}'",
                 where="matching",
                 expected=f"each of the {size} indices once",
             )
@@ -53,21 +53,27 @@ def _reindexed(name: str, tensor: Tensor, orders: Sequence[tuple[int, Tensor]]) 
 
 
 def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """Tensors of a residual network carried to one of another depth of its family (Chen et al. 2021).
+    """Tensors of a residual network, adapted to a network of another depth in its family (Chen et al. 2021).
 
-    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are carried alike. A stage that
-    is longer in the other network goes on with copies of its last blocks in their order, from the start again when they
-    are used up, so that the stage ends as it did: three blocks become five as 0, 1, 2, 1, 2, and four as 0, 1, 2, 2.
-    Its first block, which changes the size, is never repeated. A stage that is shorter drops its last blocks. All
-    outside the stages is taken as it is.
+    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are treated alike. A stage that
+    is longer in the second network is extended by copies of its last blocks in their order, starting over when they are
+    used up, so that the stage ends with the same block: three blocks become five as 0, 1, 2, 1, 2, and four as
+    0, 1, 2, 2. Its first block, which changes the size, is never repeated. A stage that is shorter drops its last
+    blocks. Everything outside the stages is copied unchanged.
 
     Parameters
     ----------
     tensors : name → tensor of the first network.
-    shapes : name → shape of what is wanted of the second; the result has exactly these names.
+    shapes : name → shape in the second network; the result has exactly these names.
 
-    Raises InputError for a name that the first network has nothing for, for a stage of which only the first block is
-    there to repeat, and for another shape (a network of another width).
+    Returns
+    -------
+    Name → tensor of the second network.
+
+    Raises
+    ------
+    InputError : a name without a counterpart in the first network, a stage that has only its first block but must grow,
+        or another shape (a network of another width).
     """
     here, there = _depths(shapes), _depths(tensors)
     carried = {}
@@ -75,7 +81,9 @@ def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor
         giver = _giver(name, here, there)
         if giver not in tensors:
             raise InputError(
-                f"nothing for '{name}'", where="elastic", expected="networks of one family, with equally many stages"
+                f"'{name}' has no counterpart",
+                where="elastic",
+                expected="networks of one family with equally many stages",
             )
         if tuple(tensors[giver].shape) != tuple(shape):
             raise InputError(
@@ -96,17 +104,17 @@ def _depths(names: Mapping[str, object]) -> dict[str, int]:
 
 
 def _giver(name: str, here: Mapping[str, int], there: Mapping[str, int]) -> str:
-    """The name, in a network whose stages have ``there`` blocks, of what ``name`` is a copy of."""
+    """The name of the original of ``name`` in a network whose stages have ``there`` blocks."""
     found = _BLOCK.fullmatch(name)
     if found is None or int(found["block"]) < there.get(found["stage"], 0):
         return name
     stage, repeated = found["stage"], there.get(found["stage"], 0) - 1
     if repeated < 1:
         raise InputError(
-            f"'{stage}' has no block that could be repeated for '{name}'",
+            f"'{stage}' has no block to repeat for '{name}'",
             where="elastic",
             expected="a block after the first of each stage that grows",
         )
-    # Counted back from the stage's end, so that its last block is a copy of the last one.
+    # Counted back from the stage's end, so that the last block is a copy of the last original.
     block = 1 + (int(found["block"]) - here[stage]) % repeated
     return f"{stage}.{block}.{found['rest']}"

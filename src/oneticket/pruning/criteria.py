@@ -1,4 +1,4 @@
-"""Criteria that look at the weights alone, as they are and as they began, and the random one."""
+"""Criteria that use only the present and the initial weights, and the random criterion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def magnitude_init(model: Prunable, context: ScoreContext) -> Scores:
 def normalised_magnitude(model: Prunable, context: ScoreContext) -> Scores:
     """Absolute value over the spread of the layer's initial weights, |W| / σ_l, in float64.
 
-    σ_l is the population standard deviation of W_0,l. InputError for a layer whose initial weights are all equal.
+    σ_l is the population standard deviation of W_0,l. Raises InputError if all initial weights of a layer are equal.
     """
     return {name: weight.detach().double().abs() / _spread(context, name) for name, weight in model.weights()}
 
@@ -49,7 +49,7 @@ def magnitude_increase(model: Prunable, context: ScoreContext) -> Scores:
 @criterion("random", at="init")
 def uniform(model: Prunable, context: ScoreContext) -> Scores:
     """Uniform random numbers."""
-    # In float32, 20 million draws would tie by the hundred thousand, and ties are broken by index.
+    # In float32, 20 million draws would give hundreds of thousands of ties, which are broken by index.
     return {
         name: torch.rand(weight.shape, generator=context.generator, dtype=torch.float64)
         for name, weight in model.weights()

@@ -1,9 +1,9 @@
-"""Criteria that look at gradients of the loss: SNIP and GraSP.
+"""Criteria that use gradients of the loss: SNIP and GraSP.
 
-Both take the network as it is in training, as published: BatchNorm uses the statistics of the batch. Only dropout is
-off, since a unit that happened to be dropped would get no score. They work on a copy: no gradient, no running statistic
-and no random state of the caller's changes. The loss is the mean cross-entropy, its gradients are those of the prunable
-weights, in the weights' precision and on their device. Weights that a mask has set to zero score zero.
+Both use the network in training mode, as published: BatchNorm uses the statistics of the batch. Only dropout is off,
+since a dropped unit would get no score. They work on a copy: gradients, running statistics and random state of the
+caller do not change. The loss is the mean cross-entropy; its gradients are those of the prunable weights, in the
+weights' precision and on their device. Weights that a mask has set to zero score zero.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _loss(network: nn.Module, batch: tuple[Tensor, Tensor], temperature: float =
 
 
 def _gradients(value: Tensor, weights: Iterable[Tensor], *, create_graph: bool = False) -> Sequence[Tensor]:
-    """∂value/∂W of each weight; zeros where it has no part in ``value``."""
+    """∂value/∂W of each weight; zeros for a weight that ``value`` does not depend on."""
     return torch.autograd.grad(
         value, list(weights), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
@@ -87,7 +87,7 @@ def _classes(model: Prunable) -> int:
 
 
 def _first_of_each_class(batches: Batches, classes: int, each: int) -> tuple[Tensor, Tensor]:
-    """The first ``each`` samples of every class in the order of the batches, which are read no further than needed."""
+    """The first ``each`` samples of every class in the order of the batches; reads only as many as needed."""
     parts: list[tuple[Tensor, Tensor]] = []
     missing = torch.full((classes,), each)
     for inputs, targets in batches:
@@ -99,5 +99,5 @@ def _first_of_each_class(batches: Batches, classes: int, each: int) -> tuple[Ten
         if not missing.any():
             break
     if not parts:
-        raise InputError("the criterion looks at training batches, of which there are none", expected="at least one")
+        raise InputError("the criterion needs training batches, but there are none", expected="at least one")
     return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])

@@ -1,4 +1,4 @@
-"""Exact selection: the k entries that stay, and the parts of a budget of k that go to each layer."""
+"""Exact selection of k entries, and exact division of a budget of k over layers."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def largest(values: Tensor, count: int) -> Tensor:
         return torch.zeros(values.shape, dtype=torch.bool, device=values.device)
     threshold = values.kthvalue(values.numel() - count + 1).values
     kept = values > threshold
-    # `values >= threshold` would keep every weight that ties with the last one, so only as many as are still due stay.
+    # `values >= threshold` would keep every weight that ties with the last one; so only the first of these stay.
     ties = (values == threshold).nonzero().flatten()
     kept[ties[: count - int(kept.sum())]] = True
     return kept
 
 
 def largest_alive(scores: Tensor, alive: Tensor, count: int) -> Tensor:
-    """Mask of the ``count`` largest scores among those alive; ``scores`` and ``alive`` of one shape, as the result."""
+    """Mask of the ``count`` largest scores among those alive; ``scores``, ``alive`` and the mask have one shape."""
     kept = torch.zeros_like(alive)
     kept[alive] = largest(scores[alive], count)
     return kept
 
 
 def random_positions(shape: Iterable[int], count: int, generator: torch.Generator) -> Tensor:
-    """Mask of the given shape with ``count`` entries kept, every choice equally probable."""
+    """Mask of the given shape with ``count`` entries kept; every choice is equally probable."""
     mask = torch.zeros(tuple(shape), dtype=torch.bool)
     mask.view(-1)[torch.randperm(mask.numel(), generator=generator)[:count]] = True
     return mask
@@ -48,8 +48,8 @@ def apportion(total: int, shares: Sequence[int], caps: Sequence[int]) -> list[in
     """``total`` divided in proportion to ``shares``, no part above its cap: integers that add up exactly.
 
     Parts that would exceed their cap get the cap, and the scale is solved again for the others until none does.
-    Fractions go to the largest remainders, equal ones to the earlier part. Integers throughout, so nothing is lost
-    to floating point. A share may be 0 only where its cap is. Raises InputError when the caps leave too little room.
+    Fractions go to the largest remainders, ties to the earlier part. All arithmetic is in integers, so nothing is lost
+    to rounding. A share may be 0 only if its cap is 0. Raises InputError if the caps leave too little room.
 
     >>> apportion(10, shares=[6, 3, 1], caps=[4, 9, 9])
     [4, 5, 1]

@@ -17,12 +17,15 @@ _NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, n
 def synflow(model: Prunable, context: ScoreContext) -> Scores:
     """The weight's part of R = 1ᵀ(Π|W_l|)1, (∂R/∂W) ∘ W, in float64.
 
-    R is the sum of the outputs for one all-ones input in eval mode, on a copy of the network that has nothing but
-    products: every parameter by its absolute value, what is added (biases, the shift and the running mean of BatchNorm)
-    zero, and the running variance as it is. Of the batches only the shape of one input is looked at.
+    R is the sum of the outputs for one all-ones input in eval mode, on a copy of the network that only multiplies:
+    every parameter is replaced by its absolute value; biases, and the shift and running mean of BatchNorm, are zero;
+    the running variance is unchanged. Of the batches only the shape of one input is used.
 
-    InputError for a network whose normalisation keeps no running statistics (GroupNorm, LayerNorm), as that makes R
-    blind to the scale of the weights.
+    Raises
+    ------
+    InputError
+        For a network whose normalisation keeps no running statistics (GroupNorm, LayerNorm), since R would then not
+        depend on the scale of the weights.
     """
     linear = _linearised(model)
     shape = context.first_batch[0][:1].shape
@@ -35,7 +38,7 @@ def synflow(model: Prunable, context: ScoreContext) -> Scores:
 
 @torch.no_grad()
 def _linearised(model: Prunable) -> Prunable:
-    """A copy in float64 and eval mode, linear in each of its weights where its inputs are not negative."""
+    """A copy in float64 and eval mode, linear in each of its weights for inputs that are not negative."""
     linear = private_copy(model)
     for name, module in linear.model.double().eval().named_modules():
         for parameter, values in module.named_parameters(recurse=False):
@@ -54,7 +57,7 @@ def _running_mean(name: str, module: nn.Module) -> torch.Tensor:
     mean = getattr(module, "running_mean", None)
     if mean is None:
         raise InputError(
-            f"'{name}' ({type(module).__name__}) normalises by its own input, so no flow is conserved through it",
+            f"'{name}' ({type(module).__name__}) normalises by its own input, so it does not conserve the flow",
             where="criterion 'synflow'",
             expected="a network without normalisation, or with BatchNorm that keeps running statistics",
         )

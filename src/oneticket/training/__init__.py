@@ -1,4 +1,4 @@
-"""Training: recipe, start, runtime, loop, callbacks, cost; and the keeper of masks."""
+"""Training: recipe, start, runtime, loop, callbacks, cost and masking."""
 
 from typing import Any
 

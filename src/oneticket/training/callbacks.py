@@ -1,4 +1,4 @@
-"""`Callback`: what acts or looks while a network trains, and at which moments; `CallbackList` calls them."""
+"""`Callback`: it modifies or observes a training at fixed moments; `CallbackList` calls several."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Acts, or only looks, while a network trains; this one does nothing.
+    """Base class of callbacks, which modify or observe a training; this one does nothing.
 
     The loop calls, in this order: :meth:`on_train_start` once; for each step :meth:`before_forward`, :meth:`penalty`
     (its value is added to the loss), :meth:`after_backward` (before gradients are masked and clipped),
     :meth:`after_step` (weights are masked again by then) and :meth:`on_step_end`; at the end of each epoch
     :meth:`on_validation`, inside :meth:`evaluation_weights`, and :meth:`on_epoch_end`; and :meth:`on_train_end` once.
-    From ``before_forward`` to ``after_step``, ``state.step`` is the step at work, counted from 0; in ``on_step_end`` it
-    is the number of steps taken. The record of an epoch is in ``state.history`` when callbacks that only look hear of
-    its end, and not yet when those that modify do.
+    From ``before_forward`` to ``after_step``, ``state.step`` is the current step, counted from 0; in ``on_step_end`` it
+    is the number of steps taken. In ``on_epoch_end``, ``state.history`` already has the record of the epoch for
+    callbacks that only observe, and not yet for those that modify.
 
-    ``modifies`` says whether it changes weights, gradients, masks or the loss. One that only looks, such as a logger,
-    sets it to False: it is called after those that modify, and leaves the fast paths on.
+    ``modifies`` says whether the callback changes weights, gradients, masks or the loss. A callback that only observes,
+    such as a logger, sets it to False: it is called after those that modify, and leaves the fast paths on.
 
-    What a callback remembers between steps it returns from :meth:`state_dict`, tensors and plain values only, and takes
-    back in :meth:`load_state_dict`, after ``on_train_start``: a killed training goes on bit for bit. Weights, masks and
-    the optimiser's memory are kept by the loop, which puts them back before ``load_state_dict``.
+    A callback returns its memory between steps from :meth:`state_dict`, as tensors and plain values only, and takes it
+    back in :meth:`load_state_dict`, after ``on_train_start``: a killed training continues bit for bit. The loop itself
+    saves weights, masks and the optimiser's memory, and restores them before ``load_state_dict``.
     """
 
     modifies: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class Callback:
         return None
 
     def after_backward(self, state: TrainState) -> None:
-        """Gradients are there, of masked weights too."""
+        """Gradients are computed, those of masked weights too."""
 
     def after_step(self, state: TrainState) -> None:
         """The optimiser has stepped."""
@@ -56,7 +56,7 @@ class Callback:
         """The step is counted: ``state.loss``, ``state.lr`` and ``state.step`` can be logged."""
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
-        """A context in which the network is as it would be evaluated if training ended now."""
+        """A context with the weights that would be evaluated if training ended now."""
         return nullcontext()
 
     def on_validation(self, state: TrainState) -> None:
@@ -69,23 +69,23 @@ class Callback:
         """Training is over: make the evaluation weights, and the masks of the result, permanent."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered between steps: tensors, numbers, strings, and lists and dicts of them."""
+        """The memory between steps: tensors, numbers, strings, and lists and dicts of them."""
         return {}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
+        """Restore the memory that :meth:`state_dict` returned."""
 
 
 _MOMENTS = [name for name, value in vars(Callback).items() if callable(value) and not name.startswith("_")]
 
 
 class CallbackList:
-    """Calls, at each moment, only those callbacks that do something then.
+    """Calls, at each moment, only those callbacks that override its method.
 
-    Those that modify come first, in their order (``after_backward`` in reverse: what was put in place last is put back
-    first), then ``built_in`` ones, then those that only look.
+    Callbacks that modify come first, in their order (in ``after_backward`` in reverse: the last replacement is undone
+    first), then ``built_in`` ones, then those that only observe.
 
-    Raises InputError for a callback that says it only looks, but adds to the loss or swaps weights.
+    Raises InputError for a callback with ``modifies = False`` that adds to the loss or swaps weights.
     """
 
     def __init__(self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = ()) -> None:
@@ -103,16 +103,16 @@ class CallbackList:
         self._on_step_end, self._evaluation_weights = self._that("on_step_end"), self._that("evaluation_weights")
 
     def _that(self, word: str) -> list[Any]:
-        """The methods ``word`` of all callbacks that have one of their own."""
+        """The methods ``word`` of all callbacks that override it."""
         return [getattr(callback, word) for callback in (*self._acting, *self._looking) if _does(callback, word)]
 
     @property
     def modifies(self) -> bool:
-        """Whether anything but the optimiser may change weights, gradients or masks."""
+        """Whether any callback may change weights, gradients or masks."""
         return any(_does(callback, moment) for callback in self._acting for moment in _MOMENTS)
 
     def on_train_start(self, state: TrainState) -> None:
-        """Start all; a checkpoint that ``state`` finds is put back once those that modify have started."""
+        """Start all; a checkpoint that ``state`` finds is restored once those that modify have started."""
         for callback in self._acting:
             callback.on_train_start(state)
         saved = state.resume()
@@ -126,7 +126,7 @@ class CallbackList:
             call(state)
 
     def penalty(self, state: TrainState) -> Tensor | None:
-        """The sum of all penalties; None where there are none."""
+        """The sum of all penalties; None if no callback gives one."""
         parts = [part for call in self._penalty if (part := call(state)) is not None]
         return sum(parts[1:], parts[0]) if parts else None
 
@@ -144,7 +144,7 @@ class CallbackList:
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """All of theirs, the last one's innermost."""
+        """The contexts of all callbacks, the last callback's innermost."""
         with ExitStack() as stack:
             for context in self._evaluation_weights:
                 stack.enter_context(context())
@@ -163,15 +163,15 @@ class CallbackList:
             call(state)
 
     def state_dict(self) -> list[Any]:
-        """Name and memory of each callback that remembers anything, in their order."""
+        """Name and memory of each callback that has a memory, in their order."""
         return [[type(callback).__name__, callback.state_dict()] for callback in self._remembering]
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Give the callbacks back what the checkpoint ``saved`` holds of them.
+        """Restore the memory of the callbacks from the checkpoint ``saved``.
 
-        Raises InputError where it was written with other callbacks.
+        Raises InputError if it was written with other callbacks.
         """
-        if "companion" in saved:  # in the old form: of one companion, or several as one
+        if "companion" in saved:  # the old form, of one companion or several combined
             states = saved["companion"].get("companions", [saved["companion"]])
             callbacks = self._acting
             fits = len(states) == len(callbacks) or not (callbacks or any(states))

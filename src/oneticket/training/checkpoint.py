@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed goes on at the last finished epoch, bit for bit."""
+"""Checkpoints: a training that was killed continues from the last saved epoch, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oneticket.errors import InputError
 class Checkpoint:
     """One file that holds the whole state of a running training.
 
-    Written beside and renamed, so that it is there whole or not at all; not more often than every ``every`` seconds.
+    It is written beside and renamed, so that it is complete or missing, and at most every ``every`` seconds.
     """
 
     def __init__(self, path: Path, *, every: float = 20.0) -> None:
@@ -34,12 +34,12 @@ class Checkpoint:
         with beside.open("wb") as file:
             torch.save(state, file)
             file.flush()
-            os.fsync(file.fileno())  # or the rename may outlive a power cut that the content does not
+            os.fsync(file.fileno())  # otherwise a power cut may keep the rename, but lose the content
         os.replace(beside, self.path)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last, or None; only tensors and plain values are ever unpickled."""
+        """The state that was saved last, or None; only tensors and plain values are unpickled."""
         if not self.path.exists():
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser remembers, as ``parameter/quantity`` → tensor (a copy)."""
+    """The optimiser's memory, as ``parameter/quantity`` → tensor (a copy)."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{quantity}": torch.as_tensor(value).detach().clone()
@@ -58,16 +58,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` took; InputError when it names a parameter the model lacks."""
+    """Restore the memory from :func:`optimizer_tensors`; InputError if it names a parameter that the model lacks."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("/")
         if name not in parameters:
-            raise InputError(f"the optimiser state speaks of '{name}'", expected="a parameter of the model")
+            raise InputError(f"the optimiser state has an entry for '{name}'", expected="a parameter of the model")
         target = parameters[name]
         if value.shape == target.shape:
-            # Fused optimisers walk through memory: what they remember must lie as the parameter does.
+            # Fused optimisers walk through memory, so their tensors need the parameter's memory layout.
             placed = torch.empty_like(target, dtype=value.dtype, requires_grad=False).copy_(value)
         else:
-            placed = value.detach().to(device=target.device, copy=True)  # counters: wanted on the device too
+            placed = value.detach().to(device=target.device, copy=True)  # counters must be on the device, too
         optimizer.state[target][quantity] = placed

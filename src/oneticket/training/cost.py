@@ -1,4 +1,4 @@
-"""What a training costs: samples, dense and mask-aware floating-point operations, seconds."""
+"""The cost of a training: samples, dense and mask-aware floating-point operations, seconds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _COPIES = (torch.ops.aten.clone, torch.ops.aten._to_copy)  # the same weight els
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """The bill of one training.
+    """The cost of one training.
 
-    Operations count a multiply-add as two; a training step counts three forward passes (forward, and twice as much for
-    backward). ``masked_flops`` counts only the kept weights: what a perfect sparse kernel would need.
+    A multiply-add counts as two operations, and a training step as three forward passes (one for forward, two for
+    backward). ``masked_flops`` counts only the kept weights: the operations of a perfect sparse kernel.
     """
 
     steps: int
@@ -35,10 +35,10 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 def forward_flops(model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None) -> tuple[int, int]:
     """Floating-point operations of the forward pass of one sample: (dense, counting kept weights only).
 
-    ``example`` is one input with a batch dimension of 1. Counted are matrix products, convolutions and attention,
-    wherever they stand: recurrent layers and attention are computed step by step for it. Each that a masked weight
-    takes part in scales with the density of that weight, in every module that shares it; everything else counts whole.
-    What other operations do (bilinear forms, kernels of one's own) counts as nothing, dense and masked alike.
+    ``example`` is one input with a batch dimension of 1. Matrix products, convolutions and attention are counted,
+    wherever they occur; recurrent layers and attention are computed step by step for this. An operation with a masked
+    weight scales with the density of that weight, in every module that shares it; all others count in full. Other kinds
+    of operations (bilinear forms, custom kernels) count as zero, dense and masked alike.
     """
     table = Masks(dict(masks or {})).table()
     dense, by_weight = _operations(model, example, [row.name for row in table])
@@ -54,12 +54,13 @@ def training_flops(
 ) -> tuple[int, int]:
     """Floating-point operations of a training with ``samples`` samples: (dense, counting kept weights only).
 
-    Three forward passes for each sample. ``work``, as :class:`oneticket.training.Training` has it, says how many of
-    the samples met which numbers of kept weights of the tensors of ``masks``; without it, all met those of ``masks``.
+    Each sample counts three forward passes. ``work``, as in :class:`oneticket.training.Training`, gives the number of
+    samples for each tuple of numbers of kept weights of the tensors of ``masks``; without it, ``masks`` applies to all
+    samples.
 
-    Counted is what training with the masks of each step takes. What methods compute to choose other masks is not: the
-    dense gradients that RigL looks at in one of many steps, and the gates of L0, whose closed weights count as kept
-    until they are cut.
+    Only training with the masks of each step is counted, not the computations by which methods choose other masks: the
+    dense gradients that RigL needs in one of many steps, and the gates of L0, whose closed weights count as kept until
+    they are cut.
     """
     table = Masks(dict(masks or {})).table()
     dense, by_weight = _operations(model, example, [row.name for row in table])
@@ -69,13 +70,13 @@ def training_flops(
 
 
 def _operations(model: nn.Module, example: Tensor, names: Sequence[str]) -> tuple[int, dict[str, int]]:
-    """Operations of one forward pass: all, and by name those that a weight, or a copy of it, takes part in."""
+    """Operations of one forward pass: all, and by name those that use a weight or a copy of it."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     homes = [(name, parameters[name].detach()) for name in names if name in parameters]
     by_weight = dict.fromkeys(names, 0)
 
     def owner(arguments: Sequence[Any]) -> str | None:
-        # By memory, since layers take their weights transposed, in pieces, or without asking the module that owns them.
+        # By memory, since layers use their weights transposed, in pieces, or without calling the module that owns them.
         places = [argument.data_ptr() for argument in arguments if isinstance(argument, Tensor)]
         for name, home in homes:
             if any(home.data_ptr() <= place < home.data_ptr() + home.nbytes for place in places):
@@ -95,7 +96,7 @@ def _operations(model: nn.Module, example: Tensor, names: Sequence[str]) -> tupl
     def copied(*arguments: Any, out_val: Any = None, **_: Any) -> int:
         name = owner(arguments)
         if name is not None:
-            homes.append((name, out_val))  # held, so that nothing else comes to lie there
+            homes.append((name, out_val))  # kept alive, so that its memory is not reused
         return 0
 
     formulas = {operation: counted(formula) for operation, formula in flop_registry.items()}
@@ -107,14 +108,14 @@ def _operations(model: nn.Module, example: Tensor, names: Sequence[str]) -> tupl
 
 
 def _raw(formula: Callable[..., int]) -> Callable[..., int]:
-    """``formula``, marked as one that is given tensors and not their shapes."""
+    """``formula``, marked to get tensors instead of their shapes."""
     formula._get_raw = True  # type: ignore[attr-defined]
     return formula
 
 
 @contextmanager
 def _step_by_step() -> Iterator[None]:
-    """Inside, no kernel computes a whole recurrent layer or attention at once: there would be nothing to count."""
+    """A context without fused kernels for whole recurrent layers or attention, whose operations can't be counted."""
     recurrent: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     before = [backend.enabled for backend in recurrent]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -131,7 +132,7 @@ def _step_by_step() -> Iterator[None]:
 
 
 def _kept_part(dense: int, by_weight: Mapping[str, int], table: Sequence[LayerDensity], kept: Sequence[int]) -> int:
-    """Operations of one forward pass with so many ``kept`` weights of the masked tensors, which ``table`` names."""
+    """Operations of one forward pass with ``kept`` weights in the masked tensors, which ``table`` names."""
     saved = 0.0
     for row, count in zip(table, kept, strict=True):
         saved += by_weight[row.name] * (1 - count / max(row.total, 1))

@@ -1,4 +1,4 @@
-"""Evaluation: accuracy and loss over every sample of a split, the network left as it was."""
+"""Evaluation: accuracy and loss over every sample of a split; the network does not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oneticket.errors import InputError
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode inside, and every module of it in the mode it was in afterwards."""
+    """A context with ``model`` in evaluation mode; afterwards every module has its former mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -38,8 +38,8 @@ def evaluate(
 ) -> tuple[float, float]:
     """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode.
 
-    An ImageSet needs the ``normalisation`` of the split that the model was trained on. ``channels_last`` lays images
-    out as :func:`oneticket.training.train` does; only rounding differs.
+    An ImageSet needs the ``normalisation`` of the split on which the model was trained. ``channels_last`` sets the
+    layout of images as in :func:`oneticket.training.train`; only rounding differs.
     """
     if isinstance(data, ImageSet) and normalisation is None:
         raise InputError(
@@ -57,5 +57,5 @@ def evaluate(
             count += len(targets)
     if not count:
         raise InputError("there is nothing to evaluate on: the split is empty")
-    # Summed at the end, so that no batch waits for the one before to come back from the device.
+    # Summed at the end, so that no batch waits for the result of the previous one.
     return sum(torch.stack(right).tolist()) / count, math.fsum(torch.stack(losses).tolist()) / count

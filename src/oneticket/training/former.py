@@ -1,6 +1,6 @@
-"""Old forms that go on working for one minor version: a `Companion` is run as a `Callback`; old keywords of `train`.
+"""Deprecated forms that work for one more minor version: a `Companion` runs as a `Callback`; old keywords of `train`.
 
-Every use warns and says the new form. This file, and what mentions it, leave with :data:`oneticket.renamed.GONE_IN`.
+Every use warns and names the new form. :data:`oneticket.renamed.GONE_IN` removes this file and all uses of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OF_RUNTIME = ("device", "compact", "checkpoint")
 
 
 def former_keywords(train: Callable[P, R]) -> Callable[P, R]:
-    """``train``, which understands the keywords that ``Start``, ``Runtime``, ``loss`` and ``callbacks`` replaced."""
+    """``train`` with the keywords that ``Start``, ``Runtime``, ``loss`` and ``callbacks`` replaced."""
 
     @functools.wraps(train)
     def understanding(*arguments: P.args, **options: P.kwargs) -> R:
@@ -103,7 +103,7 @@ class Course:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the moment."""
+        """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def weights(self) -> dict[str, nn.Parameter]:
@@ -113,16 +113,16 @@ class Course:
 
     @property
     def masks(self) -> Masks:
-        """The masks of the moment, on the CPU."""
+        """The current masks, on the CPU."""
         return Masks(dict(zip(self.names, self.keeper.masks, strict=True)))
 
     def replace(self, masks: Mapping[str, Tensor]) -> None:
-        """Other masks from now on."""
+        """Keep other masks from now on."""
         self.keeper.replace([masks[name] for name in self.names])
 
 
 class Companion:
-    """What acts during training, in its old form; now `Callback`."""
+    """The old form of a callback; now `Callback`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -139,25 +139,25 @@ class Companion:
         return None
 
     def after_backward(self, step: int) -> None:
-        """Gradients are there."""
+        """Gradients are computed."""
 
     def after_step(self, step: int) -> None:
         """The optimiser has stepped."""
 
     @contextmanager
     def judged(self) -> Iterator[None]:
-        """Inside, the network is as it would be judged."""
+        """A context with the weights to evaluate."""
         yield
 
     def finish(self) -> None:
         """Training is over."""
 
     def state(self) -> dict[str, Any]:
-        """What is remembered between steps."""
+        """The memory between steps."""
         return {}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Restore the memory that :meth:`state` returned."""
 
 
 def _course(state: TrainState) -> Course:
@@ -169,14 +169,14 @@ def _course(state: TrainState) -> Course:
 
 
 def in_present_form(callback: Callback | Companion) -> Callback:
-    """``callback`` itself, or a callback that runs the companion that it is."""
+    """``callback`` itself; a companion is wrapped in a callback that runs it."""
     if not isinstance(callback, Companion):
         return callback
     companion: Companion = callback
     from oneticket.training.callbacks import Callback
 
     class Running(Callback):
-        """Calls the companion at the moments that it knows."""
+        """Calls the companion's methods at their moments."""
 
         modifies = type(companion) is not Companion
 

@@ -1,4 +1,4 @@
-"""By which kernels a network is trained: in another layout or precision only by those compared with the plain path."""
+"""Choice of kernels: another layout or precision is used only where its kernels agree with the plain path."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ KNOWN = "its gradient is wrong in oneDNN (issue 6035)"
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """The layout of the images, the layers that take the plain path instead, and why; ``unchecked`` why nobody looked.
+    """The layout of the images, and the layers that take the plain path instead.
 
-    ``plain`` has the layer's name as the key, and the empty name for the network as a whole.
+    Parameters
+    ----------
+    layout : the layout.
+    plain : name of a layer → why it takes the plain path; an empty name stands for the network as a whole.
+    unchecked : why the kernels could not be checked; empty if they were.
     """
 
     layout: Layout = "contiguous"
@@ -41,12 +45,12 @@ class Kernels(msgspec.Struct, frozen=True):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The layout in torch's words."""
+        """The layout as torch's memory format."""
         return MEMORY_FORMATS[self.layout]
 
     @contextmanager
     def at_work(self, model: nn.Module) -> Iterator[None]:
-        """Inside, ``model`` computes by these."""
+        """A context in which ``model`` computes with these kernels."""
         with on_plain_path(model, [name for name in self.plain if name], self.layout):
             yield
 
@@ -59,22 +63,22 @@ def choose_kernels(
     precision: Precision,
     channels_last: bool,
 ) -> Kernels:
-    """The kernels to train ``model`` by on batches like ``batches``, each operation compared with the plain path.
+    """Choose the kernels to train ``model`` with on batches like ``batches``, comparing each with the plain path.
 
-    Each operation of a layer is tried in the layout and the precision in question, values and gradients, on noise of
-    the shapes that a batch has there; what is known of this machine already is not tried again. A layer with a fault
-    takes the plain path; where no single layer can, the network as a whole is laid out plainly.
+    Each operation of a layer is tried in the requested layout and precision, values and gradients, on noise of the
+    shapes that a batch has there; results known for this machine are reused. A layer with a fault takes the plain path;
+    if the fault belongs to no single layer, the whole network uses the plain layout.
 
-    Raises InputError where an operation is wrong in bfloat16 and belongs to no layer that could compute it otherwise.
+    Raises InputError for an operation that is wrong in bfloat16 and belongs to no layer that could take the plain path.
     """
     layout: Layout = "channels-last" if channels_last else "contiguous"
     if layout == "contiguous" and precision == "float32":
         return Kernels(layout)
     try:
         trials = _trials(model, loss, batches, precision, layout)
-    except Exception as error:  # whatever the code of somebody's network raises where it is copied and looked at
+    except Exception as error:  # the user's code may raise anything when the network is copied and run
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _told(Kernels("contiguous", unchecked=f"the network can't be looked at ({reason})"))
+        return _told(Kernels("contiguous", unchecked=f"the network can't be examined ({reason})"))
     found = _at_fault(trials)
     loose = {name: fault for name, fault in found.items() if not _is_layer(model, name)}
     if not loose:
@@ -113,21 +117,21 @@ def _trials(
 
 
 def _sizes(batches: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch of every size that an epoch has: a whole one, and what is left at its end."""
+    """A batch of each size that occurs in an epoch: a full batch, and the remainder at its end."""
     inputs, targets = next(iter(batches.ordered()))
     yield inputs, targets
     whole, left = divmod(batches.samples, len(inputs))
-    if left and batches.steps_per_epoch > whole:  # which a source may leave out
+    if left and batches.steps_per_epoch > whole:  # a source may drop the remainder
         yield inputs[:left], targets[:left]
 
 
 def _bare_copy(model: nn.Module) -> nn.Module:
-    """A copy that has nothing in common with ``model``, without the hooks of somebody who counts or looks."""
+    """A copy that shares nothing with ``model``, without its hooks."""
     memo: dict[int, Any] = {}
     copied = copy.deepcopy(model, memo)
     parts = [{id(part) for part in (*m.modules(), *tensors(m).values())} for m in (model, copied)]
     if parts[0] & parts[1]:
-        raise TypeError("it shares something with its copies")
+        raise TypeError("it shares tensors or modules with its copies")
     for module in [part for part in memo.values() if isinstance(part, nn.Module)]:  # registered or not
         for name, hooks in vars(module).items():
             if name.endswith("_hooks") and hooks:
@@ -136,7 +140,7 @@ def _bare_copy(model: nn.Module) -> nn.Module:
 
 
 def _at_fault(trials: Mapping[Trial, set[str]]) -> dict[str, str]:
-    """What is wrong with a layer, by its name."""
+    """Name of a layer → its fault."""
     found = {trial: KNOWN for trial in trials if trial.has_known_fault}
     found |= faults(trial for trial in trials if trial not in found)
     return {name: f"{trial.about}: {fault}" for trial, fault in found.items() for name in sorted(trials[trial])}
@@ -147,7 +151,7 @@ def _is_layer(model: nn.Module, name: str) -> bool:
 
 
 def _told(kernels: Kernels) -> Kernels:
-    """``kernels``, having been said in the log where they are not those that were asked for."""
+    """Log where ``kernels`` differ from the requested ones, and return them."""
     for name, fault in kernels.plain.items():
         LOG.warning("%s takes the plain path: %s", f"the layer '{name}'" if name else "the network", fault)
     if kernels.unchecked:

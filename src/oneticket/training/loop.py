@@ -1,4 +1,4 @@
-"""The one training loop: every network that oneticket trains goes through here."""
+"""The training loop, which trains every network of oneticket."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def train(
 
     Parameters
     ----------
-    model : any module that maps a batch to logits (N × classes), or to what ``loss`` takes.
-    train_set, validation : whatever :func:`oneticket.data.as_batches` takes.
+    model : any module that maps a batch to logits (N × classes), or to the input of ``loss``.
+    train_set, validation : any inputs of :func:`oneticket.data.as_batches`.
     recipe : optimiser, learning rates, epochs, batch size, augmentation, precision.
     masks : parameter name → boolean mask of its shape; those weights are zeroed before the first step and stay so.
     start : where the training begins; by default at step 0 with a fresh optimiser.
     snapshots : moments at which to keep a copy of the network and of the optimiser's memory.
     loss : network, inputs, targets → the mean loss of the batch, instead of the recipe's cross-entropy; ``validation``
         must then be None.
-    callbacks : what acts, or only looks, while the network trains.
+    callbacks : callbacks that modify or observe the training.
     seed : the replicate; data order, augmentation and dropout come from its named streams.
-    runtime : device, layout, threads, checkpoint: nothing that changes numbers beyond rounding.
+    runtime : device, layout, threads, checkpoint; none changes numbers beyond rounding.
 
     Returns
     -------
-    Training : history, snapshots, masks and bill; the trained network is ``model``.
+    Training : history, snapshots, masks and cost; the trained network is ``model``.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def train(
     state = TrainState(model, masks, recipe, data, times, start, runtime, loss=loss, callbacks=hooks, streams=streams)
     with state.active():
         hooks.on_train_start(state)
-        with state.kernels.at_work(state.network):  # not before: a callback may ask of which type a layer is
+        with state.kernels.at_work(state.network):  # not earlier: callbacks may check the type of a layer
             while state.step < times.total:
                 epoch, done = divmod(state.step, times.per_epoch)
                 state.network.train()
@@ -98,7 +98,7 @@ def train(
 def train_step(
     state: TrainState, hooks: CallbackList, inputs: Tensor, targets: Tensor, *, clip_norm: float | None = None
 ) -> None:
-    """One optimiser step; the order of its events is the contract of every callback."""
+    """One optimiser step; callbacks rely on the order of its events."""
     state.set_lr(state.times.lr(state.step))
     inputs = state.laid_out(inputs)
     hooks.before_forward(state)
@@ -110,7 +110,7 @@ def train_step(
     (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
     hooks.after_backward(state)
     if clip_norm is not None:
-        state.masking.mask_gradients()  # the norm must not count weights that do not exist
+        state.masking.mask_gradients()  # the norm must not count masked weights
         clip_grad_norm_(state.network.parameters(), clip_norm)
     state.optimizer.step()
     hooks.after_step(state)

@@ -10,28 +10,30 @@ import torch
 from torch import Tensor
 
 LEAVES_ZEROS = frozenset({torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop})
-"""Optimisers that treat each weight by itself and leave one at zero whose gradient and memory are zero."""
+"""Optimisers that treat each weight by itself, and keep it at zero while its gradient and memory are zero."""
 
 
 class MaskKeeper:
     """A context in which ``optimizer`` cannot move masked weights away from zero.
 
-    Gradients are masked before each step, so that neither momentum, nor second moments, nor a step counted on their
-    norm ever see a masked weight; weights are masked after it, so that weight decay, momentum gathered earlier or an
-    exotic optimiser cannot bring one back. Each is one fused operation over all tensors.
+    Gradients are masked before each step, so that masked weights never enter momentum, second moments or a gradient
+    norm. Weights are masked after it, so that weight decay, earlier momentum or an exotic optimiser cannot bring one
+    back. Each masking is one fused operation over all tensors.
 
-    An optimiser of ``LEAVES_ZEROS`` cannot bring one back: from weight, gradient and memory zero it makes a step of
-    zero. When told that it is ``undisturbed``, weights are not masked again after its steps. The bits are the same, the
-    sign of a zero included: a mask keeps it, so that a masked weight may be −0.0 either way.
+    An optimiser of ``LEAVES_ZEROS`` cannot bring a weight back: if weight, gradient and memory are zero, so is its
+    step. With ``undisturbed``, weights are not masked again after its steps. The bits are the same, including the sign
+    of zeros: a mask keeps it, so that a masked weight may be −0.0 either way.
 
     Parameters
     ----------
     optimizer : any ``torch.optim.Optimizer``.
     masked : parameter and boolean mask (True where kept) of each masked tensor, equal shapes.
-    undisturbed : while masks are kept, nothing but the optimiser and :meth:`replace` changes masked weights, or what
-        the optimiser remembers of them.
+    undisturbed : whether only the optimiser and :meth:`replace` change masked weights, and the optimiser's memory of
+        them, while masks are kept.
 
-    ``kept`` is the number of weights that each tensor keeps at the moment.
+    Attributes
+    ----------
+    kept : the current number of kept weights of each tensor.
     """
 
     def __init__(
@@ -40,19 +42,19 @@ class MaskKeeper:
         self.optimizer = optimizer
         self._masks_again = not (undisturbed and type(optimizer) in LEAVES_ZEROS)
         self._weights = [weight for weight, _ in masked]
-        # Laid out as the weights are: a fused product of two layouts would fall back to a slow one.
+        # In the layout of the weights: a fused product of two layouts would take a slow path.
         self._masks = [torch.empty_like(weight, requires_grad=False).copy_(mask) for weight, mask in masked]
         self.kept = _counted([mask for _, mask in masked])
         self._hooks: list[Any] = []
 
     @property
     def masks(self) -> list[Tensor]:
-        """The masks of the moment, boolean, on the CPU, in the order they were given."""
+        """The current masks, boolean, on the CPU, in the order in which they were given."""
         return [(mask != 0).cpu().contiguous() for mask in self._masks]
 
     @torch.no_grad()
     def replace(self, masks: Sequence[Tensor]) -> None:
-        """Keep other masks of the same tensors from now on; weights and what the optimiser remembers follow."""
+        """Keep other masks of the same tensors from now on; weights and the optimiser's memory are masked, too."""
         for kept, mask in zip(self._masks, masks, strict=True):
             kept.copy_(mask)
         self.kept = _counted(masks)
@@ -79,7 +81,7 @@ class MaskKeeper:
         if closure is None:
             return None
 
-        # A closure computes gradients inside the step, where only it can mask them.
+        # A closure computes gradients inside the step, so they must be masked inside the closure.
         def masking() -> Any:
             loss = closure()
             self.mask_gradients()
@@ -102,7 +104,7 @@ class MaskKeeper:
 
     @torch.no_grad()
     def mask_state(self) -> None:
-        """Zero what the optimiser remembers of masked weights (momentum, moments)."""
+        """Zero the optimiser's memory of masked weights (momentum, moments)."""
         for weight, mask in zip(self._weights, self._masks, strict=True):
             for value in self.optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:

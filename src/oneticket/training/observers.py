@@ -1,4 +1,4 @@
-"""The callbacks that only look, and that every training has: validation, snapshots, history, checkpoint."""
+"""Built-in callbacks that only observe: validation, snapshots, history, checkpoint."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from oneticket.training.results import EpochRecord
 from oneticket.training.runtime import Runtime
 from oneticket.training.state import TrainState
 
-_CHECK_EVERY = 100  # steps between looks at the losses: each look waits for the device
+_CHECK_EVERY = 100  # steps between checks of the losses: each check waits for the device
 
 
 class Observer(Callback):
-    """A callback that only looks."""
+    """A callback that only observes."""
 
     modifies = False
 
@@ -35,7 +35,7 @@ class OnEpoch(Observer):
         self._function = function
 
     def on_epoch_end(self, state: TrainState) -> None:
-        state.write_back()  # the function may look at the network that it gave
+        state.write_back()  # the function may use the network that was given to `train`
         self._function(state.history[-1])
 
 
@@ -65,7 +65,7 @@ class Snapshots(Observer):
 
 
 class History(Observer):
-    """Sums the losses, records each epoch, and ends a training that is no longer one of finite numbers."""
+    """Sums the losses, records each epoch, and ends a training whose numbers are no longer finite."""
 
     def __init__(self) -> None:
         self._recent: list[tuple[Tensor, int, float]] = []
@@ -98,10 +98,10 @@ class Checkpointer(Observer):
 
 
 def observing(data: BatchSource, validation: Any, recipe: Recipe, runtime: Runtime) -> list[Callback]:
-    """The observers of one training on ``data``, in the order in which they look."""
+    """The observers of one training on ``data``, in the order in which they are called."""
     found: list[Callback] = [Snapshots(), History()]
     if validation is not None:
-        # Images are evaluated as they are trained on: with the statistics of the training split.
+        # For evaluation, too, images are normalised with the statistics of the training split.
         normalisation = getattr(data, "normalisation", None)
         size = max(recipe.batch_size, 512)
         found.append(Validation(as_batches(validation, size, normalisation=normalisation, device=runtime.device)))
@@ -112,7 +112,7 @@ def observing(data: BatchSource, validation: Any, recipe: Recipe, runtime: Runti
 
 def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:
     """Raise NonFiniteLoss, with step and learning rate, when a weight or the validation loss is not finite."""
-    # The last step of an epoch can diverge without any training loss that shows it.
+    # The last step of an epoch can diverge without showing in a training loss.
     weights = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
     if not bool(weights.all()) or (loss is not None and not math.isfinite(loss)):
         what = f"the validation loss is {loss}" if bool(weights.all()) else "weights are no longer finite"
@@ -131,7 +131,7 @@ def finite_sum(recent: list[tuple[Tensor, int, float]], step: int) -> float:
     NonFiniteLoss : with step and learning rate, for the first loss that is not finite.
     """
     losses, counts, rates = zip(*recent, strict=True)
-    found = torch.stack(losses).cpu()  # the one moment at which the device is waited for
+    found = torch.stack(losses).cpu()  # only here the CPU waits for the device
     values = (found * torch.tensor(counts, dtype=found.dtype)).tolist()
     for behind, (value, lr) in enumerate(zip(values, rates, strict=True)):
         if not math.isfinite(value):

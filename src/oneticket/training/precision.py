@@ -1,4 +1,4 @@
-"""Precision: what multiplies bfloat16 on a device, and what is to be said there of the precision of a recipe."""
+"""Precision: whether bfloat16 is faster on a device, and the hint shown for the precision of a recipe."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from oneticket.training.recipe import Precision
 
 CPU_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
-"""Words for bfloat16 products in the list of what a processor can do: x86-64, and, last, 64-bit Arm."""
+"""Processor flags for bfloat16 products: x86-64, and, last, 64-bit Arm."""
 
 CUDA_SINCE = (8, 0)
 """The compute capability from which on GPUs multiply bfloat16 in hardware."""
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A precision on a device: whether the other one would not be faster there, and a sentence that says why."""
+    """Whether a precision is the fastest on a device, and the reason as a sentence."""
 
     precision: Precision
     fastest: bool
@@ -25,9 +25,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def bf16_units(device: str = "cpu") -> tuple[str, ...]:
-    """What multiplies bfloat16 in hardware on ``device``; empty where nothing does, or nothing is known to.
+    """The hardware units of ``device`` that multiply bfloat16; empty if it has none, or none is known.
 
-    Not what libraries call supported: they emulate it elsewhere, which is slower than float32.
+    Libraries also call bfloat16 supported where they emulate it, which is slower than float32; that does not count.
     """
     kind = device.partition(":")[0]
     if kind == "cpu":
@@ -40,10 +40,9 @@ def bf16_units(device: str = "cpu") -> tuple[str, ...]:
 
 
 def choice(precision: Precision, device: str = "cpu") -> Choice:
-    """What ``precision``, which a recipe asks for, means for the time on ``device``.
+    """Judge the speed of a recipe's ``precision`` on ``device``.
 
-    No precision is refused, and none is ever replaced: the numbers depend on it, and a recipe is to give the same ones
-    everywhere.
+    No precision is refused or replaced: the numbers depend on it, and a recipe must give the same numbers everywhere.
     """
     units = " and ".join(bf16_units(device))
     nothing = f"nothing on {device} is known to multiply bfloat16 in hardware"
@@ -60,7 +59,7 @@ def fastest(device: str = "cpu") -> Choice:
 
 
 def _processor_words() -> set[str]:
-    """What the first processor can do, in the words of the system; empty where it does not list them."""
+    """The feature flags of the first processor, as the system lists them; empty if it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -32,9 +32,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``momentum`` belongs to SGD (0.9) and RMSprop (0), ``nesterov`` to SGD, ``betas`` to Adam and AdamW.
     ``weight_decay`` is added to the gradient (L2) except with AdamW; with ``decay_norms = false`` biases and
     normalisation parameters are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a
-    moment such as ``"1ep"``. ``precision`` ``"bf16"`` is autocast: products in bfloat16, weights and what the optimiser
-    remembers in float32. It is never chosen by the machine, since the numbers depend on it;
-    :mod:`oneticket.training.precision` tells where it is faster.
+    moment such as ``"1ep"``. ``precision`` ``"bf16"`` is autocast: products in bfloat16, weights and the optimiser's
+    memory in float32. It is never chosen automatically, since the numbers depend on it;
+    :mod:`oneticket.training.precision` knows where it is faster.
 
     >>> Recipe.sgd(epochs=2).momentum
     0.9
@@ -64,7 +64,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not holds:
                 raise InputError(f"{field} = {getattr(self, field)}", expected=expected)
 
-        # A file's words are checked as they are read; those of a Recipe(...) in Python only here.
+        # Values from a file are checked as they are read; those of a Recipe(...) in Python only here.
         for field, kind in (("optimizer", Optimizer), ("precision", Precision)):
             if getattr(self, field) not in get_args(kind):
                 raise unknown(field, str(getattr(self, field)), get_args(kind))
@@ -100,9 +100,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return cls(optimizer="adam", lr=lr, epochs=epochs, **options)
 
     def make_optimizer(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
-        """The optimiser over the parameters of ``model`` that are to be trained.
+        """The optimiser for the trainable parameters of ``model``.
 
-        ``lr_factors`` : parameter name → factor on its learning rate; each group carries its own as ``factor``.
+        Parameters
+        ----------
+        model : the network.
+        lr_factors : parameter name → factor on its learning rate; each parameter group stores its own as ``factor``.
         """
         spared = set() if self.decay_norms else {id(p) for p in _spared_parameters(model)}
         alike: dict[tuple[bool, float], list[nn.Parameter]] = {}

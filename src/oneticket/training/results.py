@@ -1,4 +1,4 @@
-"""What a training leaves behind besides the trained network."""
+"""The results of a training besides the trained network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Training(msgspec.Struct, frozen=True):
 
     Parameters
     ----------
-    history : one record an epoch.
+    history : one record per epoch.
     snapshots : moment (``"1ep"``) → snapshot.
-    steps, samples : of the whole training, over all processes that it took.
+    steps, samples : of the whole training, over all its processes.
     seconds : of this process only.
-    resumed_at : the step that this process went on from.
-    masks : those at the end, which a callback may have made; None for a dense training.
-    work : numbers of kept weights of the tensors of ``masks``, in their order → samples trained under those numbers.
-    kernels : the layout it was computed in, and the layers that took another path.
+    resumed_at : the step from which this process continued.
+    masks : the final masks, which a callback may have made; None for a dense training.
+    work : numbers of kept weights of the tensors of ``masks``, in their order → samples trained with those numbers.
+    kernels : the layout of the computation, and the layers that took another path.
     """
 
     history: list[EpochRecord]

@@ -1,4 +1,4 @@
-"""`Runtime`: how a training is computed, none of which changes its numbers beyond rounding; and the process's heap."""
+"""`Runtime`: how a training is computed, which changes its numbers at most by rounding; and the process's heap."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     device : ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
-    layout : ``"channels-last"`` lays images and 2-D convolutions out with the channels last, whose kernels run a third
-        faster. For networks that do not rely on the layout of what flows through them (``x.view`` does). Before the
-        first step, values and gradients of each layer are compared with those of the plain layout, once for a machine;
-        layers that differ, and networks that can't be examined, are computed plainly, which ``Training.kernels`` and
-        the log ``oneticket.kernels`` say.
-    compact : with masks, compute without dead channels and masked weights, where that is faster. A callback that
-        modifies the training, or a ``loss`` of your own, rules it out.
-    threads : of torch, while this training runs; None leaves them as they are.
-    checkpoint : the file of the running state; a checkpoint found there is continued.
+    layout : ``"channels-last"`` stores images and 2-D convolutions with the channels last, whose kernels run a third
+        faster. Use it for networks that do not rely on the layout of activations (``x.view`` does). Before the first
+        step, values and gradients of each layer are compared with those of the plain layout, once per machine. Layers
+        that differ, and networks that can't be examined, use the plain layout; ``Training.kernels`` and the log
+        ``oneticket.kernels`` say so.
+    compact : whether to compute without dead channels and masked weights, where masks make that faster. Not with a
+        callback that modifies the training, nor with a custom ``loss``.
+    threads : number of torch's threads while this training runs; None leaves it unchanged.
+    checkpoint : the file of the running state; training continues from a checkpoint found there.
     """
 
     device: str = "cpu"
@@ -40,7 +40,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def threads_of(count: int | None) -> Iterator[None]:
-    """Inside, torch computes with ``count`` threads; with as many as before where None."""
+    """A context in which torch computes with ``count`` threads; None leaves the number unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -49,7 +49,7 @@ def threads_of(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# From <malloc.h> of glibc, and the values that glibc itself arrives at, on 64 bits, once a large block was freed.
+# From <malloc.h> of glibc, and the values that glibc itself adopts, on 64 bits, after a large block was freed.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER, _USUAL_TRIM, _USUAL_MMAP, _USUAL_MMAP_MAX = -1, 64 * 2**20, 32 * 2**20, 2**16
 

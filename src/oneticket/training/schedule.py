@@ -31,7 +31,7 @@ class StepDecay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
             raise InputError(f"factor = {self.decay}", expected="a number above 0, at most 1")
 
     def factor(self, iteration: int, total: int, steps_per_epoch: int) -> float:
-        """``decay`` to the power of the moments passed."""
+        """``decay`` to the power of the number of moments passed."""
         passed = sum(iteration >= Step.parse(moment).iterations(steps_per_epoch) for moment in self.at)
         return float(self.decay**passed)
 

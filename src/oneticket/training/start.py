@@ -27,7 +27,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     optimizer_state : the optimiser's memory, as ``Snapshot.optimizer`` holds it; fresh when None.
     lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
     lr_factors : parameter name → factor on its learning rate; 1 for those not named.
-    callbacks : what belongs to the method of training, called before the callbacks of the user.
+    callbacks : the callbacks of the method, called before those of the user.
     """
 
     step: str | int | Step = 0
@@ -42,7 +42,7 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    first, total : the step at which it begins, and the number of steps at which it ends.
+    first, total : the number of steps at its beginning and at its end.
     per_epoch : steps in an epoch.
     lr : step → learning rate.
     moments : name of a snapshot → number of steps after which it is taken.

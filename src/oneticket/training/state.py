@@ -1,4 +1,4 @@
-"""`TrainState`: a training under way, the one thing that changes while it runs."""
+"""`TrainState`: the mutable state of a running training."""
 
 from __future__ import annotations
 
@@ -33,17 +33,20 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 class TrainState:
-    """A training under way: network, optimiser, masks and progress. Callbacks get it at every moment.
+    """The state of a running training: network, optimiser, masks and progress. Callbacks get it at every moment.
 
     Parameters
     ----------
     model, masks, recipe, start, runtime : as for :func:`oneticket.training.train`.
-    data : batches to train on. times : the timetable. streams : those of the replicate.
-    loss : what is minimised; the recipe's cross-entropy when None. callbacks : those that the loop calls.
+    data : batches to train on.
+    times : the timetable.
+    streams : the random streams of the replicate.
+    loss : the function to minimise; the recipe's cross-entropy when None.
+    callbacks : the callbacks that the loop calls.
 
     Attributes
     ----------
-    network : what is computed with, in training: ``model`` itself, or a smaller network in its place where no callback
+    network : the network that computes in training: ``model`` itself, or a compact network in its place if no callback
         modifies the training. ``optimizer`` steps its parameters.
     step : the number of steps taken; during a step, the number of that step, counted from 0.
     loss, lr, batch : mean loss (a scalar on the device), learning rate and number of samples of the step.
@@ -101,10 +104,10 @@ class TrainState:
         self.work: dict[tuple[int, ...], int] = {}
         self.validated: tuple[float | None, float | None] = (None, None)
 
-    # -- what callbacks ask for ------------------------------------------------------------------------------------
+    # -- for callbacks ---------------------------------------------------------------------------------------------
     @property
     def model(self) -> nn.Module:
-        """The network that was given to ``train``, brought up to date."""
+        """The network that was given to ``train``, with the current weights."""
         self.write_back()
         return self._model
 
@@ -115,7 +118,7 @@ class TrainState:
 
     @property
     def masks(self) -> Masks:
-        """The masks of this moment, on the CPU; methods that make masks while training begin with full ones."""
+        """The current masks, on the CPU; methods that make masks while training begin with full masks."""
         return self._fixed or Masks(dict(zip(self.names, self.masking.masks, strict=True)))
 
     def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
@@ -123,12 +126,12 @@ class TrainState:
         self.masking.replace([masks[name] for name in self.names])
 
     def generator(self, purpose: str, step: int) -> torch.Generator:
-        """A random generator on the CPU for a purpose and a step, the same whenever it is asked for again."""
+        """A random generator on the CPU for a purpose and a step; equal arguments give equal generators."""
         return self._streams.generator("mask", purpose, step)
 
     # -- one step --------------------------------------------------------------------------------------------------
     def set_lr(self, lr: float) -> None:
-        """Step at the rate ``lr`` from now on, times each parameter's factor."""
+        """Set the learning rate to ``lr``, times each parameter's factor."""
         if lr != self.lr:
             self.lr = lr
             for group in self.optimizer.param_groups:
@@ -139,17 +142,17 @@ class TrainState:
         return inputs.contiguous(memory_format=self.kernels.memory_format) if inputs.dim() == 4 else inputs
 
     def count(self, samples: int) -> None:
-        """Add ``samples`` to the work done with the weights that are kept at this moment."""
+        """Add ``samples`` to the work done with the present numbers of kept weights."""
         self.batch = samples
         kept = self._kept or self.masking.kept
         self.work[kept] = self.work.get(kept, 0) + samples
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A context of the recipe's precision."""
+        """A context with the recipe's precision."""
         return self._autocast
 
     def clear_gradients(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
         for parameter in self._stepped:  # like `zero_grad`, at a third of its cost
             parameter.grad = None
 
@@ -160,7 +163,7 @@ class TrainState:
 
     # -- in the shapes of the full network -------------------------------------------------------------------------
     def write_back(self) -> None:
-        """Bring the network that was given to ``train`` up to date."""
+        """Write the current weights into the network that was given to ``train``."""
         self._compact.expand_into(self._model)
 
     def snapshot(self) -> Snapshot:
@@ -170,7 +173,7 @@ class TrainState:
         return Snapshot({n: _copied(t) for n, t in state.items()}, {n: t.cpu() for n, t in memory.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, in the shapes of the full network."""
+        """The state to continue from, in the shapes of the full network."""
         return {
             "step": self.step,
             "model": self._compact.to_full(self.network.state_dict()),
@@ -183,7 +186,7 @@ class TrainState:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Continue from the state that :meth:`state_dict` returned."""
         self.step = self.resumed_at = saved["step"]
         self.history = [msgspec.convert(record, EpochRecord) for record in saved["history"]]
         self.work = saved["work"]
@@ -194,7 +197,7 @@ class TrainState:
             self.replace_masks(saved["masks"])
 
     def resume(self) -> dict[str, Any] | None:
-        """Go on from the checkpoint, if there is one; what it holds, for the callbacks."""
+        """Continue from the checkpoint, if there is one, and return its content for the callbacks."""
         saved = self._runtime.checkpoint.load() if self._runtime.checkpoint else None
         if saved is not None:
             self.load_state_dict(saved)
@@ -206,11 +209,11 @@ class TrainState:
     # -- beginning and end -----------------------------------------------------------------------------------------
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, masks are kept; however it ends, the full network is left as far as training got.
+        """A context in which masks are kept; however it ends, the full network gets the latest weights.
 
         Raises
         ------
-        NonFiniteLoss : one from inside, with the steps, the samples and the history so far.
+        NonFiniteLoss : raised again from inside, with the steps, the samples and the history so far.
         """
         with (
             threads_of(self._runtime.threads), self.masking, self._compact.written_back(self._model), kept_heap(),
@@ -223,7 +226,7 @@ class TrainState:
                 raise NonFiniteLoss(str(error), steps, samples, self.history) from None
 
     def result(self, seconds: float) -> Training:
-        """What the training leaves; the full network is laid out plainly again."""
+        """The result of the training; the full network returns to the plain layout."""
         lay_out(self._model, "contiguous")
         return Training(
             history=self.history,
@@ -250,7 +253,7 @@ def _check_masks(model: nn.Module, masks: Masks | None) -> None:
     parameters = dict(model.named_parameters())
     for name, mask in (masks or {}).items():
         if name not in parameters or parameters[name].shape != mask.shape:
-            raise InputError(f"the mask '{name}' fits no parameter of the model", expected="equal names and shapes")
+            raise InputError(f"the mask '{name}' does not fit the model", expected="name and shape of a parameter")
 
 
 def _masking(

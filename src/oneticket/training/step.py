@@ -32,7 +32,7 @@ class Step:
             return cls(0, value)
         found = _PATTERN.fullmatch(value) if isinstance(value, str) and value else None
         if found is None:
-            raise InputError(f"'{value}' is no moment of a training", expected="such as 1ep, 500it, 2ep50it or 0")
+            raise InputError(f"'{value}' is not a valid moment", expected="such as 1ep, 500it, 2ep50it or 0")
         return cls(int(found[1] or 0), int(found[2] or 0))
 
     def iterations(self, steps_per_epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""The small interface of weight draws: what a draw may look at → the values an arm starts from."""
+"""The interface of weight draws: a context → the values from which an arm starts."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ State: TypeAlias = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DrawContext(Context):
-    """What a draw may look at; what it does not ask for is neither computed nor read.
+    """What a draw may use; each field is computed only when it is read.
 
     Parameters
     ----------
     initial, rewound, trained, redrawn : Callable[[], Mapping[str, Tensor]], optional
         Give the weights at initialisation W_0, after k steps of dense training W_k, at its end W_T, and a fresh draw
-        from the initial distribution; each a full state dict. They are read-only here: a draw begins with a copy.
+        from the initial distribution; each is a full state dict. They are read-only: a draw begins with a copy.
     masks : Callable[[], Masks], optional
-        Gives the arm's masks, which say what is kept and which parameters are prunable.
+        Gives the arm's masks, whose names are the prunable parameters.
     generator : Callable[[], torch.Generator], optional
         Gives a generator, on the CPU, at the start of its stream.
 
     Raises
     ------
     InputError
-        When a field that was not given is asked for.
+        When a field that was not given is read.
 
     Examples
     --------
@@ -57,14 +57,14 @@ Draw: TypeAlias = Callable[[DrawContext], State]
 
 
 class DrawFacts(msgspec.Struct, frozen=True):
-    """What a draw states about itself.
+    """The registered facts of a draw.
 
     Parameters
     ----------
     drawn : str, optional
-        ``afresh`` where nothing of a ticket is in the weights, so that a rescaling may draw them anew.
+        ``afresh`` if the weights contain nothing of a ticket, so that a rescaling may draw them anew.
     scale : str
-        ``initial`` where their magnitudes are those of the initial distribution, not a ticket's.
+        ``initial`` if their magnitudes are those of the initial distribution, not of a ticket.
     """
 
     drawn: Literal["afresh"] | None = None
@@ -72,6 +72,6 @@ class DrawFacts(msgspec.Struct, frozen=True):
 
 
 DRAWS: Registry[Draw, DrawFacts] = Registry("draw", DrawFacts)
-"""Each gives the values an arm starts from, before masking and rescaling (methods §5)."""
+"""Each gives the values from which an arm starts, before masking and rescaling (methods §5)."""
 
 draw = DRAWS.register

@@ -1,4 +1,4 @@
-"""The small interface of rescalings: weights, masks and a context → weights of another scale, and learning rates."""
+"""The interface of rescalings: weights, masks and a context → weights of another scale, and learning rates."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Masked: TypeAlias = tuple[Mapping[str, Tensor], Masks]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RescalingContext(Context):
-    """What a rescaling may know beyond weights and masks; what it does not ask for is not computed.
+    """What a rescaling may use besides weights and masks; each field is computed only when it is read.
 
     Parameters
     ----------
     weights : str
-        The draw that the weights come from, by its registered name.
+        The registered name of the draw that gave the weights.
     generator : Callable[[], torch.Generator], optional
-        Gives the generator, on the CPU, of weights that are drawn anew.
+        Gives the generator, on the CPU, for weights that are drawn anew.
     network : Callable[[], nn.Module], optional
-        Gives a module that holds the arm's full masked state, to be used up as scratch.
+        Gives a module with the arm's full masked state, which the rescaling may change.
     batch : Callable[[], Tensor], optional
         Gives inputs of the target's training split, as the network takes them.
     ticket : Callable[[], tuple[Mapping[str, Tensor], Masks]], optional
@@ -43,7 +43,7 @@ class RescalingContext(Context):
     Raises
     ------
     InputError
-        For an unknown draw, and when a field that was not given is asked for.
+        For an unknown draw, and when a field that was not given is read.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class RescalingContext(Context):
 
     @property
     def redrawn(self) -> bool:
-        """Whether the weights are a fresh draw, which may be drawn anew; others may only be multiplied."""
+        """Whether the weights are a fresh draw and may be drawn anew; other weights may only be multiplied."""
         return DRAWS.entry(self.weights).facts.drawn == "afresh"
 
     @property
@@ -74,20 +74,20 @@ class RescalingContext(Context):
         return DRAWS.entry(self.weights).facts.scale == "initial"
 
     def layer(self, name: str) -> nn.Module | None:
-        """The layer that the weight ``name`` belongs to, to be looked at; None where no network was given."""
+        """The layer of the weight ``name``, to be inspected only; None if no network was given."""
         return self.network.get_submodule(name.rpartition(".")[0]) if self.has("network") else None
 
 
 @dataclass(frozen=True)
 class Rescaled:
-    """What a rescaling gives.
+    """The result of a rescaling.
 
     Parameters
     ----------
     weights : dict[str, Tensor]
         The rescaled weights of the prunable tensors: same names, shapes, dtypes, and still masked.
     lr_factors : Mapping[str, float]
-        What the learning rates of parameters are multiplied by; those not named keep theirs.
+        Factors on the learning rates of parameters; 1 for parameters that are not named.
     """
 
     weights: State
@@ -98,16 +98,16 @@ Rescaling: TypeAlias = Callable[[Mapping[str, Tensor], Masks, RescalingContext],
 
 
 class RescalingFacts(msgspec.Struct, frozen=True):
-    """What a rescaling states about itself.
+    """The registered facts of a rescaling.
 
     Parameters
     ----------
     needs : str, optional
-        ``batch`` where data and the network are looked at, ``ticket`` where a ticket and its random twin are.
+        ``batch`` if it uses data and the network, ``ticket`` if it uses a ticket and its random counterpart.
     again : str, optional
-        ``compounds`` where weights that are rescaled already would be rescaled once more.
+        ``compounds`` if applying it to rescaled weights would rescale them once more.
     optimizers : tuple[str, ...]
-        The only optimisers that its learning rates are derived for; none where it is for any.
+        The only optimisers for which its learning rates are derived; empty if it suits all.
     """
 
     needs: Literal["batch", "ticket"] | None = None
@@ -134,13 +134,13 @@ def rescale(
     name : str
         A registered rescaling.
     weights : Mapping[str, Tensor]
-        Of the prunable tensors, by parameter name; what is not kept is zero.
+        The prunable tensors, by parameter name; masked weights are zero.
     masks : Masks
-        What is kept of them.
+        The masks of these tensors.
     context : RescalingContext
-        What the rescaling may look at beyond them.
+        What the rescaling may use besides weights and masks.
     optimizer : str
-        The optimiser that trains them, by its name in a recipe.
+        The name, as in a recipe, of the optimiser that trains them.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def rescale(
 
 
 def check_optimizer(name: str, optimizer: str) -> None:
-    """InputError where the rescaling ``name`` is not derived for the optimiser; also for an unknown rescaling."""
+    """Raise InputError if the rescaling ``name`` is unknown or was not derived for the optimiser."""
     able = RESCALINGS.entry(name).facts.optimizers
     if able and optimizer not in able:
         raise InputError(
@@ -176,6 +176,6 @@ def check_optimizer(name: str, optimizer: str) -> None:
 
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """``weight`` with what is not kept at exactly 0.0; a copy."""
+    """A copy of ``weight`` in which masked entries are exactly 0.0."""
     # Not a product: that would leave −0.0 where a negative weight was masked.
     return weight.detach().masked_fill(~mask.to(weight.device), 0.0)

@@ -50,8 +50,8 @@ def reshuffled(context: DrawContext) -> State:
 def sign_constant(context: DrawContext) -> State:
     """The ticket's signs at one magnitude a layer, sign(W_k) · σ_l; what is not prunable as in W_k.
 
-    σ_l is the population standard deviation of W_0,l, as in the criterion ``normalised-magnitude``: measured, it holds
-    for any initial distribution. A weight of exactly zero has no sign and stays zero.
+    σ_l is the population standard deviation of W_0,l, as in the criterion ``normalised-magnitude``; since it is
+    measured, it holds for any initial distribution. A weight of exactly zero has no sign and stays zero.
     """
     state, start = dict(context.rewound), context.initial
     for name in context.masks:

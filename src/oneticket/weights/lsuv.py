@@ -18,21 +18,21 @@ TOLERANCE = 0.02
 """How far from 1 the variance of a layer's pre-activations may be."""
 
 MOST_DIVISIONS = 20
-"""How often a layer is divided by the standard deviation of its pre-activations before it is given up."""
+"""Maximum number of divisions of a layer by the standard deviation of its pre-activations."""
 
 
 @rescaling("data", source="Mishkin & Matas 2016, algorithm 1", needs="batch")
 def data(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
     """Each layer divided until its pre-activations vary by 1 on one batch, in the order of execution (LSUV).
 
-    The variance is over samples, units and positions of the layer's output, its bias included, and ends within 0.02 of
-    1; without a bias one division does it. Each layer sees its predecessors already rescaled. Normalisation layers use
-    the statistics of the batch, as in training; nothing is dropped out. The orthogonal start of the paper is left out,
-    since the masks are given.
+    The variance is over samples, units and positions of the layer's output, including its bias, and ends within 0.02 of
+    1; without a bias one division is enough. Each layer sees its predecessors already rescaled. Normalisation layers
+    use the statistics of the batch, as in training; dropout is off. The orthogonal initialisation of the paper is left
+    out, since the masks are given.
 
-    A layer stays as it was when its output does not vary at all, when twenty divisions do not bring it there (its bias
-    alone varies by about 1), when it is not executed, and when its weight is not the only prunable one of a module that
-    gives one tensor (recurrent cells). A module executed more than once is judged by its first execution.
+    A layer is left unchanged if its output does not vary at all, if twenty divisions are not enough (its bias alone
+    varies by about 1), if it is not executed, and if its weight is not the only prunable weight of a module that
+    returns one tensor (recurrent cells). For a module executed more than once the first execution counts.
     """
     network = context.network
     parameters = dict(network.named_parameters())
@@ -54,7 +54,7 @@ def data(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext)
 
 
 def _owners(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Module and weight, of each module that owns one of the named parameters and no other."""
+    """Module and weight for each module that owns exactly one of the named parameters."""
     owned: dict[str, list[str]] = {}
     for name in names:
         owned.setdefault(name.rpartition(".")[0], []).append(name)
@@ -62,7 +62,7 @@ def _owners(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _unit_variance(weight: Tensor) -> Callable[..., Any]:
-    """A forward hook that rescales ``weight`` in place and gives the module's output with it."""
+    """A forward hook that rescales ``weight`` in place and returns the module's output with it."""
     done = False
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Normalisation parameters as a choice of their own: which state gains, biases and running statistics come from."""
+"""Choices of normalisation parameters: the state from which gains, biases and running statistics come."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NORMALISATIONS = (
 Norms: TypeAlias = Callable[[Mapping[str, Tensor], DrawContext, Collection[str]], State]
 
 NORMS: Registry[Norms, NoFacts] = Registry("norms", NoFacts)
-"""Each gives the state an arm was drawn with other values of the named normalisation parameters (methods §5).
+"""Each returns a drawn state with other values of the named normalisation parameters (methods §5).
 
-Takes the state, the context to take others from, and the names that :func:`norm_names` gives; the other entries of the
+It takes the state, the context with the other values, and the names from :func:`norm_names`; all other entries of the
 result are those of the state.
 """
 

@@ -1,4 +1,4 @@
-"""Rescalings: how the kept weights make up for those that are gone (methods §5)."""
+"""Rescalings: how the kept weights compensate for the pruned ones (methods §5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def none(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> St
 def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> State:
     """Each layer over the square root of its density, W_l / √ρ_l; a layer of which nothing is left stays zero.
 
-    Restores the second moment that the layer's N_l entries had before random ones of them were dropped.
+    This restores the second moment that the layer's N_l entries had before random entries were dropped.
     """
     return _by_density(weights, masks)
 
@@ -33,9 +33,9 @@ def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> S
 def fan_in(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
     """Each output unit by its own kept inputs f_i: drawn anew from N(0, 2/f_i), or times √(f_l/f_i) in a ticket.
 
-    f_l is N_l over the number of output units, which lie along the first dimension, in transposed convolutions along
-    the second of each group; which layers these are is known only of a context with a network. A unit with no input
-    left stays zero.
+    f_l is N_l over the number of output units. These lie along the first dimension, in transposed convolutions along
+    the second of each group; transposed convolutions are recognised only if the context has a network. A unit without
+    inputs stays zero.
     """
     return {
         name: _by_fan_in(weight, masks[name], _transposed(name, weight, context), context)
@@ -47,10 +47,10 @@ def fan_in(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContex
 def matched(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
     """Each layer times the factor that gives it the second moment of the other side's kept weights.
 
-    The other side of weights at the initial scale (re-drawn, initial, signs) is the ticket, W_k under its own masks; of
-    those at a ticket's scale (rewound, trained, reshuffled), the random ticket: re-drawn weights under the ticket's
-    masks permuted over the network. The second moment is the mean of w² over the kept weights of a layer. Where either
-    side has none, or it is zero, the layer is left as it is.
+    For weights at the initial scale (re-drawn, initial, signs), the other side is the ticket, W_k under its own masks;
+    for weights at a ticket's scale (rewound, trained, reshuffled), it is the random ticket: re-drawn weights under the
+    ticket's masks permuted over the network. The second moment is the mean of w² over the kept weights of a layer. If
+    either side has no kept weight or the moment zero, the layer is left unchanged.
     """
     others, kept = context.ticket if context.at_initial_scale else context.random
     return {
@@ -64,7 +64,7 @@ def matched(weights: Mapping[str, Tensor], masks: Masks, context: RescalingConte
 def smup(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> Rescaled:
     """The weights as of ``layer``, and the learning rate of each layer over its density; for Adam only.
 
-    The factor is 1/ρ_l, and 1.0 for a layer of which nothing is kept.
+    The factor is 1/ρ_l, and 1.0 for a layer without kept weights.
     """
     factors = {name: 1 / (density or 1.0) for name, density in masks.densities().items()}
     return Rescaled(_by_density(weights, masks), factors)
@@ -76,14 +76,14 @@ def _by_density(weights: Mapping[str, Tensor], masks: Masks) -> State:
 
 
 def _factor(own: Tensor, other: Tensor) -> float:
-    """What ``own`` must be multiplied by to have the mean square of ``other``, both vectors; 1.0 where it cannot."""
+    """The factor that gives ``own`` the mean square of ``other``, both vectors; 1.0 if no factor does."""
     here, there = (float(values.detach().double().square().mean()) for values in (own, other))
-    # The mean of no weights at all is not a number, and no comparison holds for it.
+    # The mean of an empty vector is NaN, for which every comparison is False.
     return math.sqrt(there / here) if here > 0 and there > 0 else 1.0
 
 
 def _transposed(name: str, weight: Tensor, context: RescalingContext) -> int | None:
-    # Only a convolution can be transposed, and a network of linear layers need not be built to be looked at.
+    # Only a convolution can be transposed; for linear layers the network need not be built.
     owner = context.layer(name) if weight.dim() > 2 else None
     return None if owner is None else transposed_groups(owner)
 
@@ -91,7 +91,7 @@ def _transposed(name: str, weight: Tensor, context: RescalingContext) -> int | N
 def _by_fan_in(weight: Tensor, mask: Tensor, transposed: int | None, context: RescalingContext) -> Tensor:
     if weight.numel() == 0:
         return weight.clone()
-    # A unit without inputs divides by zero below; it is masked whole, so nothing of that is seen.
+    # A unit without inputs divides by zero below; it is masked entirely, so the result is not used.
     units = by_unit(mask, transposed)
     kept = units.sum(dim=(1, 3), keepdim=True).double()
     if context.redrawn:

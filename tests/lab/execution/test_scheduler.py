@@ -279,7 +279,7 @@ def test_a_cell_that_fails_takes_only_its_descendants_with_it(lab: Any, plan: Pl
     summary = go(lab, plan, store, engine, 2)
     assert engine.order.count(unlucky) == 1, "trying again would give the same"
     assert summary.failed == {unlucky: "the loss is nan"}
-    assert summary.left_out == dict.fromkeys(below, "a cell it builds on has failed")
+    assert summary.left_out == dict.fromkeys(below, "a cell that it builds on has failed")
     assert summary.trained == len(plan.cells) - len(below) - 1
     assert not summary.complete
     assert set(engine.order) == set(plan.cells) - below

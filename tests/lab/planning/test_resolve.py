@@ -138,15 +138,15 @@ def test_classes_of_another_number_do_not_fit_where_the_head_is_pruned(lab: Any)
 
 def test_a_density_behind_the_last_round_is_refused_with_that_round(lab: Any) -> None:
     message = refused(lab, transfer__0__densities=[0.5, 0.01])
-    assert message.startswith("transfer[0].densities: density 0.01 is behind the last round")
+    assert message.startswith("transfer[0].densities: density 0.01 is below that of the last round")
     assert "round 3 has 0.125" in message
 
 
 def test_a_density_that_leaves_no_weight_is_refused_with_the_least_possible_one(lab: Any) -> None:
     message = refused(lab, search__rounds=30, transfer__0__densities=[0.5**20])
     assert message.startswith("transfer[0].densities: round 20")
-    assert "leaves no weight at all of 1035" in message
-    assert "leaves no weight at all" in refused(lab, search__rounds=5000, transfer__0__densities="all")
+    assert "leaves none of the 1035 weights" in message
+    assert "leaves none of the" in refused(lab, search__rounds=5000, transfer__0__densities="all")
 
 
 def test_a_density_too_low_for_what_an_allocation_keeps_is_refused(lab: Any) -> None:
@@ -172,7 +172,7 @@ def test_the_floor_of_a_head_that_is_pruned_too_is_known_before_anything_runs(la
     # All of conv1, a fifth of the head.
     least = (16 * 9 + 64 * 10 // 5) / (16 * 9 + 16 * 16 * 9 + 256 * 64 + 64 * 64 + 64 * 10)
     message = refused(lab, **pruned, **grid, transfer__0__densities=[0.5**7])
-    assert f"20 % of the head, and has 184; expected a density of at least {least:.4g}" in message
+    assert f"20 % of the head, but the density gives 184; expected a density of at least {least:.4g}" in message
     lab.plan(seeds=1, **pruned, **grid, transfer__0__densities=[0.5**6])
 
 
@@ -180,7 +180,7 @@ def test_the_floor_of_a_head_that_is_pruned_too_is_known_before_anything_runs(la
 def test_a_rewind_behind_the_end_is_refused(lab: Any, rewind: str) -> None:
     message = refused(lab, search__rewind=rewind)
     assert message.startswith("search.rewind: ")
-    assert f"rewind = {rewind} lies behind the end of low@sgd" in message
+    assert f"rewind = {rewind} is after the end of low@sgd" in message
     assert "at most 3ep" in message
 
 

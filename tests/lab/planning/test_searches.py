@@ -78,7 +78,7 @@ def test_one_cut_counts_one_training(lab: Any) -> None:
         ({"criterion": "movment"}, r"arm\.other\.search\.criterion.*did you mean 'movement'"),
         ({"prune": 2.0}, r"arm\.other\.search.*prune = 2"),
         ({"rewind": "9ep"}, r"arm\.other\.search\.rewind.*behind the end"),
-        ({"rounds": 1}, r"arm\.other\.search.*behind the last round"),
+        ({"rounds": 1}, r"arm\.other\.search.*below that of the last round"),
         ({"prune": 0.9}, r"arm\.other\.search: has no round near density 0\.5: round 0 has 1"),
         ({"rescale": "layer", "method": "lr-rewind"}, r"arm\.other\.search\.rescale"),
         ({"prune_head": True}, r"arm\.other\.search.*unknown key 'prune_head'"),
@@ -91,5 +91,5 @@ def test_what_makes_no_search_is_refused_at_its_place(lab: Any, search: dict[str
 
 def test_an_arm_that_looks_at_no_ticket_has_no_search(lab: Any) -> None:
     raw = lab.raw(seeds=1, arm__other={"mask": "erk", "weights": "re-drawn", "search": {"criterion": "movement"}})
-    with pytest.raises(InputError, match=r"arm\.other.*looks at no ticket"):
+    with pytest.raises(InputError, match=r"arm\.other.*uses no ticket"):
         lab.plan(raw)

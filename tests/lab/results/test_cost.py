@@ -219,7 +219,7 @@ def test_a_cell_that_is_gone_is_missed(lab: Any) -> None:
     assert lab.run(plan, store).complete
     gone = next(cell.parents[0] for cell in plan.cells.values() if cell.parents and cell.start.ticket.round == 3)  # type: ignore[union-attr]
     (store.folder(gone) / "cell.json").unlink()
-    with pytest.raises(InputError, match=rf"the cell {gone[:12]}… is gone.*run again"):
+    with pytest.raises(InputError, match=rf"the cell {gone[:12]}… is missing.*a new run"):
         cost_report(store)
 
 

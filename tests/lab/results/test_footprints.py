@@ -173,7 +173,7 @@ def test_csv_and_json_say_the_same(done: tuple[Plan, Store], seen: Seen) -> None
 def test_a_store_without_such_networks_says_which_would_do(shared_lab: Any) -> None:
     plan, store = shared_lab.plan(seeds=1, name="nothing"), shared_lab.store("nothing")
     remember(plan, store)
-    with pytest.raises(InputError, match=r"no network to measure is finished; expected one of the arms dense, winning"):
+    with pytest.raises(InputError, match=r"no finished network to measure; expected one of the arms dense, win"):
         footprints(store)
     with pytest.raises(InputError, match=r"unknown experiment 'nothin'"):
         footprints(store, experiment="nothin")
@@ -188,5 +188,5 @@ def test_a_cell_of_another_version_is_no_riddle(lab: Any) -> None:
     record = json.loads(path.read_text())
     record["description"]["network"].pop("head")
     path.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=rf"the cell {cell[:12]}… is of another version .*run again"):
+    with pytest.raises(InputError, match=rf"the cell {cell[:12]}… was written by another version .*a new run"):
         footprints(store)

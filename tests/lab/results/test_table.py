@@ -124,7 +124,7 @@ def test_a_table_with_fewer_columns_is_read_and_two_networks_for_one_place_are_t
         ),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,,1.0,0,0.5,1.0\n",
-            "line 2, arm: nothing there",
+            "line 2, arm: is empty",
         ),
         (
             b"experiment,target,target_recipe,arm,density,seed,test_accuracy,test_loss\ne,t,r,dense,1.0,0.5,0.5,1.0\n",

@@ -222,7 +222,7 @@ def test_smup_raises_the_rates_of_sparse_layers_and_wants_adam(shared_lab: Any, 
 @pytest.mark.parametrize(
     ("arm", "match"),
     [
-        ({"mask": "ticket", "weights": "initial", "method": "rigl"}, "makes masks itself"),
+        ({"mask": "ticket", "weights": "initial", "method": "rigl"}, "makes its own masks"),
         ({"mask": "dense", "weights": "re-drawn"}, "dense mask"),
         ({"mask": "ticket", "weights": "rotation"}, "under a mask"),
         ({"mask": "elastic", "weights": "rewound"}, "network of the family"),
@@ -249,7 +249,7 @@ def test_every_control_can_be_named_as_a_mask() -> None:
         Arm(mask=name, weights="re-drawn", model="resnet20" if name == "elastic" else None)
 
 
-@pytest.mark.parametrize(("rescale", "match"), [("matched", "looks at a ticket"), ("smup", "adam"), ("layr", "layer")])
+@pytest.mark.parametrize(("rescale", "match"), [("matched", "needs a ticket"), ("smup", "adam"), ("layr", "layer")])
 def test_a_search_cannot_be_rescaled_by_what_it_does_not_have(shared_lab: Any, rescale: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         shared_lab.plan(shared_lab.raw(search__rescale=rescale))

@@ -1,4 +1,4 @@
-"""Where a training starts: masks × weights × normalisation × rescaling × method, put together from finished cells."""
+"""Where a training starts: masks × weights × normalisation × rescaling × method, assembled from finished cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingCont
 
 
 class Assembled(msgspec.Struct, frozen=True):
-    """What a training begins with: the network, its state and masks (None: dense), and where its recipe starts."""
+    """The start of a training: the network, its state and masks (None: dense), and where its recipe starts."""
 
     model: nn.Module
     state: State
@@ -34,7 +34,7 @@ class Assembled(msgspec.Struct, frozen=True):
 
 
 def assemble(cell: Description, parents: ParentCells) -> Assembled:
-    """What the training of ``cell`` begins with."""
+    """Assemble the start of the training of ``cell``."""
     if isinstance(cell.start, Round):
         return _round_start(cell, cell.start.ticket, parents)
     if isinstance(cell.start, ArmStart):
@@ -66,7 +66,7 @@ def _holding(model: nn.Module, state: State) -> nn.Module:
 
 
 class _ArmStart:
-    """One arm of one target, each part worked out when another asks for it."""
+    """One arm of one target; each part is computed when another part needs it."""
 
     def __init__(self, cell: Description, arm: ArmStart, parents: ParentCells) -> None:
         self.cell, self.arm, self.parents = cell, arm, parents
@@ -103,12 +103,12 @@ class _ArmStart:
     @property
     def _ticket(self) -> TicketRef:
         if self.arm.ticket is None:
-            raise InputError(f"the arm looks at a ticket, but has none: mask '{self.arm.mask}'")
+            raise InputError(f"the arm needs a ticket, but the plan gives it none: mask '{self.arm.mask}'")
         return self.arm.ticket
 
     def _control(self, word: str) -> Masks:
         if _by_density(word):
-            # Whatever else the arm looks at, the positions do not depend on a ticket: one draw for all sources.
+            # The positions never depend on a ticket, even if the arm uses one elsewhere: one draw for all sources.
             full = Masks.full(dict(self.view.weights()))
             given = first_entries(full, kept_count(self.arm.density, self.view.total))
         else:
@@ -128,8 +128,8 @@ class _ArmStart:
         )
 
     def _matching(self) -> Matching:
-        """The order of the mask's channels that this replicate's network answers to, by activations on the source."""
-        assert self.arm.values is not None  # the plan gives one wherever masks come from another seed
+        """The order of the mask's channels that matches this replicate's network, by activations on the source."""
+        assert self.arm.values is not None  # the plan sets it wherever masks come from another seed
         here, there = (self._densely_trained(ticket) for ticket in (self.arm.values, self._ticket))
         source = self.parents.description(self.arm.values.dense)
         return match_channels(here, there, self.parents.evidence(source), names=self.view.names)
@@ -165,10 +165,10 @@ class _ArmStart:
         )
 
     def _initial(self) -> State:
-        """W_0 of the network that the ticket was found in: with other classes even its body is drawn differently.
+        """W_0 of the network in which the ticket was found: with other classes even its body is drawn differently.
 
-        It is the target's own where there is no ticket, and under a mask that rests on none (scored on this W_0, or of
-        the density alone): a ticket that is there for the rescaling's sake changes no start.
+        Without a ticket it is the target's own W_0. So it is under a mask that does not depend on a ticket (scored on
+        this W_0, or by the density alone): a ticket needed only for the rescaling does not change the start.
         """
         giver = self.arm.values or self.arm.ticket
         of_none = self.arm.mask not in (DENSE, TICKET, *CONTROLS) or _by_density(self.arm.mask)
@@ -180,10 +180,10 @@ class _ArmStart:
         return state_of(self.parents.build(self.cell.network, self.cell.seed, draw_key="redrawn"))
 
     def _fitted(self, state: State) -> State:
-        """The state of a network of another depth, its blocks repeated or dropped; every other state as it is."""
+        """For an elastic mask, ``state`` with blocks repeated or dropped to fit the depth; otherwise unchanged."""
         if self.arm.mask != "elastic":
             return dict(state)
-        head = f"{self.cell.network.head}."  # drawn anew anyway, and of another shape where there are other classes
+        head = f"{self.cell.network.head}."  # drawn anew anyway, and its shape differs where the classes differ
         body = {n: tensor for n, tensor in self.fresh.items() if n in self.view.names or not n.startswith(head)}
         return stretched(state, {name: tuple(tensor.shape) for name, tensor in body.items()})
 
@@ -222,5 +222,5 @@ class _ArmStart:
 
 
 def _by_density(word: str) -> bool:
-    """Whether a mask is a control's that looks at the number of kept weights only."""
+    """Whether a mask belongs to a control that uses only the number of kept weights."""
     return word in CONTROLS and CONTROLS.entry(word).facts.needs == "density"

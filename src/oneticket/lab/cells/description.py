@@ -12,11 +12,11 @@ from oneticket.identity import canonical_json, digest, digest_of_text
 from oneticket.search import Search
 from oneticket.training import Recipe
 
-SCHEMA = 4  # raised whenever the bits of a cell change: one computed by an older version is then another cell
+SCHEMA = 4  # raised whenever the bits of a cell change: cells of older versions then have other identities
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it is built: factory, options, digest of the code of a user's own, input (C, H, W), classes."""
+    """A model as it is built: factory, options, digest of the code if it is the user's, input (C, H, W), classes."""
 
     name: str
     options: dict[str, Any]
@@ -29,7 +29,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TicketRef(msgspec.Struct, frozen=True, kw_only=True):
-    """The ticket of round ``round``: pruned from cell ``previous``, rewound to what cell ``dense`` kept."""
+    """The ticket of round ``round``: pruned from cell ``previous``, rewound to the snapshot of cell ``dense``."""
 
     dense: str
     previous: str
@@ -43,7 +43,7 @@ class Initial(msgspec.Struct, frozen=True, tag_field="kind", tag="initial"):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="round"):
-    """A round of a search: the ticket, trained on by the search's method."""
+    """A round of a search: the ticket, trained by the search's method."""
 
     ticket: TicketRef
 
@@ -51,8 +51,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ro
 class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="arm"):
     """An arm: mask, weights and normalisation parameters under it, rescaling, method with its options.
 
-    ``ticket`` is there only where the arm looks at one; ``values`` where the weights are not of the same ticket;
-    ``pretrained`` names the cell whose network the weights are of.
+    ``ticket`` is set only where the arm uses one, ``values`` only where the weights come from another ticket;
+    ``pretrained`` names the cell whose network gives the weights.
     """
 
     mask: str
@@ -70,7 +70,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
-    """Not a training for the classes, but a pre-training of the network from W_0."""
+    """A pre-training of the network from W_0, without the classes."""
 
     task: str
 
@@ -79,7 +79,7 @@ CellStart = Initial | Round | ArmStart | PretrainingStart
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """One training of one network, told completely; its digest is the name of the cell."""
+    """The complete description of one training of one network; its digest is the name of the cell."""
 
     schema: int = SCHEMA
     network: Network
@@ -97,7 +97,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The cells whose files this one reads."""
+        """The cells whose files this cell reads."""
         if isinstance(self.start, Initial | PretrainingStart):
             return ()
         tickets = [self.start.ticket]
@@ -111,14 +111,14 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellNamer:
-    """Names many cells: each as :attr:`Description.identity` does, but what they share is written out only once.
+    """Names many cells like :attr:`Description.identity`, but serialises the parts that they share only once.
 
     Descriptions and their starts differ from cell to cell; networks, data, recipes, tickets, words and densities are
     the same objects in many of them.
     """
 
     def __init__(self) -> None:
-        # A part is held beside its text, so that no other can come to have its id.
+        # Each part is kept beside its text, so that its id cannot be reused.
         self._written: dict[int, tuple[object, str]] = {}
 
     def identity(self, cell: Description) -> str:
@@ -143,7 +143,7 @@ class CellNamer:
 
 @cache
 def _outline(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
-    """What stands before the value of each field in the canonical JSON of a struct; a tag stands there whole."""
+    """The text before the value of each field in the canonical JSON of a struct; a tag includes its value."""
     about = kind.__struct_config__
     keys = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
     leads = {key: (f"{canonical_json(key)}:", field) for key, field in keys.items()}

@@ -1,4 +1,4 @@
-"""The outcome of a cell: what is recorded of a training, of one that diverged, and of all that rest on such a one."""
+"""The outcome of a cell: the record of a training that finished, diverged, or builds on one that diverged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _INHERITED = "a training it builds on diverged: "
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``cell.json`` says under ``outcome``; a field that is UNSET is not written.
+    """The content of ``outcome`` in ``cell.json``; a field that is UNSET is not written.
 
     Parameters
     ----------
     diverged : str, optional
-        Why the training could not go on to its end; only where it diverged.
+        Why the training could not finish; set only where it diverged.
     val_accuracy, best_val_accuracy : float or None
         Accuracy on the validation split (a fraction) at the end and at the best epoch; None without such a split.
     best_epoch : int or None
@@ -39,9 +39,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     density, kept, prunable : float, int, int
         The fraction of the prunable weights that are kept, and both numbers.
     collapsed : list of str
-        Parameters without a single weight left.
+        Parameters that kept no weight.
     bytes : int or None
-        What the network takes to store; None where there is no network.
+        Bytes needed to store the network; None if the cell left none.
     masked_nonzero : int
         Masked weights that are not exactly zero: a fault, unless it is 0.
     effective_density : float or None
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dead_units : int or None
         Units without a path through them.
     test_accuracy, test_loss : float, float or None
-        On the test split, looked at once; only of cells that are tested.
+        On the test split, evaluated once; set only for cells that are tested.
     """
 
     diverged: str | UnsetType = UNSET
@@ -79,14 +79,14 @@ def trained_outcome(
     traced: nn.Module,
     tested: tuple[float, float] | None,
 ) -> Outcome:
-    """The outcome of a training that went on to its end.
+    """The outcome of a training that finished.
 
     Parameters
     ----------
     masks, kept : Masks or None, Masks
-        The masks of the trained network, None where it is dense; the same, full where it is dense.
+        The masks of the trained network. For a dense network ``masks`` is None, and ``kept`` has full masks.
     traced : nn.Module
-        The network whose paths are followed: without what a binary method does to its inputs.
+        The network whose paths are followed, without the input binarisation of a binary method.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
     """
@@ -118,10 +118,10 @@ def trained_outcome(
 
 
 def diverged_outcome(cell: Description, prunable: int, reason: str, *, validated: bool) -> Outcome:
-    """The outcome of a cell that diverged, of whose network ``prunable`` weights could be pruned.
+    """The outcome of a cell that diverged; its network has ``prunable`` weights.
 
-    It counts as guessing, 1 of its classes, so that an arm is not judged by those of its seeds alone that went well.
-    It has no loss and left no network. Its density is the one that was asked for.
+    Its accuracy counts as guessing, 1 / classes, so that an arm is not judged by its successful seeds alone. It has no
+    loss and leaves no network. Its density is the requested one.
     """
     guessing = 1 / cell.network.classes
     kept = kept_count(_density(cell), prunable)
@@ -145,7 +145,7 @@ def diverged_outcome(cell: Description, prunable: int, reason: str, *, validated
 
 
 def inherited_divergence(cell: Description, store: Store) -> str | None:
-    """Why ``cell`` can't be trained: one that it builds on diverged, and left neither weights nor masks."""
+    """Why ``cell`` can't be trained: a parent diverged and left neither weights nor masks; None if it can."""
     for parent in cell.parents:
         reason = store.figures(parent).get("diverged")
         if reason is not None:
@@ -154,7 +154,7 @@ def inherited_divergence(cell: Description, store: Store) -> str | None:
 
 
 def is_inherited(reason: str) -> bool:
-    """Whether a cell was never trained, because one that it builds on has diverged."""
+    """Whether a cell was never trained because a parent diverged."""
     return reason.startswith(_INHERITED)
 
 

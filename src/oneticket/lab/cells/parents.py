@@ -1,4 +1,4 @@
-"""What finished cells hold for those that build on them: weights, masks, data, and the networks they are of."""
+"""Parent cells: the weights, masks, data and networks that a cell takes from finished cells."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from oneticket.randomness import Streams
 from oneticket.search import Replayed, next_masks
 from oneticket.weights import State
 
-_BATCH = 128  # samples that a criterion sees at once
+_BATCH = 128  # samples in each batch that a criterion sees
 
 
 class ParentCells:
-    """Looks things up for one worker; what is looked up twice is read once.
+    """Reads finished cells for one worker; descriptions and initial weights are cached.
 
-    store : of the finished cells. data : the cache of decoded images. folder : that of the experiment file, where
-    import paths of models begin.
+    Parameters
+    ----------
+    store : the store of the finished cells.
+    data : the cache of decoded images.
+    folder : the folder of the experiment file, where import paths of models begin.
     """
 
     def __init__(self, store: Store, data: Path, folder: Path) -> None:
@@ -48,7 +51,7 @@ class ParentCells:
         spec = ModelSpec(name=network.name, options=network.options)
         if code_digest(spec, folder=self.folder) != network.code:
             raise InputError(
-                "the file of the model has changed since the run began", where=network.name, expected="a new run of it"
+                "the file of the model has changed since the run began", where=network.name, expected="a new run"
             )
 
         def drawn(key: int) -> nn.Module:
@@ -71,7 +74,7 @@ class ParentCells:
 
     # -- tickets -------------------------------------------------------------------------------------------------
     def masks(self, ticket: TicketRef) -> Masks:
-        """The masks of a ticket, pruned anew from what the round before it left: cheap, so never stored twice."""
+        """The masks of a ticket, pruned anew from the round before it: this is cheap, so they are not stored."""
         parent = self.description(ticket.previous)
         alive = load_masks(self.store.folder(ticket.previous) / "masks.safetensors")
         if ticket.round == 0:
@@ -95,15 +98,15 @@ class ParentCells:
         return state_of(self.build(source.network, source.seed))
 
     def rewound(self, ticket: TicketRef) -> State:
-        """W_k, of the dense training that the ticket's search began with."""
+        """W_k of the dense training with which the ticket's search began."""
         return load_state(self.store.folder(ticket.dense) / f"weights-{ticket.search.rewind}.safetensors")
 
     def memory(self, ticket: TicketRef) -> State:
-        """What the optimiser remembered at k."""
+        """The optimiser's memory at k."""
         return load_state(self.store.folder(ticket.dense) / f"optimizer-{ticket.search.rewind}.safetensors")
 
     def trained(self, ticket: TicketRef) -> State:
-        """W_T, of the round that the ticket was pruned from."""
+        """W_T of the round from which the ticket was pruned."""
         return self.end(ticket.previous)
 
     def end(self, cell: str) -> State:
@@ -113,7 +116,7 @@ class ParentCells:
 
 
 def with_head(state: Mapping[str, Tensor], giver: Mapping[str, Tensor], head: str) -> State:
-    """``state`` with the head of ``giver``, in whose order and with whose classes."""
+    """``state`` with the head of ``giver``, in the order of ``giver``."""
     return {
         name: tensor if name.startswith(f"{head}.") or name not in state else state[name]
         for name, tensor in giver.items()
@@ -131,7 +134,7 @@ def state_of(model: nn.Module) -> State:
 
 
 def first_entries(masks: Masks, count: int) -> Masks:
-    """The first ``count`` entries kept: where only the density matters, any masks of that count will do."""
+    """Masks that keep the first ``count`` entries: where only the density matters, any masks of that count will do."""
     flat = torch.arange(masks.total) < count
     pieces = torch.split(flat, [tensor.numel() for tensor in masks.values()])
     return Masks({name: piece.view(t.shape) for (name, t), piece in zip(masks.items(), pieces, strict=True)})

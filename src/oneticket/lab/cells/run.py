@@ -42,12 +42,12 @@ from oneticket.training.kernels import Kernels
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker needs besides the description, none of which changes a result beyond rounding.
+    """The settings that a worker needs besides the description; none changes a result beyond rounding.
 
     Parameters
     ----------
-    store, cache, folder : places of the store, of the data cache, and of the experiment's file.
-    runtime : how its trainings are computed; the checkpoint is the cell's own.
+    store, cache, folder : paths of the store, of the data cache, and of the folder of the experiment file.
+    runtime : how its trainings are computed; each cell has its own checkpoint.
     checkpoint_every : seconds between two checkpoints.
     """
 
@@ -59,7 +59,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Made(msgspec.Struct, frozen=True):
-    """What came of a cell, besides its files of tensors."""
+    """The result of a cell, besides its files of tensors."""
 
     history: Sequence[EpochRecord]
     steps: int
@@ -74,7 +74,7 @@ def run_cell(
 ) -> dict[str, Any]:
     """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
 
-    Goes on from the checkpoint in ``working`` when there is one. That a training diverges is an outcome like others.
+    Continues from the checkpoint in ``working`` if there is one. Divergence is a valid outcome, not an error.
     """
     began = time.perf_counter()
     parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
@@ -109,7 +109,7 @@ def _compute(
     working: Path,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> _Made:
-    """Train and judge the network, and write what others may build on."""
+    """Train and evaluate the network, and write the tensors that other cells may build on."""
     splits = parents.splits(cell)
     normalisation = Normalisation.of(splits.train)
 
@@ -183,14 +183,14 @@ def _save(working: Path, model: nn.Module, training: Training, masks: Masks | No
 
 
 def _layout_for(cell: Description, workplace: Workplace) -> Layout:
-    """The layout to train ``cell`` in, if its operations are right there."""
-    # What is built in is known not to rely on the layout; of a user's own network nothing is known.
+    """The layout to train ``cell`` in, provided its operations are correct in it."""
+    # Built-in networks are known not to rely on the layout; nothing is known about the user's own.
     built_in = cell.network.code is None
     return workplace.runtime.layout if built_in and len(cell.network.input) == 3 else "contiguous"
 
 
 def _nothing(cell: Description, parents: ParentCells, workplace: Workplace, reason: str) -> _Made:
-    """What comes of a cell that can't be trained, since one that it builds on diverged."""
+    """The result of a cell that can't be trained because a parent diverged."""
     model, validation = parents.build(cell.network, cell.seed), parents.splits(cell).validation
     outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
     return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, workplace)))

@@ -1,4 +1,4 @@
-"""The store: finished cells under the names of what they compute, readable without this package."""
+"""The store: finished cells, named by the digest of their descriptions; readable without this package."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from oneticket.identity import canonical_json
 _Part = TypeVar("_Part")
 
 STORE_VERSION = 1
-RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: one unsigned for so long has nobody
-LEASE_SECONDS = 30.0  # a claim that nobody refreshed for so long is taken over; a dead process's at once
+RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: unsigned for this long, its holder is dead
+LEASE_SECONDS = 30.0  # a claim not refreshed for this long is taken over; that of a dead process at once
 
 
 class _Figures(msgspec.Struct):
-    """As much of a ``cell.json`` as a table needs."""
+    """The part of a ``cell.json`` that a table needs."""
 
     description: msgspec.Raw
     outcome: dict[str, Any]
@@ -34,7 +34,7 @@ class _Figures(msgspec.Struct):
 
 
 class _Surroundings(msgspec.Struct):
-    """As much of a ``cell.json`` as tells where it was computed."""
+    """The part of a ``cell.json`` that says where the cell was computed."""
 
     environment: dict[str, Any] = {}
 
@@ -50,9 +50,9 @@ class Busy(OneticketError):
 class Store:
     """A folder of cells.
 
-    ``cells/ab/abcdef…/`` holds a finished cell and appears whole, by a rename; while it is computed its files lie in
-    ``working/``. ``experiments/`` says which cell fills which row of which experiment's table, ``failures/`` why a
-    cell failed, and where its process was if that crashed.
+    ``cells/ab/abcdef…/`` holds a finished cell and appears whole, by a rename; until then its files are in
+    ``working/``. ``experiments/`` says which cell fills which row of which experiment's table. ``failures/`` says why a
+    cell failed, with the stacks of its process if that crashed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -60,13 +60,21 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
-        """The store at ``root``; InputError when it is not one, was written by a later version, or can't be written."""
+        """Open the store at ``root``.
+
+        Parameters
+        ----------
+        root : its folder.
+        create : whether to make the store if it is missing, and to check that it can be written.
+
+        Raises
+        ------
+        InputError : ``root`` is not a store, can't be read or written, or was written by a later version.
+        """
         marker = root / "store.json"
         if not is_store(root):
             if not create:
-                raise InputError(
-                    "is not a store of oneticket", where=str(root), expected="a folder that `run` has made"
-                )
+                raise InputError("is not a store of oneticket", where=str(root), expected="a folder that `run` created")
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 _write_whole(marker, canonical_json({"store": STORE_VERSION}))
@@ -95,7 +103,7 @@ class Store:
         return cls(root)
 
     def _sweep(self) -> None:
-        """Remove the claims on finished cells: their holders were killed between the rename and the release."""
+        """Remove claims on finished cells, whose holders were killed between the rename and the release."""
         for place in (self.root / "leases").glob("*.lease"):
             if not self.has(place.stem):
                 continue
@@ -108,7 +116,7 @@ class Store:
 
     # -- finished cells ------------------------------------------------------------------------------------------
     def folder(self, identity: str) -> Path:
-        """Where the finished cell lies."""
+        """The folder of the finished cell."""
         return self.root / "cells" / identity[:2] / identity
 
     def has(self, identity: str) -> bool:
@@ -116,7 +124,7 @@ class Store:
         return os.path.exists(self._record(identity))
 
     def finished(self, identities: Iterable[str]) -> set[str]:
-        """Those of the cells that are finished; asks the disk only about cells of which it has the folder."""
+        """The finished ones of the cells ``identities``; the disk is asked only about cells that have a folder."""
         there: dict[str, set[str]] = {}
         found = set()
         for identity in identities:
@@ -136,12 +144,12 @@ class Store:
         return _read_table(path, ("description", "outcome", "cost"), "a finished cell; delete its folder and run again")
 
     def figures(self, identity: str) -> dict[str, Any]:
-        """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not looked at."""
+        """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not decoded."""
         known = self._decoded(identity, _FIGURES)
         return known.outcome | known.cost
 
     def environment(self, identity: str) -> dict[str, Any]:
-        """Where and by what a finished cell was computed; the rest of its file is not looked at."""
+        """The environment in which a finished cell was computed; the rest of its file is not decoded."""
         return self._decoded(identity, _SURROUNDINGS).environment
 
     def _decoded(self, identity: str, decoder: msgspec.json.Decoder[_Part]) -> _Part:
@@ -154,15 +162,22 @@ class Store:
             raise InputError(f"is damaged ({error})", where=path, expected=expected) from None
 
     def _record(self, identity: str) -> str:
-        # A string: paths cost more than the file behind them where there are many thousands.
+        # A string: for many thousands of cells, Path objects would take longer than reading the files.
         return f"{self.root}/cells/{identity[:2]}/{identity}/cell.json"
 
     # -- computing a cell ----------------------------------------------------------------------------------------
     @contextmanager
     def claimed(self, identity: str, on_lost: Callable[[], None] | None = None) -> Iterator[Path]:
-        """The working folder of a cell, while no other process may compute it; raises Busy when one does.
+        """A context with the working folder of a cell, which no other process may compute meanwhile.
 
-        ``on_lost`` is called, from another thread, when the claim was not refreshed in time and somebody else took it.
+        Parameters
+        ----------
+        identity : the cell.
+        on_lost : called, from another thread, if the claim was not refreshed in time and another process took it.
+
+        Raises
+        ------
+        Busy : another process is computing the cell.
         """
         (self.root / "leases").mkdir(exist_ok=True)
         place = self.root / "leases" / f"{identity}.lease"
@@ -172,8 +187,8 @@ class Store:
             str(place), lease_duration=LEASE_SECONDS, on_compromise=(lambda _: lost()) if lost else None
         )
         try:
-            # A claim counts as dead when this very object has watched it for its whole duration, so only one that
-            # looks dead is worth the wait: a holder that lives touches it every few seconds.
+            # A claim counts as dead only after this object has watched it for its whole duration. So waiting pays only
+            # if the claim looks dead: a living holder touches it every few seconds.
             lease.acquire(timeout=LEASE_SECONDS * 1.2 if _untouched(place) > LEASE_SECONDS else 0)
         except Timeout:
             raise Busy(f"cell {identity[:12]} is being computed by another process") from None
@@ -195,30 +210,30 @@ class Store:
             os.rename(working, target)
         except OSError:
             if self.has(identity):
-                # Somebody else finished the same cell meanwhile: equal by construction, so theirs stays.
+                # Another process finished the same cell meanwhile: equal by construction, so its files stay.
                 shutil.rmtree(working, ignore_errors=True)
             else:
-                # The remains of a cell that was damaged from outside.
+                # What remains of a damaged cell.
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(working, target)
         (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
         self.forget_stacks(identity)
 
     def discard(self, identity: str) -> None:
-        """Remove what an unfinished cell left."""
+        """Remove the files of an unfinished cell."""
         shutil.rmtree(self.root / "working" / identity, ignore_errors=True)
 
     def note_failure(self, identity: str, label: str, reason: str) -> None:
-        """Keep the reason why a cell failed, for whoever looks later; never in the way of the run."""
+        """Write down why a cell failed; a failure to write is ignored, so that the run goes on."""
         try:
             _write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
         except OSError:
             return
 
     def note_stacks(self, identity: str, text: str) -> Path | None:
-        """Keep where the process of a cell was when it crashed, beside the reason why the cell failed.
+        """Write the stacks of a crashed cell's process, ``text``, beside the reason why the cell failed.
 
-        Gives the file; None where there is nothing to keep or no place for it: never in the way of the run.
+        Returns the path of the file; None if there is no text or it can't be written, so that the run goes on.
         """
         path = self._stacks(identity)
         try:
@@ -229,7 +244,7 @@ class Store:
         return path if text else None
 
     def forget_stacks(self, identity: str) -> None:
-        """Remove what was kept of a crash: the cell has been computed again and has ended in another way."""
+        """Remove the stacks of an earlier crash: the cell was computed again and ended otherwise."""
         with suppress(OSError):
             self._stacks(identity).unlink()
 
@@ -238,7 +253,7 @@ class Store:
 
     # -- experiments ---------------------------------------------------------------------------------------------
     def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
-        """Remember which cell fills which row of an experiment's table."""
+        """Write down which cell fills which row of an experiment's table."""
         _write_whole(self.root / "experiments" / f"{name}.json", canonical_json(content))
 
     def experiments(self, name: str | None = None) -> Iterator[dict[str, Any]]:
@@ -248,25 +263,25 @@ class Store:
             raise unknown("experiment", name, [path.stem for path in found], where=str(self.root))
         for path in found:
             if name in (None, path.stem):
-                yield _read_table(path, ("columns", "rows"), "what `run` has written; delete it and run again")
+                yield _read_table(path, ("columns", "rows"), "a file that `run` wrote; delete it and run again")
 
 
 def _remove_unsigned(place: Path) -> None:
-    """Take away a claim whose holder was killed before it had written who it is: nobody could ever take it over."""
-    with suppress(FileNotFoundError), place.open("rb") as file:  # open, so that its inode names no other file meanwhile
+    """Remove a claim whose holder was killed before signing it: otherwise nobody could take it over."""
+    with suppress(FileNotFoundError), place.open("rb") as file:  # kept open, so that its inode is not reused meanwhile
         seen = os.fstat(file.fileno())
         if seen.st_size or time.time() - seen.st_ctime < RECORDLESS_SECONDS:
             return
         aside = place.with_name(f"{place.name}.{os.getpid()}.unsigned")
         os.rename(place, aside)
-        if os.stat(aside).st_ino != seen.st_ino:  # somebody else was faster, and this is a claim that lives
+        if os.stat(aside).st_ino != seen.st_ino:  # another process was faster, and this claim is alive
             with suppress(FileExistsError):
                 os.link(aside, place)
         aside.unlink()
 
 
 def is_store(root: Path) -> bool:
-    """Whether ``root`` holds a store; InputError when that can't be seen."""
+    """Whether ``root`` holds a store; InputError if it can't be read."""
     try:
         return (root / "store.json").exists()
     except OSError as error:
@@ -284,7 +299,7 @@ def _read_table(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any
 
 
 def _keep_on_disk(files: Sequence[Path]) -> None:
-    """Wait until the disk has the files: all at once, since each alone waits for the same next write of its journal."""
+    """Flush the files to disk, all at once: one after the other, each would wait for its own write of the journal."""
 
     def keep(path: Path) -> None:
         with path.open("rb") as file:
@@ -301,17 +316,17 @@ def _write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError:
-        with suppress(OSError):  # where the disk is full, it holds what there was room for
+        with suppress(OSError):  # on a full disk, the file holds only a part
             beside.unlink()
         raise
 
 
 def _unwritable(root: Path, error: OSError) -> InputError:
-    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
+    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a writable folder")
 
 
 def _untouched(path: Path) -> float:
-    """Seconds since a file was last changed, by the clock of this machine; 0 when it is not there."""
+    """Seconds since a file was last changed, by the clock of this machine; 0 if it is missing."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

@@ -18,7 +18,7 @@ from oneticket.masks import Masks
 
 
 def save_masks(path: Path, masks: Masks) -> None:
-    """Packed bits of every mask (numpy.packbits), their shapes as JSON in the metadata."""
+    """Write the packed bits of every mask (numpy.packbits), with their shapes as JSON in the metadata."""
     shapes = {name: list(tensor.shape) for name, tensor in masks.items()}
     _save(path, masks.packed(), {"shapes": shapes})
 
@@ -30,7 +30,7 @@ def load_masks(path: Path) -> Masks:
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], masks: Masks | None = None) -> None:
-    """A state dict; of a masked tensor only the kept values, row-major, as a vector."""
+    """Write a state dict; of a masked tensor only the kept values, row-major, as a vector."""
     kept = masks or Masks({})
     tensors = {n: t[kept[n]] if n in kept else t.contiguous() for n, t in state.items()}
     _save(path, tensors, {"kept_values_of": sorted(n for n in state if n in kept), "names": list(state)})
@@ -49,7 +49,7 @@ def load_state(path: Path, masks: Masks | None = None) -> dict[str, Tensor]:
 
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     beside = path.with_name(path.name + ".writing")
-    # Written as bytes, so that the file has the rights of any other new file: a store may be shared.
+    # Written as bytes, so that the file gets the usual permissions of a new file: a store may be shared.
     beside.write_bytes(save(dict(tensors), metadata={"oneticket": canonical_json(facts)}))
     os.replace(beside, path)
 

@@ -1,4 +1,4 @@
-"""Capacity: how many cells this machine holds side by side, by its cores and by its memory."""
+"""Capacity: how many cells this machine can run side by side, by its cores and its memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from oneticket.lab.cells.description import Description
 
 GIB = 2**30
-UNKNOWN = 4 * GIB  # taken to be the need of a cell until one of its kind has told its own
-SMALLEST = GIB // 4  # what a worker takes at least
-MARGIN = 1.25  # between what cells have told and what is kept free for the next
+UNKNOWN = 4 * GIB  # assumed need of a cell until a cell of its kind has reported its own
+SMALLEST = GIB // 4  # the least that a worker takes
+MARGIN = 1.25  # factor from the reported need of a cell to the memory reserved for the next of its kind
 
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -33,7 +33,7 @@ def cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still get, from the machine and inside its control groups; None where unknown."""
+    """Bytes that this process can still allocate, on the machine and in its control groups; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         machine = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -43,19 +43,19 @@ def free_memory() -> int | None:
 
 
 def default_workers() -> Workers:
-    """One a core, or as many as memory holds of the smallest cells; larger ones wait for memory when they start."""
+    """One worker per core, or as many as memory holds of the smallest cells; larger cells wait for memory."""
     by_core, free = cores(), free_memory()
     if free is None:
-        return Workers(by_core, "one a core; how much memory is free is not known here")
+        return Workers(by_core, "one per core; the free memory is unknown here")
     by_memory = max(free // SMALLEST, 1)
     told = f"{free / GIB:.1f} GiB of memory are free"
     if by_memory < by_core:
-        return Workers(by_memory, f"{told}, at least {SMALLEST / GIB:g} GiB a cell, for {by_core} cores")
-    return Workers(by_core, f"one a core; {told}, and a cell starts only when it fits")
+        return Workers(by_memory, f"{told}, at least {SMALLEST / GIB:g} GiB per cell, for {by_core} cores")
+    return Workers(by_core, f"one per core; {told}, and a cell starts only when it fits")
 
 
 def _left_in_groups() -> list[int]:
-    """What the limit of each control group around this process leaves; what only caches files counts as free."""
+    """The bytes that the limit of each enclosing control group leaves; file caches count as free."""
     try:
         own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -78,10 +78,10 @@ def _left_in_groups() -> list[int]:
 
 
 class Memory:
-    """Whether one more cell fits, by what the running ones have told and those of its kind before it.
+    """Whether one more cell fits, from the memory that running cells and earlier cells of its kind have reported.
 
-    A kind is a network with a recipe. Of a kind that nothing is known of, the first cell is taken to be large, so that
-    others begin beside it once it has told.
+    A kind is a network with a recipe. The first cell of an unknown kind is assumed to be large; others start beside it
+    once it has reported its need.
     """
 
     def __init__(self, cells: Mapping[str, Description], available: Callable[[], int | None] | None = None) -> None:
@@ -91,13 +91,13 @@ class Memory:
         self._now: dict[str, int] = {}
 
     def heard(self, cell: str, own: int) -> None:
-        """A running cell has taken ``own`` bytes at most so far."""
+        """Record that a running cell has taken at most ``own`` bytes so far."""
         self._now[cell] = own
         kind = self._kind(cell)
         self._told[kind] = max(own, self._told.get(kind, 0))
 
     def ended(self, cell: str) -> None:
-        """A cell has given back what it had."""
+        """Record that a cell has returned its memory."""
         self._now.pop(cell, None)
 
     def lacks(self, cell: str, running: Collection[str]) -> str | None:
@@ -105,7 +105,7 @@ class Memory:
         free = self._available() if running else None
         if free is None:
             return None
-        # What the running ones will still take is not free, even if nobody has it yet.
+        # Memory that running cells will still take is not free.
         owed = sum(max(self._need(other) - self._now.get(other, 0), 0) for other in running)
         if self._need(cell) + owed <= free:
             return None
@@ -113,7 +113,7 @@ class Memory:
         return f"another cell needs {own} of memory, and {max(free - owed, 0) / GIB:.2g} GiB are free"
 
     def _kind(self, cell: str) -> tuple[int, int]:
-        # Networks and recipes are the same objects in all cells of a plan, which holds them.
+        # All cells of a plan share the same network and recipe objects, which the plan keeps alive.
         description = self._cells[cell]
         return id(description.network), id(description.recipe)
 

@@ -17,9 +17,9 @@ from oneticket.lab.planning.plan import Plan
 from oneticket.models import ModelSpec, build
 from oneticket.training import Step
 
-STEPS = 4  # timed, after as many to warm up
+STEPS = 4  # timed, after equally many to warm up
 OVERHEAD = 0.1  # seconds to start a worker and to write a cell
-SEEN = 20  # finished cells of a kind that are looked at: more would tell nothing new
+SEEN = 20  # finished cells of a kind that are read; more would add nothing
 
 Kind = tuple[int, int, int]
 
@@ -27,8 +27,8 @@ Kind = tuple[int, int, int]
 def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: Path, device: str = "cpu") -> float:
     """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
-    The time of a step of each kind of training (network, data, recipe) comes from the plan's finished cells of that
-    kind where there are any, and is measured on a few steps otherwise.
+    For each kind of training (network, data, recipe), the time of a step comes from the plan's finished cells of that
+    kind; if there are none, it is measured on a few steps.
     """
     lacking = missing(plan, store)
     known = _known(plan, store, lacking) if store is not None and lacking else {}
@@ -45,7 +45,7 @@ def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: P
 
 
 def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, float]:
-    """Seconds of a step of each kind that has finished cells."""
+    """Seconds per step of each kind that has finished cells."""
     seen: dict[Kind, list[float]] = {}
     for identity, cell in plan.cells.items():
         times = seen.setdefault(_kind(cell), [])
@@ -57,7 +57,7 @@ def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, flo
 
 
 def _kind(cell: Description) -> Kind:
-    # Networks, data and recipes are the same objects in all cells of a plan, which holds them.
+    # All cells of a plan share the same network, data and recipe objects, which the plan keeps alive.
     return id(cell.network), id(cell.data), id(cell.recipe)
 
 

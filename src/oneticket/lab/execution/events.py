@@ -13,9 +13,9 @@ if TYPE_CHECKING:  # a finished experiment is summed up without torch, which all
 
 
 class PlainPath(msgspec.Struct):
-    """A layer that took the plain path in so many ``cells`` of a network, and why in the first of them.
+    """A layer that took the plain path in ``cells`` cells of a network, and the reason in the first of them.
 
-    The empty name is the network as a whole.
+    An empty layer name stands for the network as a whole.
     """
 
     network: str
@@ -29,10 +29,10 @@ class PlainPath(msgspec.Struct):
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell that has no result.
+    """How a run ended. ``failed`` and ``left_out`` give the reason for each cell without a result.
 
-    ``diverged`` gives that of each of the ``trained`` ones whose result is that its training could not go on;
-    ``plain`` tells of those that were not computed in the layout or the precision asked for.
+    ``diverged`` gives the reason for each trained cell whose training could not finish. ``plain`` lists the layers that
+    were not computed in the requested layout or precision.
     """
 
     cells: int
@@ -51,21 +51,21 @@ class Summary(msgspec.Struct, kw_only=True):
         return not self.failed and not self.left_out
 
     def took_plain_path(self, network: str, layers: Mapping[str, str]) -> None:
-        """Count a cell of ``network`` some of whose layers took the plain path, each for a reason."""
+        """Count a cell of ``network``; ``layers`` gives the reason for each layer that took the plain path."""
         known = {(path.network, path.layer): path for path in self.plain}
         for layer, reason in layers.items():
             path = known.get((network, layer))
-            if path is None:  # reasons name shapes, which differ from mask to mask: the first stands for all
+            if path is None:  # reasons name shapes, which differ from mask to mask: only the first is kept
                 path = PlainPath(network, layer, reason)
                 self.plain.append(path)
             path.cells += 1
 
 
 class RunListener:
-    """Base class of those who listen to a run; it ignores every event."""
+    """Base class for listeners to a run; it ignores every event."""
 
     def begin(self, plan: Plan, cached: int) -> None:
-        """The run starts; ``cached`` cells are there already."""
+        """The run starts; ``cached`` cells are already finished."""
 
     def started(self, cell: str) -> None:
         """A cell is being computed."""
@@ -74,7 +74,7 @@ class RunListener:
         """A running cell has finished an epoch."""
 
     def finished(self, cell: str, done: Done) -> None:
-        """A cell is there."""
+        """A cell is finished."""
 
     def postponed(self, cell: str) -> None:
         """A cell is being computed by another run; it will be looked at again."""
@@ -86,7 +86,7 @@ class RunListener:
         """A cell has failed for good."""
 
     def crowded(self, reason: str) -> None:
-        """A worker is left idle because there is no memory for another cell; told once."""
+        """A worker stays idle because there is no memory for another cell; called once."""
 
     def tick(self) -> None:
         """Time has passed."""

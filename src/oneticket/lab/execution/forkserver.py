@@ -13,12 +13,16 @@ from multiprocessing.context import ForkServerContext
 
 
 def start_server() -> ForkServerContext:
-    """The context of its processes. It loads in the background what all of them need; a second call does nothing.
+    """Start the server and return the context of its processes; a second call does nothing.
 
-    Raises OSError or EOFError when it cannot be started.
+    The server loads in the background everything that workers need.
+
+    Raises
+    ------
+    OSError, EOFError : the server cannot be started.
     """
     context = multiprocessing.get_context("forkserver")
-    # A process begins by importing what the main script does: of this package the server has that loaded, too.
+    # A process begins with the imports of the main script; the server preloads those from this package, too.
     main = [name for name in sys.modules if name.partition(".")[0] == "oneticket"]
     context.set_forkserver_preload([*main, "oneticket.lab.execution.engines.server"])
     with _without_interrupts():
@@ -28,7 +32,7 @@ def start_server() -> ForkServerContext:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """The server ignores Ctrl-C, as whoever starts it does now: it reaches the whole group, the parent decides."""
+    """A context that ignores Ctrl-C, which the server inherits: it reaches the whole group, the parent decides."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

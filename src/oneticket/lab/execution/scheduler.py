@@ -1,4 +1,4 @@
-"""The scheduler: which cell is computed next, what happens when one fails, and what is told about it."""
+"""The scheduler: it chooses the next cell to compute, handles failures, and reports to a listener."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from oneticket.lab.planning.plan import Plan
 
 __all__ = ["ATTEMPTS", "RunListener", "Summary", "missing", "run_plan"]
 
-ATTEMPTS = 3  # of a cell whose worker died or ran out of memory; the ones after the first run alone
-ENOUGH = 2  # crashes of cells of one network with one signal, after which such a cell is not tried again
-ASK_AGAIN = 0.5  # seconds until a cell that another process computes is looked at again
+ATTEMPTS = 3  # for a cell whose worker died or ran out of memory; all but the first run alone
+ENOUGH = 2  # crashes of one network with one signal, after which its cells are not tried again
+ASK_AGAIN = 0.5  # seconds until a cell that another process computes is checked again
 
 
 class _Run:
@@ -32,11 +32,11 @@ class _Run:
     ):
         self.plan, self.store, self.engine, self.workplace = plan, store, engine, workplace
         self.workers, self.listener = workers, listener
-        self.names = list(plan.cells)  # a cell's place in it says when it is its turn
+        self.names = list(plan.cells)  # in the order of their turns
         self.place = {identity: number for number, identity in enumerate(self.names)}
         lacking = missing(plan, store)
         self.summary = Summary(cells=len(self.names), cached=len(self.names) - len(lacking))
-        self.lacking: dict[str, int] = {}  # of each cell that is not there: how many of those it builds on are not
+        self.lacking: dict[str, int] = {}  # for each unfinished cell: how many of its parents are unfinished
         self.children: dict[str, list[str]] = {}
         for identity, cell in lacking.items():
             parents = [parent for parent in cell.parents if parent in lacking]
@@ -44,7 +44,7 @@ class _Run:
             for parent in parents:
                 self.children.setdefault(parent, []).append(identity)
         self.ready = [self.place[identity] for identity, count in self.lacking.items() if not count]  # a heap
-        self.later: list[tuple[float, int]] = []  # a heap: when a cell that another run computes is looked at again
+        self.later: list[tuple[float, int]] = []  # a heap: when to check again a cell that another run computes
         self.alone: list[str] = []
         self.lonely: str | None = None
         self.running: dict[Future[Done], str] = {}
@@ -74,7 +74,7 @@ class _Run:
             self.listener.tick()
         lost = [identity for identity in self.lacking if identity not in self.summary.failed]
         there = self.store.finished(lost)
-        reason = self.stopped or "a cell it builds on has failed"
+        reason = self.stopped or "a cell that it builds on has failed"
         self.summary.left_out = {identity: reason for identity in lost if identity not in there}
         self.summary.seconds = time.monotonic() - began
         return self.summary
@@ -86,7 +86,7 @@ class _Run:
         while self.later and self.later[0][0] <= now:
             heapq.heappush(self.ready, heapq.heappop(self.later)[1])
         if self.alone:
-            # Nothing new is started beside it: first the running cells end, then it runs, then the others go on.
+            # Nothing new starts beside it: first the running cells end, then it runs, then the others go on.
             if not self.running:
                 self.lonely = self.alone.pop(0)
                 self._start(self.lonely)
@@ -146,7 +146,7 @@ class _Run:
                     heapq.heappush(self.ready, self.place[child])
 
     def _given_up(self, identity: str, error: OutOfMemory | WorkerDied) -> str | None:
-        """Why a cell whose worker has died is not tried again; None when it is."""
+        """Why a cell whose worker has died is not tried again; None if it is."""
         known = False
         if isinstance(error, Crashed):
             kind = (self.plan.cells[identity].network, error.number)
@@ -171,11 +171,12 @@ def run_plan(
     workers: int,
     listener: RunListener | None = None,
 ) -> Summary:
-    """Compute what ``plan`` lacks in ``store``; a cell that fails takes only those that build on it with it.
+    """Compute the cells of ``plan`` that ``store`` lacks; a cell that fails stops only the cells that build on it.
 
-    A worker that dies or runs out of memory is retried with nothing else running; one that crashes in native code only
-    until cells of its network have crashed in the same way twice. KeyboardInterrupt passes through after the workers
-    have been ended; everything finished is kept and unfinished cells go on from their checkpoints.
+    A cell whose worker dies or runs out of memory is retried with nothing else running. After two crashes in native
+    code with the same signal in cells of one network, a cell that crashes likewise is not retried. KeyboardInterrupt
+    passes through after the workers have ended; finished cells are kept, and unfinished ones go on from their
+    checkpoints.
     """
     listener = listener or RunListener()
     try:
@@ -186,6 +187,6 @@ def run_plan(
 
 
 def missing(plan: Plan, store: Store | None) -> dict[str, Description]:
-    """The cells of the plan that the store has not."""
+    """The cells of the plan that the store lacks."""
     there = store.finished(plan.cells) if store is not None else set()
     return {identity: cell for identity, cell in plan.cells.items() if identity not in there}

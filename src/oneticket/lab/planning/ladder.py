@@ -30,12 +30,12 @@ class Ladder:
     rungs : list of Rung
         Every round, from the dense network at round 0 on.
     reach : float
-        The factor by which a density may miss its round: half a step of the ladder, on the logarithmic scale that
-        rounds live on, and what rounding takes.
+        The factor by which a density may miss its round: half a step of the ladder on a logarithmic scale, plus a
+        margin for rounding.
     """
 
     def __init__(self, search: Search) -> None:
-        # So deep that no number is small enough for it, a round has no density, and long since no weights.
+        # Very deep rounds have a density that underflows to 0; they have long since lost all weights.
         there = takewhile(bool, search.densities())
         self.rungs = [Rung(number, density) for number, density in enumerate(there)]
         self.reach = (1 - search.prune) ** -0.5 * (1 + 1e-9)
@@ -47,15 +47,15 @@ class Ladder:
         Raises
         ------
         InputError
-            For a density that no round comes near: it lies behind the last one.
+            For a density far below that of the last round.
         """
         if density not in self._nearest:
             rung = min(self.rungs, key=lambda rung: distance(density, rung))
-            # Half a step of the ladder is as far as the nearest round can be; what is further lies behind its end.
+            # Every density within the ladder is at most half a step from a round; this one is below the last round.
             if distance(density, rung) > self.reach:
                 last = self.rungs[-1]
                 raise InputError(
-                    f"density {density:g} is behind the last round (round {last.number} has {last.density:.3g})",
+                    f"density {density:g} is below that of the last round ({last.density:.3g} in round {last.number})",
                     expected="a larger density, or more rounds under [search]",
                 )
             self._nearest[density] = rung
@@ -63,5 +63,5 @@ class Ladder:
 
 
 def distance(density: float, rung: Rung) -> float:
-    """The factor, 1 or more, by which a density misses that of a round."""
+    """The factor, 1 or more, between a density and that of a round."""
     return max(density / rung.density, rung.density / density)

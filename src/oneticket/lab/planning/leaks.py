@@ -16,14 +16,19 @@ from oneticket.errors import InputError
 from oneticket.identity import digest
 
 TOLERATED = 0.01
-"""The part of a target's test images that a source may have seen: natural data sets hold a few images twice."""
+"""The fraction of a target's test images that a source may have seen: natural data sets repeat a few images."""
 
 
 class Leak(msgspec.Struct, frozen=True):
-    """So many ``images``, of the ``tested`` ones of ``target``, are among those that ``source`` trains or validates on.
+    """Test images of a target that a source trains or validates on.
 
-    ``repeated`` is the part of a whole test split that its own train split holds, where both are derived from one data
-    set; None where they are of two.
+    Parameters
+    ----------
+    source, target : names of the data sets.
+    images : number of test images of ``target`` that ``source`` has seen.
+    tested : number of test images of ``target``.
+    repeated : the fraction of the whole test split that the train split of the same data set repeats; None if source
+        and target derive from different data sets.
     """
 
     source: str
@@ -40,20 +45,20 @@ class Leak(msgspec.Struct, frozen=True):
 
     @property
     def refused(self) -> bool:
-        """Whether no ticket of the source may be judged on the target.
+        """Whether tickets of the source must not be evaluated on the target.
 
-        A data set whose split as a whole repeats few images is let through, whichever of its classes are chosen.
+        A data set whose whole split repeats few images is accepted, for every choice of its classes.
         """
         sound = self.repeated is not None and self.repeated <= TOLERATED
         return not sound and self.images > TOLERATED * self.tested
 
 
 def find_leak(source: str, target: str, data: dict[str, tuple[DataRef, Splits]], *, cache: Path) -> Leak:
-    """What the data set ``source`` has seen of the test images of ``target``; ``data`` holds both by name.
+    """Find the test images of ``target`` that the data set ``source`` has seen; ``data`` holds both by name.
 
-    Images are the same when shape and pixels are, as they were decoded: what is done to sizes and channels afterwards
-    does not hide them, nor that grey ones were kept as colours. Only rows that a data set uses count: train and
-    validation of the source, test of the target.
+    Images are equal if shape and pixels are equal as decoded: later changes of size or channels do not hide them, nor
+    do grey images stored as colours. Only images that a data set uses count: train and validation of the source, test
+    of the target.
     """
     (origin, there), (goal, here) = data[source], data[target]
     trained, held = _digests(origin, cache)["train"], _digests(goal, cache)["test"]
@@ -69,7 +74,7 @@ def _rows(part: ImageSet) -> Tensor:
 
 
 def _digests(ref: DataRef, cache: Path) -> dict[str, Tensor]:
-    """The digests of all images that a data set is derived from, train and test; worked out once and kept."""
+    """The digests of all images that a data set derives from, train and test; computed once and kept."""
 
     def drawn(part: str) -> Tensor:
         base = kept(cache, ref.fingerprint)
@@ -83,8 +88,8 @@ def _digests(ref: DataRef, cache: Path) -> dict[str, Tensor]:
 def image_digests(images: Tensor) -> Tensor:
     """64 bits of BLAKE2 over shape and pixels of each image; uint8 [N, C, H, W] → int64 [N].
 
-    An image of three equal channels is grey: it counts as one of one channel. Among a hundred thousand images and as
-    many others, some two different ones agree with a probability of 10⁻⁹.
+    An image of three equal channels is grey and counts as an image of one channel. Between two sets of a hundred
+    thousand images each, a collision of different images has the probability 10⁻⁹.
     """
     size = tuple(images.shape[2:])
     shapes = {n: hashlib.blake2b(str((n, *size)).encode(), digest_size=8) for n in {1, images.shape[1]}}

@@ -32,7 +32,7 @@ from oneticket.weights import RESCALINGS
 class Plan(msgspec.Struct, frozen=True):
     """The cells by identity, parents before children; the rows of the table; and a short human name for each cell.
 
-    ``leaks`` tells which sources have seen test images of a target, few enough to go on.
+    ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated.
     """
 
     experiment: str
@@ -43,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class _Role(msgspec.Struct, frozen=True):
-    """A data set with a recipe, as sources and targets are."""
+    """A source or a target: a data set with a recipe."""
 
     data_name: str
     recipe_name: str
@@ -79,7 +79,7 @@ class _Planner:
 
     def _add(self, description: Description, what: str) -> str:
         identity = self.namer.identity(description)
-        if identity not in self.cells:  # where it would be, the model is listed twice
+        if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)
         self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
         return identity
@@ -108,7 +108,7 @@ class _Planner:
     def _next_ticket(
         self, spec: ModelSpec, role: _Role, seed: int, found: list[TicketRef], search: Search
     ) -> TicketRef:
-        """The ticket that follows those found so far; from the third on, pruned from a cell of its own."""
+        """The ticket after those found so far; from the third on, it is pruned from a cell of its own."""
         number = len(found)
         dense = previous = self._dense(spec, role, seed, search.rewind)
         if number > 1:
@@ -123,13 +123,13 @@ class _Planner:
                 ),
                 f"search {role}{self._told(search)}, round {number - 1}",
             )
-        # How many rounds were asked for altogether does not change what an earlier round is.
+        # The total number of rounds does not change the identity of an earlier round.
         asked = msgspec.structs.replace(search, rounds=max(number, 1))
         density = self.resolved.ladder(search).rungs[number].density
         return TicketRef(dense=dense, previous=previous, round=number, density=density, search=asked)
 
     def _told(self, search: Search) -> str:
-        """What of a search is not the experiment's."""
+        """The fields in which a search differs from the experiment's, as a suffix of a label."""
         usual = self.experiment.search
         changed = [f for f in search.__struct_fields__ if getattr(search, f) != getattr(usual, f)]
         return f" ({', '.join(f'{field} = {getattr(search, field)}' for field in changed)})" if changed else ""
@@ -152,11 +152,11 @@ class _Planner:
                                 self._add_arm(spec, origin, to, name, rescale, density, seed, lr)
 
     def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
-        """The densities an arm is trained at; a dense one that stays so has no other than 1."""
+        """The densities at which an arm is trained; only 1 for an arm that stays dense."""
         return [1.0] if arm.stays_dense else self.resolved.densities(transfer)
 
     def _rescalings(self, arm: Arm, transfer: Grid) -> tuple[str, ...]:
-        """The rescalings that change an arm: none where there is no mask to make up for."""
+        """The rescalings that change an arm; only "none" for a dense mask."""
         return ("none",) if arm.mask == DENSE else transfer.rescale
 
     def _add_arm(
@@ -173,7 +173,7 @@ class _Planner:
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
             found_in = arm.found_in or spec
             ticket = self._ticket(found_in, giver, from_seed, rung.number, search)
-            # A ticket of round 0, all weights at W_k, has taken the dense training too.
+            # Even a ticket of round 0, all weights at W_k, costs the dense training.
             cost = max(rung.number, 1)
             owner = owners[arm.values or arm.ticket]
             if from_seed != seed or owner != giver:
@@ -202,7 +202,7 @@ class _Planner:
             ),
         )
         cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights")
-        # A row of two owners stands with the source, beside the other arms of that source.
+        # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
         self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell)
 
@@ -226,7 +226,7 @@ class _Planner:
         recipe = self.experiment.recipe[role.recipe_name]
         key = (role.recipe_name, lr)
         if key not in self._recipes:
-            # One object for each, so that it is written out once.
+            # One object per key, so that it is serialised once.
             self._recipes[key] = recipe if lr is None else msgspec.structs.replace(recipe, lr=lr)
         return self._recipes[key]
 
@@ -256,9 +256,9 @@ class _Planner:
 def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
     """The cells of a replicate in the order to compute them: parents first, one data set after the other.
 
-    Another data set begins only when no cell of the present one can be computed. So the images of a source stay in
-    memory during its search, and those of a target during its arms. Otherwise the order is that of ``cells``, whose
-    parents outside it count as done.
+    The next data set begins only when no cell of the present one can be computed. So the images of a source stay in
+    memory during its search, and those of a target during its arms. Otherwise the order is that of ``cells``. Parents
+    outside ``cells`` count as done.
     """
     names = list(cells)
     number = {identity: place for place, identity in enumerate(names)}
@@ -269,7 +269,7 @@ def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
         lacking[identity] = len(parents)
         for parent in parents:
             children.setdefault(parent, []).append(identity)
-    ready: dict[DataRef, list[int]] = {}  # of each data set a heap of places
+    ready: dict[DataRef, list[int]] = {}  # a heap of places for each data set
 
     def release(identity: str) -> None:
         heapq.heappush(ready.setdefault(cells[identity].data, []), number[identity])
@@ -292,10 +292,27 @@ def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
 
 
 def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
-    """Expand ``experiment``; paths in it are relative to ``folder``. Data is decoded into ``cache`` on first sight.
+    """Expand an experiment into its plan.
 
-    Raises InputError for everything that would not work: data that is missing or damaged, classes a data set lacks, a
-    model without a head, tickets that do not fit a target, densities behind the last round.
+    Parameters
+    ----------
+    experiment : Experiment
+        What to compute.
+    folder : Path
+        The folder to which paths in the experiment are relative.
+    cache : Path
+        The folder into which data is decoded on first use.
+
+    Returns
+    -------
+    Plan
+        All cells, and the rows that they fill.
+
+    Raises
+    ------
+    InputError
+        For everything that would not work: data that is missing or damaged, classes that a data set lacks, a model
+        without a head, tickets that do not fit a target, densities below that of the last round.
     """
     return _Planner(experiment, ResolvedExperiment(experiment, folder, cache)).plan()
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What a plan was made of: the files and folders of its data, and a digest of how all of it was.
+    """The inputs of a plan: the files and folders of its data, and a digest of their state.
 
-    The digest is over the text of the experiment file, and over place, size and time of the last change of the data's
-    files and of this package's own.
+    The digest covers the text of the experiment file, and path, size and modification time of the files of the data and
+    of this package.
     """
 
     data: tuple[str, ...]
@@ -31,7 +31,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """An experiment whose cells are all there, and how many they are."""
+    """An experiment whose cells are all finished, and their number."""
 
     experiment: str
     store: Store
@@ -39,10 +39,10 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 def origin(file: Path, experiment: Experiment) -> Origin | None:
-    """What the plan of ``experiment``, read from ``file``, is about to be made of.
+    """The inputs of the plan of ``experiment``, which was read from ``file``.
 
-    None where only planning itself can tell: networks of a user's own, whose code it imports, and data that cannot be
-    used, about which it knows what to say.
+    None where only planning can decide: for the user's own networks, whose code it imports, and for unusable data,
+    about which it raises the error.
     """
     if any(":" in spec.name for spec in experiment.models):
         return None
@@ -54,10 +54,10 @@ def origin(file: Path, experiment: Experiment) -> Origin | None:
 
 
 def recall(file: Path, home: Callable[[str], Path]) -> Finished | None:
-    """The experiment of ``file`` when its plan is known and each of its cells is there; None otherwise.
+    """The experiment of ``file`` if its plan is known and all its cells are finished; None otherwise.
 
-    ``home`` gives the folder of the store for the name of an experiment. Whatever is wrong with the file or the store
-    is left to planning to say.
+    ``home`` maps the name of an experiment to the folder of its store. Errors in the file or the store are left to
+    planning, which reports them.
     """
     try:
         name = str(tomllib.loads(file.read_text(encoding="utf-8"))["name"])
@@ -76,7 +76,7 @@ def recall(file: Path, home: Callable[[str], Path]) -> Finished | None:
 
 
 def _places(folder: Path, experiment: Experiment) -> Iterable[str]:
-    """Every file that the data comes from, and the folders in which another could appear."""
+    """Every file of the data, and the folders in which another file could appear."""
     from oneticket.data import SOURCES
     from oneticket.data.spec import chain
 

@@ -1,4 +1,4 @@
-"""What the names in an experiment stand for: data, networks, rounds; and whether its grid can work."""
+"""Resolves the names in an experiment to data, networks and rounds, and checks that its grid can work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class ResolvedExperiment:
-    """What the names in ``experiment`` stand for; paths in it are relative to ``folder``.
+    """The data, networks and rounds that the names in an experiment refer to.
 
-    Data is decoded into ``cache`` on first sight. Everything here raises InputError, placed at its key, for what
-    cannot be used.
+    All methods raise InputError, placed at its key, for names and values that cannot be used.
+
+    Parameters
+    ----------
+    experiment : the experiment.
+    folder : the folder to which paths in it are relative.
+    cache : the folder into which data is decoded on first use.
     """
 
     def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
@@ -51,14 +56,14 @@ class ResolvedExperiment:
         return self._refs[name]
 
     def splits(self, name: str) -> Splits:
-        """Its images."""
+        """The images of a data set."""
         if name not in self._splits:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
 
     @property
     def leaks(self) -> list[Leak]:
-        """Those of the checked sources that have seen test images of their targets, few enough to be tolerated."""
+        """The leaks of the checked sources: test images of their targets that they have seen, few enough."""
         return [leak for leak in self._leaks.values() if leak.images]
 
     def network(self, spec: ModelSpec, data: str) -> Network:
@@ -114,7 +119,7 @@ class ResolvedExperiment:
         return self._ladders[search]
 
     def densities(self, transfer: Grid) -> list[float]:
-        """The densities that a grid asks for; those of every round but the dense one for ``"all"``."""
+        """The densities of a grid; ``"all"`` means those of every round but the dense one."""
         if not isinstance(transfer.densities, str):
             return list(transfer.densities)
         return [rung.density for rung in self.ladder(self.experiment.search).rungs[1:]]
@@ -143,18 +148,18 @@ class ResolvedExperiment:
                     if arm.found_in is not None:
                         self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
         for target in transfer.targets:
-            # What is trained on a target itself, its own ticket first of all, is to be judged on other images too.
+            # Networks trained on the target itself, such as its own ticket, must be tested on unseen images, too.
             self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
 
     def _searches_in(self, transfer: Grid) -> dict[Search, str]:
-        """The searches that a grid makes, and the table of the file that each stands in."""
+        """The searches of a grid, each with the table of the file that defines it."""
         places = {self.experiment.search: "search"}
         for arm in transfer.arms:
             places.setdefault(self.search_of(arm), f"arm.{arm}.search")
         return places
 
     def _check_rounds(self, spec: ModelSpec, transfer: Grid, search: Search, place: str, where: str) -> None:
-        """Refuse densities that a search does not reach or that leave nothing, and a rewind point out of place."""
+        """Refuse densities that a search does not reach or that leave no weight, and a rewind point out of range."""
         try:
             deepest = self._deepest(transfer, search)
         except InputError as error:
@@ -165,14 +170,14 @@ class ResolvedExperiment:
             total = sum(math.prod(shape) for shape in self._built(spec, data)[1].values())
             if kept_count(deepest.density, total) < 1:
                 raise InputError(
-                    f"round {deepest.number} (density {deepest.density:.3g}) leaves no weight at all of {total}",
+                    f"round {deepest.number} (density {deepest.density:.3g}) leaves none of the {total} weights",
                     where=f"{where}.densities",
                     expected=f"a density of at least {1 / total:.2g}",
                 )
             self._check_rewind(data, recipe, deepest.number, search, place)
 
     def _check_ladder(self, transfer: Grid, search: Search, place: str) -> None:
-        """Refuse a search of an arm's own whose rounds have other densities than those of the arms beside it."""
+        """Refuse a search of a single arm whose rounds miss the densities of the other arms."""
         reach = self.ladder(self.experiment.search).reach
         for density in self.densities(transfer):
             rung = self.ladder(search).nearest(density)
@@ -180,17 +185,17 @@ class ResolvedExperiment:
                 raise InputError(
                     f"has no round near density {density:g}: round {rung.number} has {rung.density:.3g}",
                     where=place,
-                    expected="a prune whose rounds come to the densities of the grid",
+                    expected="a value of prune whose rounds meet the densities of the grid",
                 )
 
     def _deepest(self, transfer: Grid, search: Search) -> Rung:
-        """The last round that a grid takes from a search."""
+        """The last round of a search that a grid uses."""
         ladder = self.ladder(search)
         asked = [ladder.nearest(density) for density in self.densities(transfer)]
         return max(asked, key=lambda rung: rung.number, default=ladder.rungs[0])
 
     def _check_allocations(self, network: Network, shapes: Shapes, transfer: Grid) -> None:
-        """Refuse a density that is too low for what an allocation keeps in any case."""
+        """Refuse a density below the weights that an allocation always keeps."""
         used = {}
         head = f"{network.head}.weight"
         for name in transfer.arms:
@@ -219,14 +224,14 @@ class ResolvedExperiment:
         per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
         if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
             raise InputError(
-                f"rewind = {rewind} lies behind the end of {data}@{recipe}",
+                f"rewind = {rewind} is after the end of {data}@{recipe}",
                 where=f"{place}.rewind",
                 expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
             )
         rewinds = deepest > 1 and search.method != "fine-tune"
         if rewinds and rewind.iterations(per_epoch) == chosen.epochs * per_epoch:
             raise InputError(
-                f"rewind = {rewind} leaves nothing of {data}@{recipe} to train in a round",
+                f"rewind = {rewind} leaves no step of {data}@{recipe} to train in a round",
                 where=f"{place}.rewind",
                 expected=f"less than {chosen.epochs}ep",
             )
@@ -239,7 +244,7 @@ class ResolvedExperiment:
         leak = self._leaks[source, target]
         if leak.refused:
             raise InputError(
-                f"{leak}: its tickets would be judged on what they were found on",
+                f"{leak}: its tickets would be tested on images that they were found with",
                 where=where,
                 expected=f"data that has seen at most {100 * TOLERATED:g} % of them",
             )

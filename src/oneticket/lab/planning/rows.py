@@ -1,4 +1,4 @@
-"""Rows of the table of results: what places a row, and what the plan knows of it before its cell has run."""
+"""Rows of the table of results: the key of a row, and the columns that the plan knows before its cell has run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 
 
 class RowKey(msgspec.Struct, frozen=True):
-    """The place of a row in the table: what rows that differ in seed and learning rate have in common.
+    """The key of a row in the table: the columns that rows share if they differ only in seed and learning rate.
 
-    ``density_asked`` is a fraction of the weights; a row without a source has empty words there.
+    ``density_asked`` is a fraction of the weights; in a row without a source, its columns are empty strings.
     """
 
     experiment: str
@@ -26,14 +26,14 @@ class RowKey(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> RowKey:
-        """The place of a row that was read from a store; a column that an older store lacks is None."""
+        """The key of a row that was read from a store; a column that an older store lacks is None."""
         return RowKey(*(row.get(field) for field in RowKey.__struct_fields__))  # type: ignore[arg-type]
 
 
 class Row(RowKey, frozen=True, kw_only=True):
-    """What a row of the tidy table knows before its cell has run.
+    """The columns of a row of the tidy table that are known before its cell has run.
 
-    ``lr`` is one learning rate of several that the arm is tried with, None where there is only the recipe's.
+    ``lr`` is one of several learning rates that the arm is tried with, or None if only the recipe's is used.
     """
 
     round: int

@@ -1,4 +1,4 @@
-"""Cost: what each trained network took with the search it rests on; trainings that several share count once."""
+"""Cost: the cost of each trained network and of the search behind it; shared trainings count once."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ COLUMNS = (
     *(f"search_{what}" for what in ("trainings", *MEASURES)),
     *(f"shared_{what}" for what in ("trainings", *MEASURES)),
 )
-"""The columns of the table of costs. ``samples`` … ``bytes`` are of the network's own training; ``search_…`` of
-everything else that had to be trained for it; ``shared_…`` of the part of the search that other networks of the table
-rest on too."""
+"""The columns of the table of costs. ``samples`` … ``bytes`` belong to the network's own training; ``search_…`` to all
+other trainings that it needs; ``shared_…`` to the part of the search that other networks of the table need, too."""
 
 OWN = "own"
-"""The arm that the others are weighed against: one ticket for each target."""
+"""The arm that the others are compared with: one ticket for each target."""
 
 _GRID = ("experiment", "model", "target", "target_recipe", "rescale", "density_asked", "seed")
 _WEIGHED = ("masked_flops", "samples", "seconds")
 
 
 class Bill(msgspec.Struct, frozen=True):
-    """What some trainings cost together.
+    """The total cost of some trainings.
 
-    Samples that went forward and back, floating-point operations of that (dense, and counting kept weights only),
-    seconds of one worker, and the bytes that the trained networks take to store.
+    Parameters
+    ----------
+    trainings : their number.
+    samples : samples that went through a forward and a backward pass.
+    train_flops, masked_flops : floating-point operations of these passes, dense and counting kept weights only.
+    seconds : of one worker.
+    bytes : needed to store the trained networks.
     """
 
     trainings: int
@@ -50,10 +54,14 @@ class Bill(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """The table of costs added up; no training is in two of the three parts, and all of them are in ``everything``.
+    """The sums of the table of costs. The first three parts are disjoint and add up to ``everything``.
 
-    ``networks`` are the trainings that fill a row; of the others ``own_searches`` serve one network and
-    ``shared_searches`` several. ``unshared`` is what every network for itself would have cost, with its search.
+    Parameters
+    ----------
+    networks : the trainings that fill a row.
+    own_searches, shared_searches : the other trainings, which serve one network or several.
+    everything : all trainings, each counted once.
+    unshared : the cost if every network had its own search and nothing were shared.
     """
 
     networks: Bill
@@ -64,10 +72,11 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class BreakEven(RowKey, frozen=True):
-    """The number of targets from which on one shared search is cheaper than one search for each, by three measures.
+    """The number of targets from which one shared search is cheaper than one search per target, by three measures.
 
-    Compared are ``arm`` and ``own`` on one target, over ``seeds`` replicates. Cost of n targets: what ``arm`` rests on
-    and ``own`` does not, once, plus n times the rest of it; against n times all of ``own``. None where it never is.
+    ``arm`` and ``own`` are compared on one target, over ``seeds`` replicates. For n targets, ``arm`` costs the parents
+    that ``own`` does not share once, plus n times the rest; ``own`` costs n times all of its trainings. None if sharing
+    never pays.
     """
 
     seeds: int
@@ -77,7 +86,7 @@ class BreakEven(RowKey, frozen=True):
 
 
 class CostReport(msgspec.Struct, frozen=True):
-    """A row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; their sums; break-even."""
+    """A row (a dict of :data:`COLUMNS`) for each trained network, in the order of the table; sums; break-even."""
 
     rows: list[dict[str, Any]]
     totals: Totals
@@ -85,14 +94,29 @@ class CostReport(msgspec.Struct, frozen=True):
 
 
 def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
-    """What the finished networks in ``store``, or those of one experiment, cost.
+    """The cost of the finished networks in a store.
 
-    Where an arm was tried with several learning rates, the row is that of the rate which validation chose; the
-    trainings of its replicate with the other rates belong to its search. Not counted are evaluations, the batches that
-    a criterion or a control looks at before training, and in the operations the heads and decoders that a pre-training
-    throws away. Seconds are those of the process that finished a training.
+    Where an arm was tried with several learning rates, the row belongs to the rate chosen by validation; the trainings
+    of its replicate with the other rates belong to its search. Evaluations are not counted, nor the batches that a
+    criterion or a control uses before training; operations leave out the heads and decoders that a pre-training
+    discards. Seconds are those of the process that finished a training.
 
-    Raises InputError for an experiment that the store does not know, and for cells that are damaged or gone.
+    Parameters
+    ----------
+    store : Store
+        The store with the finished cells.
+    experiment : str, optional
+        The name of an experiment; all experiments when None.
+
+    Returns
+    -------
+    CostReport
+        A row for each network, the sums, and the break-even points.
+
+    Raises
+    ------
+    InputError
+        For an experiment that the store lacks, and for cells that are damaged or missing.
     """
     records = _Records(store)
     networks = list(_networks(store, records, experiment))
@@ -104,9 +128,9 @@ def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
     return CostReport(rows, _totals(bundles, uses, records), list(_break_even(networks, records)))
 
 
-# -- what rests on what -------------------------------------------------------------------------------------------
+# -- networks and their parents -----------------------------------------------------------------------------------
 class _Network(msgspec.Struct, frozen=True):
-    """A row: its cell, the other learning rates that were tried for it, and all that these build on."""
+    """A row: its cell, the trials with other learning rates, and the ancestors of all of them."""
 
     known: Mapping[str, Any]
     cell: str
@@ -123,7 +147,7 @@ class _Network(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """As much of a finished cell as its cost needs: its parents, what it cost by measure, and its accuracy."""
+    """The part of a finished cell that its cost needs: its parents, its cost by measure, and its accuracy."""
 
     parents: tuple[str, ...]
     costs: dict[str, float]
@@ -140,9 +164,9 @@ class _Records:
     def _read(self, cell: str) -> _Record:
         if not self._store.has(cell):
             raise InputError(
-                f"the cell {cell[:12]}… is gone, on which others rest",
+                f"the cell {cell[:12]}… is missing, and other cells build on it",
                 where=str(self._store.root),
-                expected="the experiment run again",
+                expected="a new run of the experiment",
             )
         content = self._store.read(cell)
         figures = content["cost"] | content["outcome"]
@@ -150,7 +174,7 @@ class _Records:
         return _Record(tuple(_parents(content["description"]["start"])), costs, figures.get("val_accuracy"))
 
     def ancestors(self, cells: Iterable[str]) -> frozenset[str]:
-        """The parents of ``cells``, theirs, and so on."""
+        """The parents of ``cells``, their parents, and so on."""
         found: set[str] = set()
         ahead = list(cells)
         while ahead:
@@ -160,9 +184,9 @@ class _Records:
         return frozenset(found)
 
     def bill(self, cells: Iterable[str]) -> Bill:
-        """What ``cells`` cost together."""
+        """The total cost of ``cells``."""
         costs = [self.record(cell).costs for cell in cells]
-        # Exactly, so that the same trainings cost the same in whatever order they come.
+        # An exact sum, so that the order of the trainings does not matter.
         sums: dict[str, Any] = {what: sum(cost[what] for cost in costs) for what in MEASURES}
         return Bill(trainings=len(costs), **sums | {"seconds": math.fsum(cost["seconds"] for cost in costs)})
 
@@ -196,7 +220,7 @@ def _networks(store: Store, records: _Records, experiment: str | None) -> Iterat
 
 
 def _but_rate(row: Mapping[str, Any]) -> tuple[RowKey, int, int]:
-    """What rows that differ only in their learning rate have in common."""
+    """The key that rows share if they differ only in their learning rate."""
     return RowKey.of(row), row["round"], row["seed"]
 
 
@@ -240,7 +264,7 @@ def _break_even(networks: Sequence[_Network], records: _Records) -> Iterator[Bre
         rival = own.get(_of(network.known, _GRID))
         shared = network.ancestors - rival.bundle if rival is not None else frozenset()
         if rival is None or not shared:
-            continue  # nothing that another target could share
+            continue  # another target could share nothing
         costs = records.bill(shared), records.bill(network.bundle - shared), records.bill(rival.bundle)
         pairs.setdefault(RowKey.of(network.known), []).append(costs)
     for key, replicates in pairs.items():

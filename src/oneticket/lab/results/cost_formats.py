@@ -1,4 +1,4 @@
-"""The costs written down: aligned text for a terminal, CSV, JSON."""
+"""Formats of the cost report: aligned text for a terminal, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def as_json(report: CostReport) -> str:
 
 
 def as_table(report: CostReport) -> str:
-    """Text for a terminal: each arm in the mean over its seeds, the sums, and when sharing a search pays."""
+    """Text for a terminal: the mean of each arm over its seeds, the sums, and when sharing a search pays."""
     parts = [_arms(report), _sums(report)]
     if report.break_even:
         parts.append(_break_even(report))
@@ -103,7 +103,7 @@ def _place(key: RowKey) -> list[str]:
 
 
 def _told_apart(lines: Lines) -> Lines:
-    """Without the columns of a row's place that say the same in every line; the arm always stays."""
+    """``lines`` without the key columns that are equal in every line; the arm always stays."""
     spare = [name in _PLACE and name != "arm" for name in lines[0]]
     shown = [not spare[i] or len({line[i] for line in lines[1:]}) > 1 for i in range(len(spare))]
     return [list(compress(line, shown)) for line in lines]

@@ -1,4 +1,4 @@
-"""What the networks of a store take to store and to predict with, beside their accuracy; times are measured now."""
+"""Footprints: accuracy, bytes and prediction time of the networks of a store; times are measured now."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from oneticket.methods.footprint import binary_weights, seconds_per_sample, ways
 from oneticket.statistics import describe
 
 ARMS = ("dense", "winning")
-"""The arms that binary networks are set beside."""
+"""The arms that binary networks are compared with."""
 
 BATCHES = {1: 101, 128: 11}
-"""Images predicted at once, and in how many turns that is measured."""
+"""Batch sizes of the predictions, and the number of timed turns for each."""
 
 _PLACE = ("experiment", "model", "target", "target_recipe")
 _NETWORK = (*_PLACE, "source", "source_recipe", "arm", "rescale", "density_asked")
@@ -39,9 +39,9 @@ COLUMNS = (
     *_NETWORK, "density", "n", "test_accuracy", "test_accuracy_deviation", "bytes", "way",
     *(f"seconds_{size}" for size in BATCHES),
 )  # fmt: skip
-"""The columns. ``n`` seeds, of which ``density``, ``test_accuracy`` and ``bytes`` are means and
-``test_accuracy_deviation`` is the sample standard deviation; ``way`` is a key of
-:func:`oneticket.methods.footprint.ways`, ``seconds_128`` the time of one image where 128 are predicted at once."""
+"""The columns. ``density``, ``test_accuracy`` and ``bytes`` are means over ``n`` seeds, ``test_accuracy_deviation`` is
+the sample standard deviation; ``way`` is a key of :func:`oneticket.methods.footprint.ways`, ``seconds_128`` the time
+per image if 128 are predicted at once."""
 
 
 def footprints(
@@ -53,12 +53,30 @@ def footprints(
 ) -> list[dict[str, Any]]:
     """A row for each way to run the dense, the ``winning`` and the binary networks of ``store``, target by target.
 
-    Accuracies and bytes are those of the cells. Times are of the network of the first seed that has one, predicting
-    noise with one thread of this machine: median over the turns, in which all networks of one target alternate. Of
-    trainings that diverged there is no network: they count in the accuracy, as guessing. ``folder`` is where import
-    paths of models of a user's own begin, the current one by default; ``clock`` gives the time in seconds.
+    Accuracies and bytes come from the cells. Times are those of the first seed with a network, which predicts noise
+    with one thread of this machine: the median over turns in which all networks of one target alternate. Trainings that
+    diverged left no network; they count in the accuracy, as guessing.
 
-    Raises InputError for an experiment that the store does not know, and where there is no such network.
+    Parameters
+    ----------
+    store : Store
+        The store with the finished cells.
+    experiment : str, optional
+        The name of an experiment; all experiments when None.
+    folder : Path, optional
+        The folder where import paths of the user's own models begin; the current one when None.
+    clock : Callable[[], float]
+        Returns the time in seconds.
+
+    Returns
+    -------
+    list of dict
+        Rows of :data:`COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        For an experiment that the store lacks, and if there is no such network.
     """
     cells = ParentCells(store, Path(), folder or Path.cwd())  # no images are looked at
     places: dict[tuple[Any, ...], dict[tuple[Any, ...], list[TidyRow]]] = {}
@@ -69,7 +87,7 @@ def footprints(
         found = [line for networks in places.values() for line in _beside(list(networks.values()), cells, clock)]
     if not found:
         raise InputError(
-            "no network to measure is finished",
+            "there is no finished network to measure",
             where=str(store.root),
             expected=f"one of the arms {', '.join(ARMS)}, or one with a binary method",
         )
@@ -91,7 +109,7 @@ def as_json(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def stored_network(cell: str, cells: ParentCells) -> nn.Module:
-    """The network that a finished cell ended with, as it predicts: where its method binarises inputs, with that."""
+    """The final network of a finished cell, ready to predict, with input binarisation if its method uses it."""
     description = cells.description(cell)
     network = cells.build(description.network, description.seed)
     network.load_state_dict(cells.end(cell))
@@ -103,7 +121,7 @@ def stored_network(cell: str, cells: ParentCells) -> nn.Module:
 def _beside(
     networks: Sequence[list[TidyRow]], cells: ParentCells, clock: Callable[[], float]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one target: its networks, each as the rows of its seeds, in the ways there are."""
+    """The rows of one target: one for each of its networks and each way to run it."""
     measured: dict[tuple[int, str], nn.Module] = {}
     shape: tuple[int, ...] = ()
     for number, seeds in enumerate(networks):
@@ -132,7 +150,7 @@ def _description(cell: str, cells: ParentCells) -> Description:
         return cells.description(cell)
     except msgspec.ValidationError as error:
         raise InputError(
-            f"the cell {cell[:12]}… is of another version ({error})", expected="the experiment run again"
+            f"the cell {cell[:12]}… was written by another version ({error})", expected="a new run of the experiment"
         ) from None
 
 
@@ -150,7 +168,7 @@ def _over_seeds(rows: Sequence[TidyRow], store: Store) -> dict[str, Any]:
 
 
 def _facts(cell: Description) -> MethodFacts:
-    """What the register of methods says of the one that trained ``cell``."""
+    """The registered facts of the method that trained ``cell``."""
     return METHODS.entry(cell.start.method).facts if isinstance(cell.start, ArmStart) else MethodFacts()
 
 

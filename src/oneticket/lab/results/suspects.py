@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # a store without cells of an earlier version is looked throu
 
 
 class Suspects(msgspec.Struct, frozen=True):
-    """Finished cells whose training may have had wrong gradients, and of which models they are.
+    """Finished cells whose training may have had wrong gradients, and their models.
 
-    ``threaded`` of them were trained with several threads: wrong on every processor, the others on those without
-    AVX-512 only, which an earlier version did not record.
+    ``threaded`` of them were trained with several threads: their gradients are wrong on every processor. Those of the
+    others are wrong only on processors without AVX-512; earlier versions did not record the processor.
     """
 
     cells: tuple[str, ...]
@@ -41,13 +41,24 @@ class Suspects(msgspec.Struct, frozen=True):
 
 
 def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
-    """Those among the finished cells of all experiments, or of one; None where there are none.
+    """Find the suspects among the finished cells of all experiments, or of one.
 
-    Looked at are all cells of a plan, those of its searches too: an arm that this version trained may rest on rounds
-    which an earlier one has trained. Each cell is judged by its own network, which is nearly always that of its
-    parents as well; where it is not, the parents are in the plan and are judged by theirs.
+    All cells of a plan are checked, including those of its searches: an arm that this version trained may build on
+    rounds that an earlier version trained. Each cell is judged by its own network, which is nearly always that of its
+    parents as well; otherwise the parents are in the plan, too, and are judged by theirs.
 
-    Raises InputError for an experiment that the store does not know.
+    Parameters
+    ----------
+    store : the store with the finished cells.
+    experiment : the name of an experiment; all experiments when None.
+
+    Returns
+    -------
+    Suspects, or None if there are none.
+
+    Raises
+    ------
+    InputError : an experiment that the store lacks.
     """
     found: dict[str, str] = {}
     threaded = 0
@@ -56,7 +67,7 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
         description = store.read(cell)["description"]
         network = description.get("network") or {}
         if not network or network.get("code") is not None or len(network["input"]) != 3:
-            continue  # those of a user's own were always trained in plain layout
+            continue  # the user's own networks were always trained in plain layout
         key = canonical_json(network)
         if key not in networks:
             networks[key] = _built(network)
@@ -70,7 +81,7 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
 
 
 def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The finished cells that were trained on a CPU by a version which did not record its processor yet."""
+    """The finished cells that were trained on a CPU by a version that did not yet record its processor."""
     cells: dict[str, None] = {}
     for content in store.experiments(experiment):
         place = content["columns"].index("cell")
@@ -79,14 +90,14 @@ def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[s
     for cell in cells:
         if cell not in there:
             continue
-        with suppress(InputError):  # one that is damaged is told where its figures are wanted
+        with suppress(InputError):  # damaged cells are reported where their figures are read
             environment = store.environment(cell)
             if str(environment.get("device", "")).startswith("cpu") and "processor" not in environment:
                 yield cell, environment
 
 
 def _built(network: Mapping[str, Any]) -> nn.Module | None:
-    """The network of a description; None where this version has no such model any more."""
+    """The network of a description; None if this version no longer has the model."""
     from oneticket.models import ModelSpec, build
 
     spec = ModelSpec(name=network["name"], options=network["options"])
@@ -97,9 +108,9 @@ def _built(network: Mapping[str, Any]) -> nn.Module | None:
 
 
 def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -> bool:
-    """Whether the network as it was trained had a layer that goes through the faulty kernel.
+    """Whether the network, as it was trained, had a layer computed by the faulty kernel.
 
-    A masked one was trained without its dead channels, so with fewer than its description says.
+    A masked network was trained without its dead channels, so with fewer channels than its description says.
     """
     from oneticket.kernels.pointwise import meets_fault
 
@@ -119,15 +130,15 @@ def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -
     masks = load_masks(file)
     read = [int(masks[name].any(0).sum()) if name in masks else width for name, width in strided.items()]
     if min(read) >= NARROW and _is_normalised(model):
-        return False  # there a channel is dead only when nobody reads it, and to see who does takes long
-    with suppress(Exception):  # a network that can't be made smaller was trained as it is
+        return False  # after normalisation, a channel is dead only if no layer reads it, which is slow to find out
+    with suppress(Exception):  # a network that can't be compacted was trained as it is
         smaller = shrink(model, masks, torch.zeros(2, *description["network"]["input"])).model
         return any(meets_fault(layer) for layer in smaller.modules())
     return False
 
 
 def _strided(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The weights of strided 1 × 1 convolutions, and how many channels they read."""
+    """The weights of strided 1 × 1 convolutions, and the number of channels that they read."""
     from torch import nn
 
     from oneticket.kernels.pointwise import is_faulty
@@ -135,7 +146,7 @@ def _strided(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
             continue
-        if is_faulty(1, layer.kernel_size, layer.stride, layer.padding, layer.groups):  # had it a single channel
+        if is_faulty(1, layer.kernel_size, layer.stride, layer.padding, layer.groups):  # as if it had one channel
             yield f"{name}.weight", layer.in_channels
 
 
@@ -146,7 +157,7 @@ def _is_normalised(model: nn.Module) -> bool:
 
 
 def _has_companion(start: Mapping[str, Any]) -> bool:
-    """Whether a method acted while a cell was trained, for which the network was left whole."""
+    """Whether a callback modified the training of a cell, so that its network was not compacted."""
     from oneticket.methods import METHODS
 
     name = str(start.get("method"))

@@ -28,7 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock.
 
-``lr`` is the learning rate that validation chose, where an arm was tried with several.
+``lr`` is the learning rate chosen by validation, where an arm was tried with several.
 """
 
 WORDS = frozenset(
@@ -46,7 +46,7 @@ TidyRow = dict[str, Any]
 
 
 def remember(plan: Plan, store: Store, origin: Origin | None = None) -> None:
-    """Write down in the store which cell fills which row, and of which cells and of what the plan was made."""
+    """Write the plan into the store: which cell fills which row, all cells, and the inputs of the plan."""
     names = [field.name for field in msgspec.structs.fields(plan.rows[0])]
     rows = [[getattr(row, name) for name in names] for row in plan.rows]
     content = {"columns": names, "rows": rows, "cells": list(plan.cells), "origin": msgspec.to_builtins(origin)}
@@ -56,7 +56,7 @@ def remember(plan: Plan, store: Store, origin: Origin | None = None) -> None:
 def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
     """The rows whose cells are finished, experiments by name, each in the order of its plan.
 
-    Of an arm that was tried with several learning rates, those of the one that validation chose.
+    For an arm that was tried with several learning rates, only the rows of the rate chosen by validation.
     """
     known: list[dict[str, Any]] = []
     for content in store.experiments(experiment):
@@ -67,11 +67,11 @@ def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
 
 
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows of arms with one learning rate, and of the others those of the best rate; their order stays.
+    """The rows of arms with one learning rate, and for other arms those of the best rate; the order stays.
 
-    ``rows`` hold what the plan knows of a row and its ``val_accuracy``. The best rate has the highest mean over the
-    seeds, of equal ones it is the lowest; while an experiment is unfinished, rates that lack a seed which another has
-    are left out. The test accuracy plays no part.
+    ``rows`` hold the columns known to the plan, and ``val_accuracy``. The best rate has the highest mean over the
+    seeds; of equal rates the lowest wins. While an experiment is unfinished, rates that lack a seed which another rate
+    has are left out. The test accuracy is not used.
     """
     tried: dict[RowKey, dict[float, list[float]]] = {}
     for row in rows:
@@ -95,12 +95,30 @@ def as_csv(rows: Sequence[TidyRow]) -> str:
 
 
 def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
-    """The rows of a file that :func:`as_csv` wrote, or of one with fewer columns; InputError for any other file.
+    """Read the rows of a file that :func:`as_csv` wrote; optional columns may be missing.
 
-    What a file without them can't tell is None, ``none`` for the rescaling, and the line for the cell.
+    Missing values are None, the missing rescaling is ``none``, and the missing cell is the line number.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    experiment : str, optional
+        Keep only the rows of this experiment.
+
+    Returns
+    -------
+    list of dict
+        Rows of :data:`COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If the file can't be read, lacks a column of :data:`NEEDED`, or has an invalid value, and for an experiment
+        that it does not hold.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark first
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark first
             reader = csv.DictReader(file)
             header, lines = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -132,7 +150,7 @@ def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
             raise InputError(f"'{text}' is not {kind}", where=where, expected=f"{kind} or an empty field") from None
     for column in ("experiment", "target", "arm", "seed"):
         if row[column] in ("", None):
-            raise InputError("nothing there", where=f"{path}, line {number}, {column}", expected="one network a line")
+            raise InputError("is empty", where=f"{path}, line {number}, {column}", expected="one network per line")
     return {column: row[column] for column in COLUMNS}
 
 
@@ -149,7 +167,7 @@ def as_json(rows: Sequence[TidyRow]) -> str:
 
 
 def as_parquet(rows: Sequence[TidyRow]) -> bytes:
-    """A Parquet file; needs pyarrow, which the extra ``data`` brings."""
+    """A Parquet file; needs pyarrow, which the extra ``data`` installs."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -22,7 +22,7 @@ Needs = Literal["nothing", "density", "ticket", "pretraining"]
 
 
 class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of ``[search]`` is another for one arm; None where it is not."""
+    """The fields of ``[search]`` that differ for one arm; None where a field does not differ."""
 
     rounds: int | None = None
     prune: float | None = None
@@ -35,7 +35,7 @@ class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rescale: str | None = None
 
     def on(self, search: Search) -> Search:
-        """``search`` with these in place of its own."""
+        """``search`` with these fields in place of its own."""
         changed = {field: getattr(self, field) for field in self.__struct_fields__}
         return msgspec.structs.replace(search, **{key: value for key, value in changed.items() if value is not None})
 
@@ -43,12 +43,18 @@ class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One arm: which mask, which weights under it, how they are trained, and whose ticket it starts from.
 
-    ``mask`` is ``dense``, ``ticket``, a registered mask control, or a criterion that scores the untrained network on
-    the target's data; ``allocation`` belongs to the last. ``weights`` is a registered draw or pre-training, ``norms``
-    a registered choice of the normalisation parameters (or ``interpolated``), ``method`` a registered method with its
-    ``options``. ``ticket`` tells whether the mask comes from the source's search or from the target's own; ``values``
-    whose weights go under it, if not the same's. ``search`` is how that ticket was searched for where it differs from
-    the experiment's, ``model`` the network that an ``elastic`` mask was found in.
+    Parameters
+    ----------
+    mask : ``dense``, ``ticket``, a registered mask control, or a criterion that scores the untrained network on the
+        target's data.
+    weights : a registered draw or pre-training.
+    method, options : a registered method and its options.
+    norms : a registered choice of the normalisation parameters, or ``interpolated``.
+    allocation : the allocation for a mask from a criterion.
+    ticket : whether the mask comes from the search of the source or of the target.
+    values : whether the weights under the mask come from the source or the target; None for the same as ``ticket``.
+    search : the fields in which the search of the ticket differs from the experiment's.
+    model : the network in which an ``elastic`` mask was found.
     """
 
     mask: str
@@ -76,7 +82,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         msgspec.structs.force_setattr(self, "options", method_options(self.method, self.options))
         if self.makes_masks and self.mask != DENSE:
             raise InputError(
-                f"mask = '{self.mask}' with a method that makes masks itself", expected=f"mask = '{DENSE}'"
+                f"mask = '{self.mask}' with a method that makes its own masks", expected=f"mask = '{DENSE}'"
             )
         if self.mask == DENSE and self.weights in ("re-drawn", "reshuffled", "rewound"):
             raise InputError(
@@ -87,34 +93,34 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.weights in PRETRAININGS and self.norms != "as-drawn":
             raise InputError(f"norms = '{self.norms}' with a pre-trained network", expected="norms = 'as-drawn'")
         if self.search != OtherSearch() and self.needs != "ticket":
-            raise InputError("a search for an arm that looks at no ticket", expected="no search, or mask = 'ticket'")
+            raise InputError("a search for an arm that uses no ticket", expected="no search, or mask = 'ticket'")
         if (self.mask == "elastic") != (self.model is not None):
             raise InputError(
                 f"mask = '{self.mask}' with model = {self.model!r}",
-                expected="mask = 'elastic', and as model the network of the family that its ticket is found in",
+                expected="mask = 'elastic' together with model, the network in which its ticket is found",
             )
 
     @property
     def found_in(self) -> ModelSpec | None:
-        """The network that the ticket of an ``elastic`` arm is found in."""
+        """The network in which the ticket of an ``elastic`` arm is found."""
         return ModelSpec(name=self.model) if isinstance(self.model, str) else self.model
 
     @property
     def makes_masks(self) -> bool:
-        """Whether the method makes the masks while it trains."""
+        """Whether the method makes its own masks while it trains."""
         return METHODS.entry(self.method).facts.makes == "masks"
 
     @property
     def mask_from(self) -> str:
-        """Whose ticket the masks come from: the replicate's ``own``, or one of another seed or depth."""
+        """The ticket that gives the masks: the replicate's ``own``, or a ticket of another seed or depth."""
         return CONTROLS.entry(self.mask).facts.masks_from if self.mask in CONTROLS else "own"
 
     @property
     def needs(self) -> Needs:
-        """What the arm must know of others: nothing, the density of a round, a search's ticket, a pre-training.
+        """What the arm needs from other cells: nothing, the density of a round, a ticket, or a pre-training.
 
-        An arm that looks at the density only (the register of controls says which do) with weights that are no
-        ticket's is the same network whatever the source, and is trained once for all of them.
+        An arm that needs only the density (a fact of each control), with weights that come from no ticket, is the same
+        network for every source and is trained once for all of them.
         """
         if self.weights in PRETRAININGS:
             return "pretraining"
@@ -129,7 +135,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def stays_dense(self) -> bool:
-        """Whether all weights are there at the end: the density asked for says nothing about it."""
+        """Whether all weights are kept to the end, so that the requested density does not apply."""
         return self.mask == DENSE and not self.makes_masks
 
     @property
@@ -139,7 +145,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def looks_at_source(self) -> bool:
-        """Whether the arm cannot be without a source; controls that look at the density stand for one by their row."""
+        """Whether the arm needs a source; controls that use only the density have one in their rows, but need none."""
         if self.needs == "pretraining":
             return True
         if (self.mask != DENSE and not self.scored_on_target) or self.needs == "ticket":
@@ -153,7 +159,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def mask_words() -> list[str]:
-    """Every word that an arm's ``mask`` can be."""
+    """Every valid value of an arm's ``mask``."""
     at_start = [entry.name for entry in CRITERIA.entries() if entry.facts.at == "init"]
     return [DENSE, TICKET, *CONTROLS, *(name for name in at_start if name not in CONTROLS)]
 

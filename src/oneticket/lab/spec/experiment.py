@@ -1,4 +1,4 @@
-"""The experiment file: what a user writes, read into frozen structs with every default spelled out."""
+"""The experiment file, read into frozen structs with every default filled in."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from oneticket.training import Recipe
 from oneticket.weights import RESCALINGS, check_optimizer
 
 MOST = 10_000
-"""Of replicates, and of rounds: what is beyond is a slip, and planning it would fill the memory."""
+"""Maximum of replicates, and of rounds: larger numbers are surely a slip, and planning them would fill the memory."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One grid: every source, target, arm, rescaling and density of the lists, combined.
+    """One grid: all combinations of its sources, targets, arms, rescalings and densities.
 
-    ``lr`` are learning rates on the target that every arm is tried with, instead of its recipe's; the one with the best
-    validation accuracy over the seeds is shown.
+    ``lr`` lists learning rates to try for every arm on the target, instead of its recipe's; the table shows the rate
+    with the best validation accuracy over the seeds.
     """
 
     targets: tuple[str, ...]
@@ -47,7 +47,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A whole experiment. ``seeds`` is a number of replicates (0, 1, …) or a list of them.
 
     ``model`` is one model or a list of them, each a name or a table of name and options; ``head`` names the classifier
-    of a model of the user's own when it can't be found.
+    if it can't be found in the model.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     def arms(self) -> dict[str, Arm]:
-        """Every arm that can be named: the literature's and the file's own."""
+        """Every arm by name: those from the literature and those of the file."""
         return {**ARMS, **self.arm}
 
     def search_of(self, name: str) -> Search:
-        """How the tickets of an arm are searched for; InputError where its changes make no search."""
+        """How the tickets of an arm are searched for; InputError if its changes are not a valid search."""
         try:
             return self.arm[name].search.on(self.search) if name in self.arm else self.search
         except InputError as error:
@@ -84,7 +84,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file; InputError names file, key, what was expected and the nearest valid word."""
+    """Read an experiment file; an InputError names the file, the key, the expected value and the nearest valid word."""
     raw = read_toml(path)
     try:
         return read_experiment(raw)
@@ -93,9 +93,9 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def read_experiment(raw: dict[str, Any]) -> Experiment:
-    """The experiment of a parsed file, checked as far as that goes without looking at data or models."""
+    """The experiment of a parsed file, checked as far as possible without its data and models."""
     refuse_unwritable(raw)
-    # Tables by themselves first, so that an error can say in which of them it is.
+    # First each table by itself, so that an error names the table.
     for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
         named = raw.get(table)
         for word, content in named.items() if isinstance(named, dict) else ():
@@ -120,7 +120,7 @@ def _check(experiment: Experiment) -> None:
             _check_name(word, kind)
     _check_replicates(experiment)
     if not experiment.models:
-        raise InputError("no model", where="model", expected="at least one")
+        raise InputError("the list is empty", where="model", expected="at least one model")
     for word in experiment.data:
         chain(experiment.data, word)
     for word, arm in experiment.arm.items():
@@ -132,7 +132,7 @@ def _check(experiment: Experiment) -> None:
     for word in experiment.arm:
         _check_search(experiment.search_of(word), f"arm.{word}.search")
     if not experiment.transfer:
-        raise InputError("nothing to do", where="transfer", expected="at least one [[transfer]]")
+        raise InputError("there is nothing to do", where="transfer", expected="at least one [[transfer]]")
     for number, transfer in enumerate(experiment.transfer):
         _check_transfer(experiment, transfer, f"transfer[{number}]")
 
@@ -168,10 +168,10 @@ def _check_search(search: Search, where: str) -> None:
 
 # -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
 def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
-    """Refuse a grid that cannot be, as far as the file alone tells; ``where`` is its place in the file."""
+    """Refuse an impossible grid, as far as the file alone shows it; ``where`` is its place in the file."""
     for key in ("targets", "arms", "rescale"):
         if not getattr(transfer, key):
-            raise InputError("an empty list", where=f"{where}.{key}", expected="at least one")
+            raise InputError("the list is empty", where=f"{where}.{key}", expected="at least one entry")
     for key, roles in (("sources", transfer.sources), ("targets", transfer.targets)):
         for role in roles:
             _check_role(experiment, role, f"{where}.{key}")
@@ -187,7 +187,7 @@ def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
 
 
 def _check_role(experiment: Experiment, role: str, where: str) -> None:
-    """Data set and recipe of a source or target are in the file."""
+    """Refuse a source or target whose data set or recipe is not in the file."""
     try:
         data, recipe = split_role(role)
     except InputError as error:
@@ -197,7 +197,7 @@ def _check_role(experiment: Experiment, role: str, where: str) -> None:
 
 
 def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
-    """An arm is known, and the grid has the source and the other seed that it looks at."""
+    """Refuse an unknown arm, and an arm whose source or other seed is missing."""
     arms = experiment.arms()
     _check_known("arm", name, arms, f"{where}.arms")
     if arms[name].looks_at_source and not transfer.sources:
@@ -207,7 +207,7 @@ def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) ->
 
 
 def _check_search_rescalings(experiment: Experiment, transfer: Grid) -> None:
-    """Every search of the grid can rescale the weights of its rounds, with the optimiser of each role."""
+    """Refuse searches that cannot rescale the weights of their rounds with the optimiser of each role."""
     searches = {"search": experiment.search}
     searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
     for (place, search), role in product(searches.items(), (*transfer.sources, *transfer.targets)):
@@ -218,7 +218,7 @@ def _check_search_rescalings(experiment: Experiment, transfer: Grid) -> None:
 
 
 def _check_rescaling(experiment: Experiment, transfer: Grid, name: str, where: str) -> None:
-    """A rescaling of the arms is known, and its factors are derived for the optimiser of each target."""
+    """Refuse an unknown rescaling of the arms, and one that was not derived for the optimiser of each target."""
     _check_known("rescaling", name, RESCALINGS, where)
     for role in transfer.targets:
         try:
@@ -229,7 +229,7 @@ def _check_rescaling(experiment: Experiment, transfer: Grid, name: str, where: s
 
 def _check_densities(densities: Collection[float], where: str) -> None:
     if not densities:
-        raise InputError("an empty list", where=where, expected='at least one, or "all"')
+        raise InputError("the list is empty", where=where, expected='at least one density, or "all"')
     for density in densities:
         if not 0 < density <= 1:
             raise InputError(f"density {density}", where=where, expected="above 0, at most 1 (a fraction, not %)")

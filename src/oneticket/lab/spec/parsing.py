@@ -1,4 +1,4 @@
-"""Parsing: an experiment file → tables → typed structs; an error names the key, what is expected, the nearest word."""
+"""Parsing: an experiment file → tables → typed structs; errors name the key, the expected value, the nearest word."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of an experiment file; InputError when there is none, or none that can be read."""
+    """The tables of an experiment file; InputError if the file is missing or can't be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -45,22 +45,30 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def convert(raw: Any, kind: type[T], where: str = "") -> T:
-    """``raw`` as ``kind``, every default in the type that its field declares; InputError placed at its key.
+    """``raw`` as ``kind``, with every default in the type that its field declares.
 
-    ``where`` is the place of ``raw`` in the file, such as ``recipe.sgd``.
+    Parameters
+    ----------
+    raw : the content of a table.
+    kind : the type to convert to.
+    where : the place of ``raw`` in the file, such as ``recipe.sgd``.
+
+    Raises
+    ------
+    InputError : an invalid value, placed at its key.
     """
     try:
         value = msgspec.convert(raw, kind)
-        # Once around, so that 160 and 160.0 do not differ where a default or a whole number stands for a number.
+        # Converted twice, so that 160 and 160.0 do not differ, whether a default or an integer was given for a float.
         return msgspec.convert(msgspec.to_builtins(value), kind)
     except msgspec.ValidationError as error:
         raise _refusal(error, raw, kind, where) from None
 
 
 def refuse_unwritable(raw: Any, where: str = "") -> None:
-    """InputError for what TOML can say and no description can hold.
+    """Refuse values that TOML allows, but a description cannot hold.
 
-    That is: control characters, numbers that are not finite, whole numbers of more than 64 bits.
+    These are control characters, numbers that are not finite, and whole numbers of more than 64 bits.
     """
     if isinstance(raw, Mapping):
         for key, value in raw.items():
@@ -70,11 +78,13 @@ def refuse_unwritable(raw: Any, where: str = "") -> None:
         for number, value in enumerate(raw):
             refuse_unwritable(value, f"{where}[{number}]")
     elif isinstance(raw, str) and (strange := [letter for letter in raw if not _printable(letter)]):
-        raise InputError(f"the control character U+{ord(strange[0]):04X}", where=where, expected="text without any")
+        raise InputError(
+            f"the control character U+{ord(strange[0]):04X}", where=where, expected="text without control characters"
+        )
     elif isinstance(raw, float) and not math.isfinite(raw):
-        raise InputError(f"{raw}", where=where, expected="a finite number")
+        raise InputError(f"{raw} is not finite", where=where, expected="a finite number")
     elif isinstance(raw, int) and not -(2**63) <= raw < 2**63:
-        raise InputError("a whole number of more than 64 bits", where=where, expected="a smaller one")
+        raise InputError("the number has more than 64 bits", where=where, expected="a smaller number")
 
 
 def _printable(letter: str) -> bool:
@@ -93,7 +103,7 @@ def _refusal(error: msgspec.ValidationError, raw: Any, kind: Any, where: str) ->
         return InputError(
             f"unknown key '{match[1]}'",
             where=place,
-            expected=f"one of {', '.join(keys)}" if keys else "no key here",
+            expected=f"one of {', '.join(keys)}" if keys else "no keys here",
             nearest=nearest(match[1], keys),
         )
     if match := _MISSING.fullmatch(what):
@@ -119,7 +129,7 @@ def _joined(where: str, path: str) -> str:
 
 # -- the type at a place of the file ------------------------------------------------------------------------------
 def _at(kind: Any, raw: Any, parts: Sequence[str]) -> tuple[Any, Any]:
-    """The type and the value found by following keys and indices."""
+    """The type and the value at the end of a path of keys and indices."""
     for part in parts:
         kind, raw = _inside(kind, raw, part)
     return kind, raw
@@ -141,7 +151,7 @@ def _inside(kind: Any, raw: Any, part: str) -> tuple[Any, Any]:
 
 
 def _members(kind: Any) -> Iterator[Any]:
-    """The alternatives of a union; of any other type, itself."""
+    """The alternatives of a union; for any other type, the type itself."""
     if get_origin(kind) in (Union, UnionType):
         for member in get_args(kind):
             yield from _members(member)
@@ -150,7 +160,7 @@ def _members(kind: Any) -> Iterator[Any]:
 
 
 def _structs(kind: Any, raw: Any) -> list[type[msgspec.Struct]]:
-    """The tables that may stand here; of tagged ones, the one that ``raw`` says it is."""
+    """The structs that may stand here; among tagged structs, only the one whose tag ``raw`` has."""
     structs = [m for m in _members(kind) if isinstance(m, type) and issubclass(m, msgspec.Struct)]
     return [s for s in structs if not s.__struct_config__.tag_field or _tag(s) == _said(s, raw)]
 
@@ -164,7 +174,7 @@ def _said(struct: type[msgspec.Struct], raw: Any) -> object:
 
 
 def _keys(kind: Any, raw: Any) -> list[str]:
-    """The keys that a table may have."""
+    """The valid keys of a table."""
     keys: list[str] = []
     for struct in _structs(kind, raw):
         tag = struct.__struct_config__.tag_field
@@ -173,7 +183,7 @@ def _keys(kind: Any, raw: Any) -> list[str]:
 
 
 def _choices(kind: Any, raw: Any, parts: Sequence[str]) -> list[str]:
-    """The words that may stand at a place: those of a Literal, or the tags of a table's alternatives."""
+    """The valid words at a place: those of a Literal, or the tags of a table's alternatives."""
     here, _ = _at(kind, raw, parts)
     words = [str(word) for member in _members(here) if get_origin(member) is Literal for word in get_args(member)]
     if words or not parts:

@@ -1,6 +1,6 @@
 """Compact training: a masked network is trained without its dead channels and its masked weights, where that is faster.
 
-The one door is :func:`compacted`; only rounding differs from the training of the whole network.
+The only entry point is :func:`compacted`; the training differs from that of the whole network only by rounding.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["CompactModel", "compacted"]
 def compacted(
     model: nn.Module, masks: Masks, batches: BatchSource, precision: Precision, layout: torch.memory_format
 ) -> CompactModel:
-    """The network to train in place of ``model``; ``model`` itself where nothing smaller is faster and equal.
+    """The network to train in place of ``model``; ``model`` itself if no smaller network is faster and equal.
 
     Parameters
     ----------
-    model : the full network, which is left alone.
+    model : the full network, which does not change.
     masks : parameter name → boolean mask of its shape.
-    batches : what it will be trained on; shapes are taken from the first batch.
+    batches : the training data; shapes come from the first batch.
     precision : of the forward pass.
-    layout : the memory format that it will be trained in.
+    layout : the memory format for training.
     """
-    # Of a network that can't be copied or tried out nothing is known: it is trained as it is.
+    # A network that can't be copied or tried is trained as it is.
     with suppress(Exception), unnoticed():
         example, _ = next(iter(batches.ordered()))
         copied = independent_copy(model)

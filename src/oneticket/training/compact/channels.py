@@ -18,21 +18,21 @@ from oneticket.training.compact.model import CompactModel, Slice, tensors
 from oneticket.training.compact.verification import masked_outputs, probe_like, same_outputs
 
 WORTH = 0.05
-"""The least part of the forward operations whose saving pays for a second network and another shape of kernels."""
+"""The minimum saving, as a fraction of the forward operations, that pays for a second network and other kernels."""
 
 
 def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: float = WORTH) -> CompactModel:
     """``model`` without the channels that are dead under ``masks``, as a network of its own; ``model`` is left alone.
 
-    A channel is dead when all weights that read it are masked, or when it is always zero: all weights into it masked,
-    no bias and no normalisation on its way (with one it says relu(β), and β learns). Removing a channel may make others
-    dead, and those go too. In a residual stream a channel is dead only for all that add to it together. One channel of
-    each group stays. Training goes on exactly as it would have, but for the order of sums, under any optimiser that
-    treats each weight by itself.
+    A channel is dead if all weights that read it are masked, or if it is always zero: all weights into it are masked,
+    and there is no bias and no normalisation on its way (a normalised channel is relu(β), and β learns). Removing a
+    channel may make others dead, which are removed, too. In a residual stream a channel is dead only together in all
+    layers that add to it. One channel of each group stays. Training continues exactly as it would have, apart from the
+    order of sums, under any optimiser that treats each weight by itself.
 
-    Nothing is removed when that would save less than ``worth`` of the forward operations, and when the smaller network
-    does not give the same outputs, as one in whose code the numbers of channels are written.
-    ``example`` is a batch of inputs; its first sample tells shape and type.
+    Nothing is removed if that would save less than ``worth`` of the forward operations, or if the smaller network gives
+    other outputs, for example because its code contains the numbers of channels. ``example`` is a batch of inputs; its
+    first sample gives shape and type.
     """
     whole = CompactModel(model, masks)
     parameters = dict(model.named_parameters())
@@ -54,7 +54,7 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
     before, operations = _measured(model, masks, inputs)
     try:
         after, fewer = _measured(small, small_masks, inputs)
-    except Exception:  # whatever the code of somebody's network raises at channels that it did not expect
+    except Exception:  # the user's code may raise anything at unexpected channels
         return whole
     saved = 1 - fewer / max(operations, 1)
     if saved < worth or not same_outputs(before, after):
@@ -63,18 +63,18 @@ def shrink(model: nn.Module, masks: Masks | None, example: Tensor, *, worth: flo
 
 
 def _links(weight: Tensor) -> Tensor:
-    """Which outputs (rows) are connected to which inputs (columns), boolean."""
+    """Boolean matrix of the connections between outputs (rows) and inputs (columns)."""
     return weight.cpu().reshape(*weight.shape[:2], -1).any(2)
 
 
 def _has_empty_lines(mask: Tensor) -> bool:
-    # Without a row or a column that is masked as a whole no channel can be dead.
+    # No channel can be dead without a row or a column that is completely masked.
     links = _links(mask) if mask.dim() >= 2 else torch.ones(1, 1)
     return not bool(links.any(0).all() and links.any(1).all())
 
 
 def _living(groups: Sequence[ChannelGroup], tensors: Mapping[str, Tensor], masks: Masks) -> list[Tensor]:
-    """Which channels of each group stay, boolean."""
+    """Boolean vectors of the channels that stay, one for each group."""
     links = {
         name: _links(masks[name] if name in masks else torch.ones(tensor.shape[:2], dtype=torch.bool))
         for name, tensor in tensors.items()
@@ -105,7 +105,7 @@ def _slices(
     model: nn.Module, masks: Masks, groups: Sequence[ChannelGroup], living: Sequence[Tensor]
 ) -> dict[str, Slice]:
     named = tensors(model)
-    own_names = {id(tensor): name for name, tensor in reversed(named.items())}  # the first of a shared tensor's
+    own_names = {id(tensor): name for name, tensor in reversed(named.items())}  # the first name of a shared tensor
     lines: dict[str, dict[int, Tensor]] = {}
     for group, alive in zip(groups, living, strict=True):
         for member in group.members if not alive.all() else ():
@@ -123,7 +123,7 @@ def _slices(
         rest = None
         if tensor.requires_grad:
             outside = kept.flatten().index_fill(0, inside.flatten(), False)
-        else:  # what no optimiser steps: frozen weights, running statistics
+        else:  # tensors that no optimiser steps: frozen weights, running statistics
             outside = torch.zeros(0)
             rest = tensor.detach() * kept.to(tensor.device)
         owner, _, leaf = own.rpartition(".")
@@ -143,7 +143,7 @@ def _smaller(model: nn.Module, slices: Mapping[str, Slice]) -> nn.Module:
         cut_tensors[id(tensor)] = nn.Parameter(within, tensor.requires_grad) if trained else within
         if len(part.detached):
             detached[part.detached_name] = nn.Parameter(without)
-    small = copy.deepcopy(model, cut_tensors)  # which takes what it finds there for copied, wherever it is shared
+    small = copy.deepcopy(model, cut_tensors)  # the memo's tensors replace copies, wherever they are shared
     for name in slices:
         _resize(small.get_submodule(name.rpartition(".")[0]))
     for name, parameter in detached.items():
@@ -153,7 +153,7 @@ def _smaller(model: nn.Module, slices: Mapping[str, Slice]) -> nn.Module:
 
 
 def _resize(module: nn.Module) -> None:
-    """Have the numbers that a layer holds of its channels agree with its tensors."""
+    """Set the channel numbers of a layer to those of its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _ConvNd):
@@ -168,7 +168,7 @@ def _resize(module: nn.Module) -> None:
 
 
 def _measured(model: nn.Module, masks: Masks, inputs: Tensor) -> tuple[Tensor, int]:
-    """Outputs in evaluation mode under ``masks``, and the operations that they took."""
+    """Outputs in evaluation mode under ``masks``, and the number of operations."""
     with FlopCounterMode(display=False) as counter:
         outputs = masked_outputs(model, masks, inputs)
     return outputs, counter.get_total_flops()

@@ -1,8 +1,8 @@
-"""Convolutions and linear layers that hold their kept weights only, and compute with nothing else.
+"""Convolutions and linear layers that hold only their kept weights, and compute with these alone.
 
-A dense kernel multiplies with every masked weight. These multiply compressed sparse rows (CSR) with dense matrices, by
-the kernels that come with PyTorch; in training the gradient is computed at kept weights only. They pay where few
-weights are left: :mod:`oneticket.training.compact.sparse` decides.
+A dense kernel also multiplies with masked weights. These layers multiply compressed sparse rows (CSR) with dense
+matrices, using PyTorch's kernels; in training, gradients are computed only at kept weights. They pay if few weights are
+left: :mod:`oneticket.training.compact.sparse` decides.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ Key = tuple[tuple[int, ...], int, torch.dtype]
 
 
 class Room:
-    """Matrices that layers of one network lend from each other, so that no step asks the system for memory anew."""
+    """Matrices that layers of one network borrow in turn, so that no step requests new memory from the system."""
 
     def __init__(self) -> None:
         self._free: dict[Key, list[Tensor]] = {}
 
     def take(self, grid: tuple[int, ...], width: int, dtype: torch.dtype) -> Tensor:
-        """A matrix of ``grid[0]`` rows: zero when new, and as its last user left it afterwards."""
+        """A matrix of ``grid[0]`` rows: zero if new, otherwise with the values of its last user."""
         free = self._free.get((grid, width, dtype))
         if free:
             return free.pop()
-        with torch.inference_mode(False):  # a matrix made while judging is lent to the training that goes on
+        with torch.inference_mode(False):  # a matrix made during evaluation is also lent to training
             return torch.zeros(grid[0], width, dtype=dtype)
 
     def give(self, grid: tuple[int, ...], matrix: Tensor) -> None:
-        """Give back what :meth:`take` lent for ``grid``."""
+        """Return a matrix that :meth:`take` lent for ``grid``."""
         self._free.setdefault((grid, matrix.shape[1], matrix.dtype), []).append(matrix)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Room:
@@ -41,7 +41,7 @@ class Room:
 
 
 class Pattern:
-    """Where the kept entries of a matrix (outputs × inputs) are, by row and then by column, and of its transpose."""
+    """Positions of the kept entries of a matrix (outputs × inputs), by row and then by column, and of its transpose."""
 
     def __init__(self, mask: Tensor) -> None:
         _hear_the_warning()
@@ -71,7 +71,7 @@ class Pattern:
 
 @cache
 def _hear_the_warning() -> None:
-    # PyTorch says once in each process that CSR tensors are in beta; whoever trains a network has not asked for one.
+    # PyTorch warns once in each process that CSR tensors are in beta; users did not ask for one, so hide the warning.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.eye(1).to_sparse_csr()
@@ -93,7 +93,7 @@ class SparseLinear(nn.Module):
         self.train(layer.training)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(…, inputs) → (…, outputs), which lie in order: dropout draws its numbers in the order of memory."""
+        """(…, inputs) → (…, outputs), contiguous: dropout draws its numbers in the order of memory."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         outputs: Tensor = _Linear.apply(flat, self.weight, self.pattern)  # type: ignore[no-untyped-call]
         outputs = outputs.to(_outgoing(inputs)).contiguous()
@@ -103,12 +103,12 @@ class SparseLinear(nn.Module):
 
 
 class SparseConv2d(nn.Module):
-    """A convolution of stride 1, as large after as before, of the weights that ``mask`` keeps.
+    """A convolution of stride 1 that keeps the image size, with the weights that ``mask`` keeps.
 
-    A batch lies as one long row a channel: line after line, in it place after place, at each the images side by side.
-    So each position of the kernel is one shift of all rows, and its weights are a sparse matrix (outputs × inputs); the
-    convolution is the sum of their products. ``weight`` is 1-D, ordered by position of the kernel, output, input.
-    ``layout`` is that of the outputs: dropout draws its numbers in the order of memory.
+    Each channel of a batch is stored as one long row, ordered by line, then by column, then by image. So each position
+    of the kernel is one shift of all rows, and its weights are a sparse matrix (outputs × inputs); the convolution is
+    the sum of their products. ``weight`` is 1-D, ordered by position of the kernel, output, input. ``layout`` is the
+    layout of the outputs: dropout draws its numbers in the order of memory.
     """
 
     def __init__(
@@ -156,14 +156,14 @@ class _Linear(torch.autograd.Function):
 
 
 class _Grid:
-    """How a batch of images lies in rows: zeros end each line, so that what is shifted out of it is zero."""
+    """The layout of a batch of images in rows: zeros end each line, so that values shifted out of it are zero."""
 
     def __init__(self, images: Tensor, kernel: tuple[int, int]) -> None:
         self.images, self.height, self.width = images.shape[0], images.shape[2], images.shape[3]
         down, right = kernel[0] // 2, kernel[1] // 2
         self.line = (self.width + right) * self.images
         self.length, self.margin = self.height * self.line, right * self.images
-        # From where to where each position of the kernel finds a line in the image, and how far it is shifted.
+        # For each position of the kernel, the range in which it meets a line of the image, and its shift.
         self.reach = [
             (max(0, down - i) * self.line, min(self.height, self.height + down - i) * self.line,
              (i - down) * self.line + j * self.images)
@@ -195,7 +195,7 @@ class _Grid:
         return total
 
     def gradients(self, patterns: list[Pattern], out: Tensor, rows: Tensor) -> Tensor:
-        """Those of the values of all ``patterns``: ``out`` are the gradients of the outputs, ``rows`` the inputs."""
+        """The gradients of the values of all ``patterns``, from output gradients ``out`` and inputs ``rows``."""
         return torch.cat([
             pattern.gradient(
                 out[:, start + self.margin : end + self.margin], rows[:, start + shift : end + shift]
@@ -204,7 +204,7 @@ class _Grid:
         ])  # fmt: skip
 
     def images_of(self, total: Tensor, dtype: torch.dtype, room: Room, layout: torch.memory_format) -> Tensor:
-        """The images of a sum of products, which goes back to ``room``."""
+        """The images of a sum of products, whose matrix goes back to ``room``."""
         view = self.view(total, 0)
         images = torch.empty(view.shape, dtype=dtype, memory_format=layout).copy_(view)
         room.give(self.key(total.shape[0], border=False), total)
@@ -241,7 +241,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             parts = zip(layer.patterns, torch.split(values, counts), strict=True)
             turned = [pattern.transposed(part) for pattern, part in parts]
-            turned.reverse()  # what was shifted one way on the way in is shifted the other way on the way back
+            turned.reverse()  # the backward pass shifts in the opposite direction
             total = grid.sum_of_products(turned, out, layer.shape[1], room)
             back = grid.images_of(total, ctx.incoming, room, layer.layout)
         room.give(grid.key(layer.shape[0], border=True), out)

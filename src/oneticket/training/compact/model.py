@@ -1,4 +1,4 @@
-"""`CompactModel`: a smaller network trained in place of another; states in the shapes of the one and of the other."""
+"""`CompactModel`: a smaller network trained in place of the full one, and the translation of states between them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Slice:
 
     Parameters
     ----------
-    shape : of the full tensor.
-    inside : positions, in the flattened full tensor, of the entries that the compact tensor holds; of its shape.
+    shape : the shape of the full tensor.
+    inside : positions, in the flattened full tensor, of the entries of the compact tensor, in its shape.
     detached : positions of the entries that are trained beside it, in the parameter ``detached_name``, shape (n,).
     rest : the full tensor's values at every other position; zero where None.
     """
@@ -45,20 +45,20 @@ class Slice:
 
 
 class CompactModel:
-    """A smaller network, trained in place of the one that it was made from.
+    """A smaller network, trained in place of the full one.
 
     Weights that are not masked, but lead into or out of a removed channel, get no gradient; momentum and weight decay
-    still change them. They are parameters ``removed_…`` of the same modules, which :meth:`attach` has the optimiser
-    step. Running statistics of dead channels are never read: removed ones keep their old values, where the masked
-    training would have changed them. With nothing replaced ``model`` is the network itself, and every translation
-    returns what it was given.
+    still change them. They are parameters ``removed_…`` of the same modules, and :meth:`attach` makes the optimiser
+    step them. Running statistics of dead channels are never read: those of removed channels keep their old values,
+    which masked training would have changed. If nothing is replaced, ``model`` is the network itself, and every
+    translation returns its argument.
 
     Parameters
     ----------
-    model : the same modules with fewer channels, and with layers that hold kept weights only in place of dense ones.
-    masks : those that still have to be kept.
-    slices : for each tensor that differs in ``model``, where its entries went.
-    saved : the part of the dense forward operations that left with the channels.
+    model : the same modules with fewer channels, and with sparse layers in place of some dense ones.
+    masks : the masks that still have to be kept.
+    slices : for each tensor that differs in ``model``, where its entries are.
+    saved : the fraction of the dense forward operations saved by removing channels.
     removed : the number of channels removed.
     sparse : names of the layers that compute with kept weights only.
     """
@@ -78,10 +78,10 @@ class CompactModel:
         self._detached = {part.detached_name for part in self.slices.values()}
 
     def to_compact(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Translate values that belong to the full network's tensors into those for the tensors of ``model``.
+        """Translate values for the full network's tensors into values for the tensors of ``model``.
 
         Keys are names (a state, factors on learning rates) or ``name/quantity`` (an optimiser's memory). Values of the
-        tensor's shape are divided as it is; others, such as counters, hold for each part.
+        tensor's shape are divided like the tensor; others, such as counters, apply to each part.
         """
         result: dict[str, Any] = {}
         for key, value in values.items():
@@ -108,33 +108,33 @@ class CompactModel:
         return result
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make ``optimizer``, which steps ``model``, step the removed weights too, with gradient zero."""
+        """Make ``optimizer``, which steps ``model``, step the removed weights, too, with zero gradients."""
         detached = [parameter for name, parameter in self.model.named_parameters() if name in self._detached]
 
         def without_gradient(*_: Any) -> None:
             for parameter in detached:
-                parameter.grad = torch.zeros_like(parameter)  # anew: an optimiser may write into it
+                parameter.grad = torch.zeros_like(parameter)  # a new tensor: the optimiser may write into it
 
         if detached:
             optimizer.register_step_pre_hook(without_gradient)
 
     @torch.no_grad()
     def fill_from(self, model: nn.Module) -> None:
-        """Copy the values of the full network into ``model`` of this."""
+        """Copy the values of the full network ``model`` into the compact network."""
         values = self.to_compact(tensors(model))
         for name, tensor in tensors(self.model).items():
             tensor.copy_(values[name])
 
     @torch.no_grad()
     def expand_into(self, model: nn.Module) -> None:
-        """Copy the values of ``model`` of this into the full network that it was made from."""
+        """Copy the values of the compact network into the full network ``model``."""
         if model is self.model:
             return
         values, own = self.to_full(tensors(self.model)), tensors(model)
         for name in values.keys() & own.keys():
             if own[name].shape == values[name].shape:
                 own[name].copy_(values[name])
-            else:  # a buffer that grows
+            else:  # a buffer whose shape changes
                 own[name].data = values[name].clone()
         model.train(self.model.training)
 
@@ -152,5 +152,5 @@ class CompactModel:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by all their names."""
+    """Parameters and buffers, under all names of each."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}

@@ -1,4 +1,4 @@
-"""Layers with few weights left are replaced, while the network trains, by ones that compute with those only."""
+"""Replaces layers with few kept weights, during training, by layers that compute only with these."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class Sight(NamedTuple):
-    """The size of the images that a layer gets to see, () for linear layers, and the layout of those that it gives."""
+    """The size of a layer's input images, () for linear layers, and the memory format of its outputs."""
 
     area: tuple[int, ...] = ()
     layout: torch.memory_format = torch.contiguous_format
 
 
-# Nanoseconds on one core of a Zen 4, forward and backward: of a multiplication by a dense kernel, and of what it does
-# with each weight besides (casts, layouts); of a multiplication by a sparse one; of moving one entry of a layer's
-# inputs and outputs about, once and for each position of its kernel. Only their ratios matter. They are constants, not
-# measured on the spot, so that a training gives the same bits every time.
+# Nanoseconds on one core of a Zen 4, forward and backward: for a multiplication in a dense kernel, and its other work
+# per weight (casts, layouts); for a multiplication in a sparse kernel; for moving one entry of a layer's inputs and
+# outputs, once and for each position of its kernel. Only their ratios matter. They are constants, not measured at run
+# time, so that a training gives the same bits every time.
 _DENSE, _WEIGHT = {"float32": 0.057, "bf16": 0.024}, 8.0
 _SPARSE_CONV, _MOVED, _MOVED_EACH = 0.36, 5.5, 0.9
 _SPARSE_LINEAR, _MOVED_LINEAR, _CALLS = 0.31, 3.0, 120_000.0
 
 WORTH = 0.7
-"""The part of a dense layer's time below which a sparse one is worth its while."""
+"""The fraction of a dense layer's time below which a sparse layer pays."""
 
 
 def sparsify(compact: CompactModel, example: Tensor, precision: Precision = "float32") -> CompactModel:
     """``compact`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
 
     Candidates are linear layers, and convolutions of stride 1 that keep the size of an image, on the CPU, of exactly
-    these types, which share their weight with no other and carry neither hooks nor buffers. Training goes on as with
-    masks, but for rounding: a masked weight has neither a gradient nor anything that an optimiser remembers. Nothing is
-    replaced where PyTorch has no sparse kernels, and in a network that then gives other outputs.
-    ``example`` is a batch of inputs, as large as those to be trained on.
+    these types, which share their weight with no other layer and have neither hooks nor buffers. Training differs from
+    masked training only by rounding: a masked weight has neither a gradient nor optimiser memory. Nothing is replaced
+    if PyTorch lacks sparse kernels, or if the network's outputs would change. ``example`` is a batch of inputs of the
+    size used in training.
     """
     model, masks = compact.model, compact.masks
     able = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
@@ -65,7 +65,7 @@ def sparsify(compact: CompactModel, example: Tensor, precision: Precision = "flo
     result = _replaced(compact, chosen)
     try:
         after = masked_outputs(result.model, result.masks, probe)
-    except Exception:  # whatever the code of somebody's network raises at a weight of another shape
+    except Exception:  # the user's code may raise anything when a weight has another shape
         return compact
     return result if same_outputs(before, after) else compact
 
@@ -92,7 +92,7 @@ def _keeps_size(layer: nn.Conv2d) -> bool:
 
 @contextmanager
 def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, Sight]]:
-    """What the candidates get to see inside, by name."""
+    """A context that records the input size and the output layout of each candidate, by name."""
     sights: dict[str, Sight] = {}
     handles = []
     for name, module in _candidates(model, masks):
@@ -100,7 +100,7 @@ def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, Sight]]:
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, *, name: str = name) -> None:
             sights[name] = Sight()
             if isinstance(layer, nn.Conv2d):
-                # By strides: where a dimension is 1 both layouts hold, and what follows goes by the strides as well.
+                # By strides: if a dimension is 1 both layouts apply, and later operations use the strides, too.
                 last = outputs.stride() == torch.empty_like(outputs, memory_format=torch.channels_last).stride()
                 layout = torch.channels_last if last else torch.contiguous_format
                 sights[name] = Sight(tuple(inputs[0].shape[2:]), layout)
@@ -137,7 +137,7 @@ def _replaced(compact: CompactModel, layouts: Mapping[str, torch.memory_format])
         conv = isinstance(layer, nn.Conv2d)
         sparse = SparseConv2d(layer, mask, room, layout) if conv else SparseLinear(layer, mask)  # type: ignore[arg-type]
         for other, parameter in layer.named_parameters(recurse=False):
-            if other not in ("weight", "bias"):  # weights detached as its channels were removed
+            if other not in ("weight", "bias"):  # weights that were detached when its channels were removed
                 sparse.register_parameter(other, parameter)
         model.set_submodule(name, sparse)
         part, inside = slices.get(key), sparse.positions

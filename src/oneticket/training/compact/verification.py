@@ -1,4 +1,4 @@
-"""Whether a compact network computes, and learns, as the network that it was made from."""
+"""Verifies that a compact network computes and learns like the full network."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from oneticket.training.compact.model import CompactModel, tensors
 from oneticket.training.evaluation import evaluating
 from oneticket.training.recipe import Precision
 
-_TOLERANCE = 1e-4  # of float32 sums in another order; a channel too many or too few is off by its whole value
+_TOLERANCE = 1e-4  # for float32 sums in another order; a wrong channel would be off by its whole value
 
 
 @contextmanager
 def unnoticed() -> Iterator[None]:
-    """Inside, the global generators of torch, NumPy and Python are seeded anew; afterwards they are put back."""
+    """A context in which the global generators of torch, NumPy and Python have new seeds; afterwards restored."""
     python, legacy = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(0)
@@ -39,12 +39,12 @@ def unnoticed() -> Iterator[None]:
 def independent_copy(model: nn.Module) -> nn.Module:
     """A copy that shares nothing with ``model``, to try a compact network on.
 
-    Parameters that are zero throughout are noise in the copy: layers before a head or a branch that begins at zero
-    would not show in the outputs.
+    Parameters that are all zero become noise in the copy: otherwise layers before a zero-initialised head or branch
+    would not affect the outputs.
 
     Raises
     ------
-    TypeError : the network has hooks, which belong to its own modules, or it shares something with its copies.
+    TypeError : the network has hooks, which belong to its own modules, or it shares tensors or modules with its copies.
     """
     hooks = [hook for module in model.modules() for name, hook in vars(module).items() if name.endswith("_hooks")]
     for parameter in model.parameters():
@@ -54,7 +54,7 @@ def independent_copy(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model)
     parts = [{id(part) for part in (*m.modules(), *tensors(m).values())} for m in (model, copied)]
     if parts[0] & parts[1]:
-        raise TypeError("a network that shares something with its copies")
+        raise TypeError("a network that shares tensors or modules with its copies")
     for parameter in copied.parameters():
         if parameter.requires_grad and not parameter.any():
             nn.init.normal_(parameter, std=0.1)
@@ -62,11 +62,11 @@ def independent_copy(model: nn.Module) -> nn.Module:
 
 
 def trains_alike(whole: CompactModel, compact: CompactModel, example: Tensor, precision: Precision = "float32") -> bool:
-    """Whether one training step is of the same kind for both: equal parameters learn, equally many numbers are drawn.
+    """Whether a training step is alike for both: the same parameters learn, and equally many random numbers are drawn.
 
-    ``whole`` is the network itself with its masks; ``same_outputs`` has compared the outputs of the two, in evaluation
-    mode only. A network that keeps state besides parameters and buffers, such as a counter, cannot be compacted: that
-    state would be lost. Weights and buffers of both change.
+    ``whole`` is the network itself with its masks; ``same_outputs`` compares the outputs of the two in evaluation mode
+    only. A network that keeps state besides parameters and buffers, such as a counter, cannot be compacted: that state
+    would be lost. The step changes weights and buffers of both.
     """
     inputs = probe_like(example).to(example.device)
     remembered = _remembered(whole.model.train())
@@ -82,7 +82,7 @@ def trains_alike(whole: CompactModel, compact: CompactModel, example: Tensor, pr
 
 
 def _step(network: CompactModel, inputs: Tensor, precision: Precision) -> tuple[Any, ...]:
-    """What can be compared of a step: the parameters that learn, the outputs' form, and the next random numbers."""
+    """The comparable facts of a step: the parameters that learn, the outputs' form, and the next random numbers."""
     parameters = dict(network.model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     for name, mask in (network.masks or {}).items():
@@ -93,7 +93,7 @@ def _step(network: CompactModel, inputs: Tensor, precision: Precision) -> tuple[
         leaves = _leaves(outputs)
         torch.autograd.grad(outputs.sum(), leaves)  # raises where something has no gradient
         drawn = float(torch.rand((), device=inputs.device)), random.random(), np.random.random()
-    # A KeyError here is a parameter of another network, one that this was copied from.
+    # A KeyError here means a parameter of another network, from which this one was copied.
     return sorted(names[id(leaf)] for leaf in leaves), outputs.shape, outputs.dtype, drawn
 
 
@@ -109,7 +109,7 @@ def _leaves(outputs: Tensor) -> list[Tensor]:
 
 
 def _remembered(model: nn.Module) -> list[tuple[Any, int]]:
-    """What modules hold besides parameters and buffers, and how often tensors of it have been written to."""
+    """Attributes of modules besides parameters and buffers, and how often their tensors have been written to."""
     holdings = ({k: v for k, v in vars(m).items() if k not in ("_parameters", "_buffers")} for m in model.modules())
     leaves = [leaf for holding in holdings for leaf in tree_leaves(holding)]
     return [(leaf, leaf._version if isinstance(leaf, Tensor) else 0) for leaf in leaves]
@@ -124,9 +124,9 @@ def probe_like(example: Tensor) -> Tensor:
 
 
 def masked_outputs(model: nn.Module, masks: Masks | None, inputs: Tensor) -> Tensor:
-    """What ``model`` computes in evaluation mode under ``masks``; afterwards its weights are what they were.
+    """The outputs of ``model`` in evaluation mode under ``masks``; afterwards its weights are restored.
 
-    Not by ``torch.func.functional_call``: it leaves a module that goes by two names with what it was called with.
+    Not with ``torch.func.functional_call``: it does not restore a module that has two names.
     """
     parameters = dict(model.named_parameters())
     whole = {name: parameters[name].data for name in masks or ()}

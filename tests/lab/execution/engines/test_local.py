@@ -101,7 +101,7 @@ def test_what_is_said_of_kernels_is_told_by_the_run_and_not_by_each_worker(
     plan = lab.plan(seeds=2, model="unseen:net", recipe__sgd__precision="bf16", transfer=[DENSE])
     store = lab.store()
     summary = lab.run(plan, store, LocalEngine(), 2)
-    reason = "the network can't be looked at (TypeError: there is only one)"
+    reason = "the network can't be examined (TypeError: there is only one)"
     assert [str(path) for path in summary.plain] == [f"unseen:net as a whole: {reason}  [2 cells]"]
     assert {store.environment(identity)["kernels_unchecked"] for identity in plan.cells} == {reason}
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""The small interface of engines: take a cell, give a future."""
+"""The interface of engines: take a cell, return a future."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where a running cell is, and how much memory of its own it has taken at most (bytes; 0 where not known)."""
+    """The progress of a running cell, and the most memory of its own that it has taken (bytes; 0 if unknown)."""
 
     cell: str
     epoch: int
@@ -35,8 +35,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Done(msgspec.Struct, frozen=True):
     """How a cell ended: its accuracies, or that it was ``cached`` because another process had finished it.
 
-    ``diverged`` says why its training could not go on to the end. ``plain`` says of layers why they took the plain
-    path; the empty name is the network as a whole.
+    ``diverged`` says why its training could not finish. ``plain`` gives for each layer that took the plain path the
+    reason; the empty name stands for the network as a whole.
     """
 
     cached: bool = False
@@ -48,11 +48,11 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class CellFailed(OneticketError):
-    """The cell cannot be computed; trying again would give the same."""
+    """The cell cannot be computed, and trying again would not help."""
 
 
 class OutOfMemory(OneticketError):
-    """There was not enough memory for the cell beside what else was running."""
+    """There was not enough memory for the cell beside the other running processes."""
 
 
 class WorkerDied(OneticketError):
@@ -60,13 +60,13 @@ class WorkerDied(OneticketError):
 
 
 class Crashed(WorkerDied):
-    """The process that computed the cell was ended by its own native code, with the signal of that number.
+    """The process that computed the cell crashed in native code with the signal ``number``.
 
-    ``stack`` is the file that tells where it was, None where there is none.
+    ``stack`` is the file with its stacks, None if there is no such file.
     """
 
     def __init__(self, network: str, number: int, stack: str | None = None) -> None:
-        super().__init__(network, number, stack)  # what it is made of, so that it can be pickled
+        super().__init__(network, number, stack)  # all arguments, so that it can be pickled
         self.network, self.number, self.stack = network, number, stack
 
     def __str__(self) -> str:
@@ -84,8 +84,8 @@ class DiskFull(OneticketError):
 class Engine(Protocol):
     """Computes cells; ``submit`` returns at once.
 
-    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied or its Crashed, DiskFull, or
-    Busy when another process is at that cell.
+    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied (or its subclass Crashed), DiskFull,
+    or Busy when another process is computing that cell.
     """
 
     def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:
@@ -93,7 +93,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End whatever is still running; a cell that is ended can be resumed."""
+        """End the cells that are still running; each can be resumed."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The last words of a worker: what it writes to standard error, and where it was when its native code crashed."""
+"""The last words of a worker: its standard error, and its stacks when its native code crashed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FATAL = {
     signal.SIGILL: b"Illegal instruction",
     signal.SIGFPE: b"Floating",
 }
-"""The signals by which native code ends its process, and how Python begins to name them when that happens."""
+"""The signals of crashes in native code, and the beginning of Python's name for each."""
 
-KEPT = 2**14  # bytes of what a worker wrote before it crashed that are kept with its stacks
-HANGS = 5.0  # seconds that a crashed worker has to write its stacks, which takes it a tenth of one
+KEPT = 2**14  # bytes of a crashed worker's standard error that are kept with its stacks
+HANGS = 5.0  # seconds that a crashed worker has to write its stacks, which takes a tenth of a second
 
 
 class LastWords:
-    """What the scheduling process hears from a worker, besides how its cell goes.
+    """What the scheduling process hears from a worker, besides the progress of its cell.
 
-    Two pipes and no file: a worker that ends well leaves nothing to remove, and a full disk is in nobody's way.
-    ``ends`` are the worker's: one for its standard error, which is passed on, and one on which Python tells a crash.
+    It uses two pipes and no file: a worker that ends well leaves nothing to remove, and a full disk does no harm.
+    ``ends`` are the worker's: one for its standard error, which is passed on, and one on which Python reports a crash.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LastWords:
         self._crashed_at: float | None = None
 
     def hear_until(self, awaited: Connection | int, process: BaseProcess) -> None:
-        """Wait until there is something on ``awaited``, and pass on meanwhile what the worker writes."""
+        """Wait until ``awaited`` is ready, and meanwhile pass on the output of the worker."""
         ready: Collection[Any] = ()
         while awaited not in ready:
             ready = wait([awaited, *self._open], timeout=None if self._crashed_at is None else 1.0)
@@ -52,17 +52,17 @@ class LastWords:
                 process.kill()
 
     def hear_the_rest(self) -> None:
-        """Pass on what an ended worker had written."""
+        """Pass on the rest of an ended worker's output."""
         while ready := wait(self._open, timeout=0):
             self._read(ready)
 
     def fatal_signal(self, exit_code: int) -> signal.Signals | None:
-        """The signal with which native code ended the worker; None when that did not."""
+        """The signal with which native code ended the worker; None if it ended otherwise."""
         named = (number for number, name in FATAL.items() if b"Fatal Python error: " + name in self._stack)
         return next((number for number in FATAL if number == -exit_code), None) or next(named, None)
 
     def stacks(self) -> str:
-        """Where a crashed worker was: the stacks of its Python code, then its native ones with what it wrote before."""
+        """The stacks of a crashed worker: those of its Python code, then its standard error with the native ones."""
         parts = {"": self._stack, "The end of what it wrote to standard error:\n": self._written}
         return "\n".join(title + part.decode(errors="replace") for title, part in parts.items() if part)
 

@@ -31,14 +31,13 @@ from oneticket.lab.execution.forkserver import start_server
 
 _KINDS: dict[str, type[OneticketError]] = {
     kind.__name__: kind for kind in (Busy, CellFailed, DiskFull, OutOfMemory)
-}  # what a worker says of its end; that it died is seen here
+}  # the errors that a worker reports; its death is seen here
 
 
 class LocalEngine:
     """One process per cell, started from a server process that has torch loaded already.
 
-    A process of its own, so that a cell that is killed or runs out of memory takes nothing else with it, and so that
-    its numbers cannot depend on what ran before it.
+    So a cell that is killed or runs out of memory harms no other, and its numbers cannot depend on earlier cells.
     """
 
     def __init__(self) -> None:
@@ -54,7 +53,7 @@ class LocalEngine:
         ends = (sender, *words.ends)
         try:
             process = start_server().Process(target=_enter, args=(msgspec.json.encode(task), *ends), daemon=True)
-            with self._lock:  # starting one looks at how others ended, which only one thread at a time may read
+            with self._lock:  # starting a process reads the exit codes of others, which only one thread at a time may
                 process.start()
                 self._running.add(process)
         except (OSError, EOFError) as error:
@@ -92,7 +91,7 @@ class LocalEngine:
                 else:
                     ended = _KINDS[kind](content)
         if isinstance(ended, Done):
-            future.set_result(ended)  # its cell is in the store: the next one need not wait for it to leave
+            future.set_result(ended)  # its cell is in the store: the next one need not wait for the process to exit
         words.hear_until(process.sentinel, process)
         words.hear_the_rest()
         with self._lock:
@@ -101,12 +100,12 @@ class LocalEngine:
         if ended is None:
             ended = _death(task, process.exitcode or 0, words, bytes_seen)
         if not isinstance(ended, (Busy, Crashed)):
-            Store(Path(task.workplace.store)).forget_stacks(task.cell.identity)  # those of an attempt before
+            Store(Path(task.workplace.store)).forget_stacks(task.cell.identity)  # of an earlier attempt
         if not isinstance(ended, Done):
             future.set_exception(ended)
 
     def close(self) -> None:
-        """End the running processes; what they have checkpointed stays."""
+        """End the running processes; their checkpoints stay."""
         with self._lock:
             running = list(self._running)
         for process in running:
@@ -123,7 +122,7 @@ def local() -> LocalEngine:
 
 
 def _death(task: Task, code: int, words: LastWords, bytes_seen: int) -> WorkerDied:
-    """How a process ended that did not say so itself; the stacks of one that crashed are kept in the store."""
+    """How a process ended that did not report its end; if it crashed, its stacks are kept in the store."""
     number = words.fatal_signal(code)
     if number is None:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -133,7 +132,7 @@ def _death(task: Task, code: int, words: LastWords, bytes_seen: int) -> WorkerDi
 
 
 def _enter(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
-    # Imported here: the server has the worker's module loaded, the process that only schedules never needs it.
+    # Imported here: the server has loaded the worker's module; the scheduling process never needs it.
     from oneticket.lab.execution.engines.worker import work
 
     work(encoded, sender, errors, crash)

@@ -1,4 +1,4 @@
-"""What the server loads, once, that workers fork from: everything a worker needs before it looks at its cell."""
+"""Loaded once by the server that workers fork from: everything a worker needs before it reads its cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oneticket.training import Recipe, train, training_flops
 
 
 def _warm_up() -> None:
-    """Compute a cell of a few weights: what the first steps of a process set up, workers then begin with."""
+    """Compute a tiny cell, so that workers inherit what the first steps of a process set up."""
     with seeded(0):
         network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     images, labels = torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
@@ -29,6 +29,6 @@ torch.set_num_threads(1)  # a pool of threads would not survive the fork
 if torch.accelerator.current_accelerator() is None:  # with one, autograd has threads of its own, which would not either
     _warm_up()
 
-# Workers share these pages until they write to them, which a garbage collector does to everything it looks at.
+# Workers share these pages until they write to them, and a garbage collector writes to every object that it visits.
 gc.collect()
 gc.freeze()

@@ -31,11 +31,11 @@ _TASK = msgspec.json.Decoder(Task)  # made here, once, and not in every worker
 
 
 def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connection) -> None:
-    """Claim the cell, compute it, commit it, say how it went."""
+    """Claim the cell, compute it, commit it, report how it went."""
     _leave_last_words(errors, crash)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _end_with_parent()
-    LOG.setLevel(logging.CRITICAL)  # standard error is the terminal of the run, which tells it once for many cells
+    LOG.setLevel(logging.CRITICAL)  # standard error is the run's terminal, and the run reports once for many cells
     task = _TASK.decode(encoded)
     torch.set_num_threads(task.workplace.runtime.threads or 1)
 
@@ -72,7 +72,7 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
     cell = task.cell
     identity = cell.identity
     store = Store(Path(task.workplace.store))
-    # A worker whose claim was taken over, having been stopped for long, must not write beside its successor.
+    # A worker that was suspended so long that its claim was taken over must not write beside its successor.
     with store.claimed(identity, on_lost=lambda: os._exit(1)) as working:
         if store.has(identity):
             store.discard(identity)
@@ -96,11 +96,11 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
 
 
 def _leave_last_words(errors: Connection, crash: Connection) -> None:
-    """Standard error goes to the parent, which passes it on; and so, when native code crashes, does where it was."""
+    """Send standard error to the parent, which passes it on, and the stacks when native code crashes."""
     os.dup2(errors.fileno(), 2)
-    # Of the two handlers of fatal signals the one that is set last is called first: Python's, which needs no memory.
-    # Torch's, which can hang when the heap is broken, knows no other place than standard error, as does the C library.
-    # It is set for SIGINT, too: whoever ignores that must do it afterwards.
+    # Of the two handlers of fatal signals the one set last is called first: Python's, which needs no memory. Torch's
+    # can hang when the heap is broken; like the C library, it writes only to standard error. It replaces the handler
+    # of SIGINT, too, so SIGINT must be ignored afterwards.
     _torch_tells_stacks(True)
     faulthandler.enable(crash.fileno(), all_threads=True)
 
@@ -117,7 +117,7 @@ def _torch_tells_stacks(on: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker must not outlive the run: nobody would hear it, and it would hold its cell."""
+    """End this worker when the run ends: nobody would hear it, and it would hold its cell."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -130,7 +130,7 @@ def _end_with_parent() -> None:
 
 
 def _own_bytes() -> int:
-    """The most memory that this process has had; files mapped into it, which all workers share, are not counted."""
+    """Peak memory of this process in bytes, without the mapped files, which all workers share."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         mapped = int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
         return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - mapped, 0)
