@@ -29,7 +29,7 @@ def cells(**kinds: int) -> dict[str, Any]:
 def test_there_is_a_worker_for_every_core_when_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oneticket.lab.execution.capacity, "cores", lambda: 8)
     for free, count, words in (
-        (None, 8, "not known"),
+        (None, 8, "the free memory is unknown"),
         (64 * GIB, 8, "one per core; 64.0 GiB of memory are free"),
         (3 * SMALLEST, 3, "for 8 cores"),
         (SMALLEST // 2, 1, "for 8 cores"),

@@ -77,7 +77,7 @@ def test_one_cut_counts_one_training(lab: Any) -> None:
         ({"criteria": "movement"}, r"arm\.other\.search.*unknown key 'criteria'.*did you mean 'criterion'"),
         ({"criterion": "movment"}, r"arm\.other\.search\.criterion.*did you mean 'movement'"),
         ({"prune": 2.0}, r"arm\.other\.search.*prune = 2"),
-        ({"rewind": "9ep"}, r"arm\.other\.search\.rewind.*behind the end"),
+        ({"rewind": "9ep"}, r"arm\.other\.search\.rewind.*after the end"),
         ({"rounds": 1}, r"arm\.other\.search.*below that of the last round"),
         ({"prune": 0.9}, r"arm\.other\.search: has no round near density 0\.5: round 0 has 1"),
         ({"rescale": "layer", "method": "lr-rewind"}, r"arm\.other\.search\.rescale"),

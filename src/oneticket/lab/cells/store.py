@@ -322,7 +322,7 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _unwritable(root: Path, error: OSError) -> InputError:
-    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a writable folder")
+    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
 
 
 def _untouched(path: Path) -> float:
