@@ -14,6 +14,8 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
 
 import pytest
 import torch
@@ -69,15 +71,20 @@ def resident_around_an_error() -> dict[str, int]:
         return {"inside": inside - before, "after": resident() - before}
 
 
-def faults_of_the_last_epoch() -> dict[str, int]:
-    """With activations of 64 MiB."""
+def faults_of_an_epoch() -> dict[str, int]:
+    """Of one step, with activations of 64 MiB: the median over the last twelve of twenty epochs.
+
+    Where small blocks lie in the way of a large one, the heap grows by that one: often in the first epochs, later in one
+    of ten, as seen in 16 processes.
+    """
     features = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
     model = nn.Sequential(*features, nn.Flatten(), nn.Linear(16, 2))
     images, targets = torch.randn(16, 1, 256, 256), torch.randint(0, 2, (16,))
     seen = [page_faults()]
-    recipe = Recipe(optimizer="sgd", lr=0.01, epochs=4, batch_size=16)
+    recipe = Recipe(optimizer="sgd", lr=0.01, epochs=20, batch_size=16)
     train(model, (images, targets), recipe, callbacks=[OnEpoch(lambda _: seen.append(page_faults()))])
-    return {"last": seen[-1] - seen[-2]}
+    by_epoch = [after - before for before, after in pairwise(seen)]
+    return {"epoch": int(median(by_epoch[-12:]))}
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +107,10 @@ def test_what_was_kept_is_given_back_at_the_end_even_after_an_error(measured: di
 
 def test_a_step_of_a_training_takes_the_memory_of_the_one_before(measured: dict[str, int]) -> None:
     """Without the heap that is kept every epoch faults some 16,000 pages for each activation of 64 MiB."""
-    assert measured["last"] < 10_000
+    assert measured["epoch"] < 1000
 
 
 if __name__ == "__main__":
     # Pages of 2 MiB, which some machines use for everything, would make too few faults to tell anything.
     ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    print(json.dumps(faults_inside_and_outside() | resident_around_an_error() | faults_of_the_last_epoch()))
+    print(json.dumps(faults_inside_and_outside() | resident_around_an_error() | faults_of_an_epoch()))

@@ -77,5 +77,5 @@ def test_values_out_of_range_are_refused() -> None:
     for final in (-0.1, 1.1):
         with pytest.raises(InputError, match="final = "):
             Cosine(final=final)
-    with pytest.raises(InputError, match="no moment"):
+    with pytest.raises(InputError, match="is not a valid moment"):
         StepDecay(at=("soon",))
