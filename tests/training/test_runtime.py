@@ -74,8 +74,8 @@ def resident_around_an_error() -> dict[str, int]:
 def faults_of_an_epoch() -> dict[str, int]:
     """Of one step, with activations of 64 MiB: the median over the last twelve of twenty epochs.
 
-    Where small blocks lie in the way of a large one, the heap grows by that one: often in the first epochs, later in one
-    of ten, as seen in 16 processes.
+    Where small blocks lie in the way of a large one, the heap grows by that one: often in the first epochs, later in
+    one of ten, as seen in 16 processes.
     """
     features = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
     model = nn.Sequential(*features, nn.Flatten(), nn.Linear(16, 2))
