@@ -18,6 +18,9 @@ ARM = "processor\t: 0\nBogoMIPS\t: 2100.00\nFeatures\t: fp asimd sve {}\nCPU par
 def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
     """Have the system list this of its processor, or nothing at all."""
 
+    for limit in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(limit, raising=False)
+
     def listing(text: str | None) -> None:
         file = tmp_path / "cpuinfo"
         if text is not None:
@@ -51,6 +54,27 @@ def test_a_processor_multiplies_bfloat16_where_it_says_so(text: str | None, unit
     assert choice("float32").fastest is not bool(units)
 
 
+@pytest.mark.parametrize(
+    ("limit", "units"),
+    [
+        ("AVX2", ()),
+        ("avx512_core", ()),
+        ("AVX512_CORE_BF16", ("avx512_bf16",)),
+        ("AVX512_CORE_AMX", ("amx_bf16", "avx512_bf16")),
+        ("DEFAULT", ("amx_bf16", "avx512_bf16")),
+    ],
+)
+def test_units_that_the_environment_forbids_do_not_count(
+    limit: str,
+    units: tuple[str, ...],
+    processor,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    processor(X86.format("amx_bf16 avx512_bf16"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert bf16_units() == units
+
+
 @pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 1), True)])
 def test_a_gpu_does_from_capability_8_0_on(
     capability: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch
@@ -79,8 +103,9 @@ def test_reasons_are_told(processor) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="a system that does not list it")
-def test_this_processor_is_read_as_torch_reads_it() -> None:
+def test_this_processor_is_read_as_torch_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch knows the instruction too."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     if known is None:
         pytest.skip("this torch does not tell")

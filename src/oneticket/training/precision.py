@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,7 @@ def bf16_units(device: str = "cpu") -> tuple[str, ...]:
     kind = device.partition(":")[0]
     if kind == "cpu":
         able = _processor_words()
-        return tuple(unit for unit in CPU_UNITS if unit in able)
+        return tuple(unit for unit in CPU_UNITS if unit in able and not _kept_from(unit))
     if kind == "cuda" and torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability(device)
         return (f"compute capability {major}.{minor}",) if (major, minor) >= CUDA_SINCE else ()
@@ -56,6 +57,14 @@ def choice(precision: Precision, device: str = "cpu") -> Choice:
 def fastest(device: str = "cpu") -> Choice:
     """The precision that is fastest on ``device``."""
     return choice("bf16" if bf16_units(device) else "float32", device)
+
+
+def _kept_from(unit: str) -> bool:
+    """Whether the environment keeps oneDNN, which has the kernels, from using ``unit``."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
+    if limit.upper() in ("ALL", "DEFAULT"):
+        return False
+    return not ("AMX" in limit.upper() or (unit == "avx512_bf16" and "BF16" in limit.upper()))
 
 
 def _processor_words() -> set[str]:
