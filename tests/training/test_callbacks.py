@@ -151,6 +151,13 @@ def test_what_only_looks_can_change_neither_loss_nor_weights(word: str) -> None:
         CallbackList([kind()])
 
 
+def test_a_class_or_a_function_is_not_a_callback() -> None:
+    with pytest.raises(InputError, match=r"Looking is a class; expected an instance, Looking\(\)"):
+        train(network(), DATA, RECIPE, callbacks=[Looking])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"kill is not a callback; expected a Callback, or OnEpoch\(function\)"):
+        train(network(), DATA, RECIPE, callbacks=[kill])  # type: ignore[list-item]
+
+
 # -- looking and the compact network ----------------------------------------------------------------------------------
 class Seen(Observer):
     """Keeps what it may look at."""

@@ -89,7 +89,7 @@ class CallbackList:
     """
 
     def __init__(self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = ()) -> None:
-        self._own = [in_present_form(callback) for callback in callbacks]
+        self._own = [_checked(in_present_form(callback)) for callback in callbacks]
         self._acting = [callback for callback in self._own if callback.modifies]
         self._remembering = [callback for callback in self._own if _does(callback, "state_dict")]
         self._looking = [*built_in, *(callback for callback in self._own if not callback.modifies)]
@@ -189,6 +189,16 @@ class CallbackList:
             except KeyError as error:
                 name = type(callback).__name__
                 raise InputError(f"the checkpoint holds no {error} of the callback {name}") from None
+
+
+def _checked(callback: Any) -> Callback:
+    """``callback``; InputError unless it is an instance of Callback."""
+    if isinstance(callback, Callback):
+        return callback
+    if isinstance(callback, type):
+        raise InputError(f"the callback {callback.__name__} is a class", expected=f"an instance, {callback.__name__}()")
+    name = getattr(callback, "__name__", type(callback).__name__)
+    raise InputError(f"{name} is not a callback", expected="a Callback, or OnEpoch(function)")
 
 
 def _does(callback: Callback, word: str) -> bool:
