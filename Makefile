@@ -6,19 +6,23 @@ BIN    := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-slow test-instructions test-lowest test-gpu lint docs bench release clean
+.PHONY: demo test test-all test-slow test-instructions test-faults test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
 
 test: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu"
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu"
 
 test-all: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist worksteal -m "not gpu"
+	$(PYTEST) -n 2 --dist worksteal -m "not faults and not gpu"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) -m "slow and not faults and not gpu"
+
+# Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
+test-faults: $(VENV)/.dev
+	$(PYTEST) -n 2 --dist worksteal -m faults tests/faults
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
 # after its heap; a machine without that library says so once a process, and goes on. test_runtime.py is about the heap that
@@ -26,8 +30,8 @@ test-slow: $(VENV)/.dev
 WATCHED := LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3
 COMPUTING := tests/kernels tests/models tests/training tests/methods tests/lab --ignore tests/training/test_runtime.py
 test-instructions: $(VENV)/.dev
-	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)
-	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu" $(COMPUTING)
+	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)
+	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)
 
 # The fast tests with the lowest versions that pyproject.toml promises, in an environment of their own. PyPI has the lowest
 # torch for Linux only as a CUDA build of several GB: pass LOWEST_TORCH=2.13.0 to keep torch as it is and test the others,
@@ -36,7 +40,7 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.11
 LOWEST_TORCH ?= 2.8.0
 test-lowest: $(LOWEST)/.test
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not gpu"
 
 test-gpu: $(VENV)/.dev
 	$(PYTEST) -m gpu
