@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -50,10 +51,19 @@ for _command in (demo, plan, run, results, report, find, transfer, ticket, bench
     group.add_command(_command)
 
 
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A warning as one line for the user of a command, without the place in the code."""
+    click.echo(f"Note: {harmless(str(message))}", err=True)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
     try:
-        code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oneticket.cli import tables
-from oneticket.cli.checks import check_device
+from oneticket.cli.checks import check_device, max_pixels
 from oneticket.cli.result_commands import say_cautions, write_page
 from oneticket.cli.text import harmless
 
@@ -29,6 +29,7 @@ _store = click.option("--store", type=click.Path(path_type=Path), help="Folder o
 _cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded data.  [default: per user]")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 _workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: as many as fit]")
+
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 
 
@@ -49,6 +50,7 @@ def demo(out: Path, workers: int | None) -> int:
 @_store
 @_cache
 @_workers
+@max_pixels
 @_json
 def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
@@ -108,6 +110,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     "--layout", type=click.Choice(["channels-last", "contiguous"]), default="channels-last", show_default=True,
     help="How images lie in memory. Like threads, it changes rounding only.",
 )  # fmt: skip
+@max_pixels
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from oneticket.cli.checks import check_device, check_out
+from oneticket.cli.checks import check_device, check_out, max_pixels
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        max_pixels,
     ]
     for option in reversed(options):
         command = option(command)
