@@ -79,7 +79,7 @@ def test_a_damaged_cell_is_told(lab: Any) -> None:
     remember(plan, store)
     lab.run(plan, store)
     (store.folder(plan.rows[0].cell) / "cell.json").write_text('{"description": {}')
-    with pytest.raises(InputError, match="delete its folder and run again"):
+    with pytest.raises(InputError, match=r"store verify .* --repair"):
         tidy(store)
 
 
