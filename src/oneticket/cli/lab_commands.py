@@ -156,7 +156,7 @@ def _run(
     graph, origin = _planned(file, place)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
-    remember(graph, opened, origin)
+    remember(graph, opened, origin, file)
     workplace = Workplace(
         store=str(root.resolve()),
         cache=str(place.resolve()),

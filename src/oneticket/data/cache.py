@@ -259,7 +259,7 @@ def _memo(key: str, name: str) -> bytes:
 
 
 def _say_damaged(place: Path) -> None:
-    LOG.warning("%s is damaged or of an earlier version; it is made anew", place)
+    LOG.warning("%s is damaged or of an earlier version; it is dropped and made anew", place)
 
 
 def _drop(folder: Path) -> None:

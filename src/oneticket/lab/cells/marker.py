@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from oneticket.errors import InputError
@@ -50,11 +51,21 @@ def version_of(root: Path) -> int | None:
     return version
 
 
-def make_marker(root: Path) -> None:
-    """Make the folder and its marker, or a marker that was lost anew."""
-    make_folder(root)
-    # Nobody knows whether the cells of a store without a marker have digests.
-    write_marker(root, 1 if any((root / "cells").glob("*/*")) else STORE_VERSION)
+def prepare(root: Path, *, new_marker: bool) -> None:
+    """Make what is missing of a store; InputError if it can't be written."""
+    try:
+        make_folder(root)
+        if new_marker:
+            # Nobody knows whether the cells of a store that lost its marker have digests.
+            write_marker(root, 1 if any((root / "cells").glob("*/*")) else STORE_VERSION)
+        for folder in FOLDERS:
+            make_folder(root / folder)
+        probe = root / "working" / f".probe-{os.getpid()}"
+        probe.write_bytes(b"probe")  # a full disk takes names, but no bytes
+        probe.unlink()
+    except OSError as error:
+        expected = "a folder that can be written"
+        raise InputError(f"cannot be written ({error.strerror})", where=str(root), expected=expected) from None
 
 
 def write_marker(root: Path, version: int) -> None:

@@ -18,7 +18,7 @@ from filelock import SoftFileLease, Timeout
 from oneticket.errors import InputError, OneticketError, unknown
 from oneticket.identity import canonical_json, digest
 from oneticket.lab.cells.durable import make_folder, sync_all, write_whole
-from oneticket.lab.cells.marker import FOLDERS, LOG, make_marker, version_of
+from oneticket.lab.cells.marker import LOG, prepare, version_of
 from oneticket.lab.cells.marker import is_store as is_store
 from oneticket.lab.cells.records import check_seal, digest_of_file, read_sealed, read_table, sealed
 
@@ -86,16 +86,7 @@ class Store:
         if lost and known:
             LOG.warning("%s: store.json was lost, as in a power cut; the cells are there", root)
         if create:
-            try:
-                if lost:
-                    make_marker(root)
-                for folder in FOLDERS:
-                    make_folder(root / folder)
-                probe = root / "working" / f".probe-{os.getpid()}"
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                raise _unwritable(root, error) from None
+            prepare(root, new_marker=lost)
             cls(root)._sweep()
         return cls(root)
 
@@ -122,6 +113,10 @@ class Store:
 
     def finished(self, identities: Iterable[str]) -> set[str]:
         """The finished ones of the cells ``identities``; the disk is asked only about cells that have a folder."""
+        return {identity for identity in self.present(identities) if self.has(identity)}
+
+    def present(self, identities: Iterable[str]) -> set[str]:
+        """Those of the cells ``identities`` that have a folder; without ``cell.json`` in it, the cell is damaged."""
         there: dict[str, set[str]] = {}
         found = set()
         for identity in identities:
@@ -129,9 +124,9 @@ class Store:
             if shelf not in there:
                 try:
                     there[shelf] = set(os.listdir(f"{self.root}/cells/{shelf}"))
-                except OSError:
+                except (FileNotFoundError, NotADirectoryError):
                     there[shelf] = set()
-            if identity in there[shelf] and self.has(identity):
+            if identity in there[shelf]:
                 found.add(identity)
         return found
 
@@ -298,7 +293,7 @@ class Store:
     # -- experiments ---------------------------------------------------------------------------------------------
     def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
         """Write down which cell fills which row of an experiment's table."""
-        write_whole(self.root / "experiments" / f"{name}.json", sealed(content))
+        write_whole(self.root / "experiments" / f"{name}.json", sealed({**content, "name": name}))
 
     def experiments(self, name: str | None = None) -> Iterator[dict[str, Any]]:
         """Every experiment that has been run in this store, by name, or only the one called ``name``."""
@@ -307,13 +302,27 @@ class Store:
             raise unknown("experiment", name, [path.stem for path in found], where=str(self.root))
         for path in found:
             if name in (None, path.stem):
-                try:
-                    content, has_digest = read_table(path.read_bytes())
-                    self._expect_digest(has_digest)
-                except (OSError, ValueError) as error:
-                    remedy = "a table that `run` wrote: run the experiment again, which writes it anew"
-                    raise InputError(f"is damaged ({error})", where=str(path), expected=remedy) from None
-                yield content
+                yield self._table(path)
+
+    def table(self, name: str) -> dict[str, Any] | None:
+        """What an earlier run wrote down about an experiment; None if there is nothing, or nothing whole."""
+        path = self.root / "experiments" / f"{name}.json"
+        try:
+            return self._table(path) if path.exists() else None
+        except InputError as error:
+            LOG.warning("%s %s; it is written anew", error.where, error.what)
+            return None
+
+    def _table(self, path: Path) -> dict[str, Any]:
+        try:
+            content, has_digest = read_table(path.read_bytes())
+            self._expect_digest(has_digest)
+            if content.get("name", path.stem) != path.stem:
+                raise ValueError(f"it is the table of '{content['name']}'")
+        except (OSError, ValueError) as error:
+            remedy = "a table that `run` wrote: run the experiment again, which writes it anew"
+            raise InputError(f"is damaged ({error})", where=str(path), expected=remedy) from None
+        return content
 
 
 def _remove_unsigned(place: Path) -> None:
@@ -328,10 +337,6 @@ def _remove_unsigned(place: Path) -> None:
             with suppress(FileExistsError):
                 os.link(aside, place)
         aside.unlink()
-
-
-def _unwritable(root: Path, error: OSError) -> InputError:
-    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
 
 
 def _untouched(path: Path) -> float:

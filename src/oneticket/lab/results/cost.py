@@ -207,7 +207,7 @@ def _networks(store: Store, records: _Records, experiment: str | None) -> Iterat
         for content in store.experiments(experiment)
         for values in content["rows"]
     ]
-    finished = store.finished({row["cell"]: None for row in known})
+    finished = store.present({row["cell"]: None for row in known})
     rows = [
         {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
     ]
