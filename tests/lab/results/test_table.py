@@ -147,9 +147,7 @@ def test_another_file_with_the_same_name_is_refused_and_the_same_file_edited_is_
     one, two = lab.plan(seeds=1), lab.plan(seeds=2)
     remember(one, store, file=first)
     before = store.table("tiny")
-    with pytest.raises(
-        InputError, match=r"second\.toml: .*another experiment called 'tiny'.*first\.toml.*another name"
-    ):
+    with pytest.raises(InputError, match=r"second\.toml: .*experiment called 'tiny'.*first\.toml.* name"):
         remember(two, store, file=second)
     assert store.table("tiny") == before, "it is not overwritten"
     remember(two, store, file=first)  # edited
