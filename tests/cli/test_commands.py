@@ -20,6 +20,7 @@ import oneticket.kernels.sweep
 import oneticket.lab.execution.capacity
 import oneticket.lab.execution.scheduler
 from oneticket.kernels.sweep import Wrong
+from oneticket.lab.cells.records import sealed
 from oneticket.lab.cells.run import Workplace
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.capacity import Workers
@@ -31,7 +32,20 @@ from oneticket.lab.results.table import COLUMNS
 
 Tiny = Callable[..., Path]
 
-COMMANDS = ["demo", "plan", "run", "results", "report", "find", "transfer", "ticket", "bench", "list", "doctor"]
+COMMANDS = [
+    "demo",
+    "plan",
+    "run",
+    "results",
+    "report",
+    "store",
+    "find",
+    "transfer",
+    "ticket",
+    "bench",
+    "list",
+    "doctor",
+]
 
 
 def facts(told: Any) -> dict[str, Any]:
@@ -265,8 +279,8 @@ def test_what_an_earlier_version_trained_with_wrong_gradients_is_pointed_out(
     assert rows.error == ""
     (record,) = (tmp_path / "store" / "cells").glob("*/*/cell.json")
     content = json.loads(record.read_text())
-    del content["environment"]["processor"]
-    record.write_text(json.dumps(content))
+    del content["environment"]["processor"], content["sha256"]
+    record.write_text(sealed(content))
     sentence = "1 training of resnet20 (searches counted too) was finished by an earlier version of oneticket"
     told = call("results", "store", "--format", "csv")
     assert told.out == rows.out, "the table is what it was"

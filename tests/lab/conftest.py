@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from oneticket.errors import OneticketError
+from oneticket.identity import digest
+from oneticket.lab.cells.records import sealed
 from oneticket.lab.cells.run import Workplace, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines import Done, Progress, Task
@@ -107,6 +110,19 @@ class Lab:
     def workplace(self, store: Store, **options: Any) -> Workplace:
         """What a worker needs besides a description."""
         return Workplace(store=str(store.root), cache=str(self.cache), folder=str(self.folder), **options)
+
+    def redescribed(self, store: Store, cell: str, change: Callable[[dict[str, Any]], object]) -> str:
+        """Turn a finished cell into one whose description is changed, in the tables too; returns its new name."""
+        record = store.read(cell)
+        change(record["description"])
+        name = digest(record["description"])
+        store.folder(name).parent.mkdir(exist_ok=True)
+        store.folder(cell).rename(store.folder(name))
+        (store.folder(name) / "cell.json").write_text(sealed(record))
+        for table in (store.root / "experiments").glob("*.json"):
+            (content,) = store.experiments(table.stem)
+            store.write_experiment(table.stem, json.loads(json.dumps(content).replace(cell, name)))
+        return name
 
     def run(self, plan: Plan, store: Store, engine: Any = None, workers: int = 1, **options: Any) -> Summary:
         """Compute what is missing; in this process unless an engine is given."""

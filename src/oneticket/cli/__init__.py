@@ -13,6 +13,7 @@ import click
 from oneticket.cli.bench_command import bench
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
+from oneticket.cli.store_commands import store
 from oneticket.cli.text import harmless
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything
@@ -47,7 +48,7 @@ def group() -> None:
     """Find a winning ticket once; use it everywhere; know whether it really won."""
 
 
-for _command in (demo, plan, run, results, report, find, transfer, ticket, bench, list_everything, doctor):
+for _command in (demo, plan, run, results, report, store, find, transfer, ticket, bench, list_everything, doctor):
     group.add_command(_command)
 
 

@@ -145,11 +145,11 @@ def _run(
 
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
-    from oneticket.lab.cells.run import Workplace
+    from oneticket.lab.cells.run import Workplace, compared_data
     from oneticket.lab.cells.store import Store
     from oneticket.lab.execution.capacity import default_workers
     from oneticket.lab.execution.engines import ENGINES
-    from oneticket.lab.execution.scheduler import run_plan
+    from oneticket.lab.execution.scheduler import missing, run_plan
     from oneticket.lab.results.table import remember
     from oneticket.training import Runtime
 
@@ -159,12 +159,13 @@ def _run(
     graph, origin = _planned(file, place)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
-    remember(graph, opened, origin)
+    remember(graph, opened, origin, file)
     workplace = Workplace(
         store=str(root.resolve()),
         cache=str(place.resolve()),
         folder=str(file.parent.resolve()),
         runtime=Runtime(device=device, layout=layout, threads=threads),
+        compared=compared_data(missing(graph, opened).values(), place),
     )
     # More threads than cores wait for each other at every operator: a training becomes ten times slower.
     beside = workers or max(default_workers().count // threads, 1)

@@ -3,24 +3,27 @@
 ::
 
     CACHE/data/FINGERPRINT/  meta.json  {train,test}-images.npy  {train,test}-labels.npy
-    CACHE/data/DIGEST/       {train,test}-images.npy   the same images at another size or with other channels
+    CACHE/data/DIGEST/       meta.json  {train,test}-images.npy   the same images at another size or with other channels
     CACHE/data/memo/         which source files, unchanged, decode to which fingerprint
     CACHE/data/locks/        one process decodes, the others wait for it
 
-Everything in it can be deleted at any time; it is made again when needed.
+Everything in it can be deleted at any time; it is made again when needed. What is read is compared with its fingerprint
+once by each process, and again after its files have changed. What does not agree is dropped, with one line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +31,19 @@ from filelock import FileLock
 from torch import Tensor
 
 from oneticket.errors import InputError
-from oneticket.identity import canonical_json
+from oneticket.identity import canonical_json, digest
 from oneticket.places import cache_home
 
 PARTS = ("train", "test")
+LOG = logging.getLogger("oneticket.cache")
+
+State = tuple[tuple[str, int, int, int, int], ...]
+"""Path, inode, size, and times (ns) of the last changes of content and of status, for each file of a folder."""
+
+_SOUND: set[State] = set()  # what this process, or the one that it works for, has compared
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +84,10 @@ def fingerprint(data: Decoded) -> str:
 
 
 def keep(cache: Path, data: Decoded) -> str:
-    """Put ``data`` into the cache, unless the cache has it; returns its fingerprint."""
+    """Put ``data`` into the cache, unless the cache has it whole; returns its fingerprint."""
     name = fingerprint(data)
+    if kept(cache, name) is not None:
+        return name
     with _written(cache, name) as folder:
         if folder is not None:
             for part_name, part in data.parts.items():
@@ -84,45 +98,70 @@ def keep(cache: Path, data: Decoded) -> str:
 
 
 def kept(cache: Path, name: str) -> Decoded | None:
-    """The data set with this fingerprint, its images memory-mapped; None if the cache does not have it."""
-    folder = _home(cache) / name
-    if not folder.is_dir():
-        return None
-    try:
+    """The data set with this fingerprint, its images memory-mapped; None if the cache does not have it whole."""
+
+    def opened(folder: Path) -> Decoded:
         classes = tuple(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"])
         labels = {part: torch.from_numpy(np.load(folder / f"{part}-labels.npy")) for part in PARTS}
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from None
-    images = _mapped(folder)
-    return Decoded(classes, *(Part(images[part], labels[part]) for part in PARTS))
+        images = _mapped(folder)
+        return Decoded(classes, *(Part(images[part], labels[part]) for part in PARTS))
+
+    return _compared(_home(cache) / name, opened, lambda _, data: _fits(data) and fingerprint(data) == name)
 
 
 def redrawn(cache: Path, name: str, draw: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """Images kept under ``name``, memory-mapped; ``draw`` makes those of train and of test if they are missing."""
     folder = _home(cache) / name
-    if not folder.is_dir():
-        with locked(cache, name), _written(cache, name) as fresh:
-            if fresh is not None:
-                for part in PARTS:
-                    np.save(fresh / f"{part}-images.npy", draw(part).numpy())
-    return _mapped(folder)
+
+    def agrees(folder: Path, images: Mapping[str, Tensor]) -> bool:
+        return bool(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["images"] == _digest(name, images))
+
+    images = _compared(folder, _mapped, agrees)
+    if images is not None:
+        return images
+    with locked(cache, name), _written(cache, name) as fresh:
+        if fresh is not None:
+            drawn = {part: draw(part) for part in PARTS}
+            for part, tensor in drawn.items():
+                np.save(fresh / f"{part}-images.npy", tensor.numpy())
+            (fresh / "meta.json").write_text(canonical_json({"images": _digest(name, drawn)}), encoding="utf-8")
+    images = _compared(folder, _mapped, agrees)
+    if images is None:
+        raise InputError(f"the cached data in {folder} does not stay as it is written", expected="a disk that is sound")
+    return images
 
 
 def remembered(cache: Path, key: str) -> str | None:
-    """The fingerprint noted under ``key``; None if there is none, or if the cache no longer has that data."""
+    """The fingerprint noted under ``key``; None if there is none, or if the cache does not have that data whole."""
+    memo = _home(cache) / "memo" / key
     try:
-        name = (_home(cache) / "memo" / key).read_text(encoding="ascii")
-    except FileNotFoundError:
+        text = memo.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return name if (_home(cache) / name / "meta.json").is_file() else None
+    name = text[:64].decode("ascii", "replace")
+    if text != _memo(key, name):
+        if len(text) != 64:  # as earlier versions noted it, without a digest
+            _say_damaged(memo)
+        return None
+    return name if kept(cache, name) is not None else None
 
 
 def remember(cache: Path, key: str, name: str) -> None:
     """Note that the source with this key decodes to fingerprint ``name``."""
     home = _made(_home(cache) / "memo")
     beside = home / _unique()
-    beside.write_text(name, encoding="ascii")
+    beside.write_bytes(_memo(key, name))
     os.replace(beside, home / key)
+
+
+def compared() -> frozenset[State]:
+    """What this process has compared with its fingerprint, for processes that work for it."""
+    return frozenset(_SOUND)
+
+
+def trust(states: Iterable[State]) -> None:
+    """Take over what the process that this one works for has just compared; files that change are compared again."""
+    _SOUND.update(states)
 
 
 @contextmanager
@@ -173,13 +212,58 @@ def _unique() -> str:
 
 def _mapped(folder: Path) -> dict[str, Tensor]:
     # Mode "c": torch needs writable memory; a write would stay in this process and never reach the file.
+    return {part: torch.from_numpy(np.load(folder / f"{part}-images.npy", mmap_mode="c")) for part in PARTS}
+
+
+def _compared(folder: Path, opened: Callable[[Path], T], agrees: Callable[[Path, T], bool]) -> T | None:
+    """The content of a folder; None if it is missing, or damaged: then the folder is dropped."""
+    if not folder.is_dir():
+        return None
     try:
-        return {part: torch.from_numpy(np.load(folder / f"{part}-images.npy", mmap_mode="c")) for part in PARTS}
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from None
+        before = _state(folder)
+        content = opened(folder)
+        if before not in _SOUND and not agrees(folder, content):
+            raise ValueError("the content does not agree with its digest")
+    except Exception:  # what readers make of damaged files is not documented
+        _say_damaged(folder)
+        _drop(folder)
+        return None
+    _SOUND.add(before)
+    return content
 
 
-def _damaged(folder: Path, error: Exception) -> InputError:
-    return InputError(
-        f"the cached data in {folder} is damaged ({error})", expected="that folder deleted, and a new try"
-    )
+def _state(folder: Path) -> State:
+    files = sorted((str(file.absolute()), file.stat()) for file in folder.iterdir())
+    return tuple((path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files)
+
+
+def _fits(data: Decoded) -> bool:
+    """Whether images and labels have the types and shapes that all data have; the fingerprint does not cover types."""
+    return all(
+        part.images.dtype == torch.uint8 and part.images.dim() == 4
+        and part.labels.dtype == torch.int64 and part.labels.shape == part.images.shape[:1]
+        for part in data.parts.values()
+    )  # fmt: skip
+
+
+def _digest(name: str, images: Mapping[str, Tensor]) -> str:
+    facts = [[part, str(images[part].dtype), list(images[part].shape)] for part in PARTS]
+    content = hashlib.sha256(canonical_json([name, facts]).encode())
+    for part in PARTS:
+        content.update(images[part].contiguous().numpy().data)
+    return content.hexdigest()
+
+
+def _memo(key: str, name: str) -> bytes:
+    return f"{name} {digest([key, name])}".encode("ascii", "replace")
+
+
+def _say_damaged(place: Path) -> None:
+    LOG.warning("%s is damaged or of an earlier version; it is dropped and made anew", place)
+
+
+def _drop(folder: Path) -> None:
+    aside = folder.with_name(_unique())
+    with suppress(OSError):  # another process was faster
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)

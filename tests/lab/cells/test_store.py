@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,14 @@ import pytest
 from filelock import SoftFileLease
 
 from oneticket.errors import InputError
-from oneticket.lab.cells.store import LEASE_SECONDS, STORE_VERSION, Busy, Store, is_store
+from oneticket.identity import digest
+from oneticket.lab.cells.marker import STORE_VERSION, version_of, write_marker
+from oneticket.lab.cells.records import sealed
+from oneticket.lab.cells.store import LEASE_SECONDS, Busy, Store, is_store
 
 PATIENCE = 600.0  # seconds until what has not happened is taken never to happen
-CELL = "ab" + "0" * 62
-RECORD = {"description": {}, "outcome": {"test_accuracy": 0.5}, "cost": {"seconds": 1.0}}
+RECORD = {"description": {"seed": 0}, "outcome": {"test_accuracy": 0.5}, "cost": {"seconds": 1.0}}
+CELL = digest(RECORD["description"])
 
 
 @pytest.fixture
@@ -45,22 +52,26 @@ def test_a_finished_cell_lies_whole_under_its_name_and_leaves_nothing_behind(sto
         assert not store.folder(CELL).exists()
         store.commit(CELL, working, RECORD)
     assert store.has(CELL)
-    assert store.read(CELL) == RECORD
+    files = {"history.jsonl": hashlib.sha256(b"{}\n").hexdigest()}
+    assert store.read(CELL) == {**RECORD, "files": files}
     assert sorted(file.name for file in store.folder(CELL).iterdir()) == ["cell.json", "history.jsonl"]
-    assert store.folder(CELL) == store.root / "cells" / "ab" / CELL
+    assert store.folder(CELL) == store.root / "cells" / CELL[:2] / CELL
     assert not list((store.root / "working").iterdir())
     assert not list((store.root / "leases").iterdir())
 
 
-def test_everything_is_on_disk_before_the_cell_appears(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rename is the last thing that happens, and every file has been synced before it."""
+def test_everything_is_on_disk_before_the_cell_appears_and_then_the_cell_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file has been synced before the rename, and so has the list of them; after it, the shelf of the cell."""
     events: list[str] = []
     sync, rename = os.fsync, os.rename
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd))[1])
     monkeypatch.setattr(os, "rename", lambda a, b: (events.append("rename"), rename(a, b))[1])
     finish(store, history="x")
-    assert events[-1] == "rename"
-    assert {Path(event).name for event in events[:-1]} == {"cell.json", "history"}
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert {"cell.json", "history", CELL} <= {Path(event).name for event in before}
+    assert {Path(event).name for event in after} == {CELL[:2], "cells"}
 
 
 def test_a_commit_that_is_interrupted_leaves_no_cell(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +84,14 @@ def test_a_commit_that_is_interrupted_leaves_no_cell(store: Store, monkeypatch: 
     monkeypatch.undo()
     assert not store.has(CELL)
     finish(store)
-    assert store.read(CELL) == RECORD
+    assert store.read(CELL) == RECORD | {"files": {}}
 
 
 def test_a_cell_that_somebody_else_finished_meanwhile_stays_as_it_is(store: Store) -> None:
     with store.claimed(CELL) as working:
         store.folder(CELL).mkdir(parents=True)
         theirs = {**RECORD, "outcome": {"test_accuracy": 0.25}}
-        (store.folder(CELL) / "cell.json").write_text(json.dumps(theirs))
+        (store.folder(CELL) / "cell.json").write_text(sealed(theirs))
         store.commit(CELL, working, RECORD)
     assert store.read(CELL)["outcome"] == {"test_accuracy": 0.25}
     assert not (store.root / "working" / CELL).exists()
@@ -91,7 +102,7 @@ def test_the_remains_of_a_damaged_cell_make_room(store: Store) -> None:
     (store.folder(CELL) / "history.jsonl").touch()
     assert not store.has(CELL)
     finish(store)
-    assert store.read(CELL) == RECORD
+    assert store.read(CELL) == RECORD | {"files": {}}
 
 
 def test_a_record_that_is_no_json_is_not_committed(store: Store) -> None:
@@ -104,7 +115,7 @@ def test_a_record_that_is_no_json_is_not_committed(store: Store) -> None:
 def test_a_damaged_cell_is_told_with_its_file_and_what_to_do(store: Store, text: str) -> None:
     finish(store)
     (store.folder(CELL) / "cell.json").write_text(text)
-    with pytest.raises(InputError, match=r"cell\.json: is damaged .*delete its folder and run again"):
+    with pytest.raises(InputError, match=r"cell\.json: is damaged .*store verify .* --repair"):
         store.read(CELL)
 
 
@@ -113,7 +124,7 @@ def test_figures_of_a_damaged_cell_are_refused_in_the_same_words(store: Store, t
     finish(store)
     assert store.figures(CELL) == {"test_accuracy": 0.5, "seconds": 1.0}
     (store.folder(CELL) / "cell.json").write_text(text)
-    with pytest.raises(InputError, match=r"cell\.json: is damaged .*delete its folder and run again"):
+    with pytest.raises(InputError, match=r"cell\.json: is damaged .*store verify .* --repair"):
         store.figures(CELL)
 
 
@@ -194,11 +205,124 @@ def test_a_store_from_a_newer_version_is_refused(store: Store, version: Any) -> 
             Store.open(store.root, create=create)
 
 
-@pytest.mark.parametrize("text", ["", "1", "{}", "[]"])
-def test_a_damaged_store_file_is_refused(store: Store, text: str) -> None:
-    (store.root / "store.json").write_text(text)
-    with pytest.raises(InputError, match=r"store\.json cannot be read"):
-        Store.open(store.root)
+@pytest.mark.parametrize(
+    "text", ["", '{"store', '{"store":2,"sha256":"7', "\x00" * 90, '{"store":2,\x00\x00', "1", "[]", None]
+)
+def test_a_store_whose_marker_a_power_cut_took_keeps_its_cells(
+    store: Store, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(store)
+    marker = store.root / "store.json"
+    marker.unlink() if text is None else marker.write_text(text)
+    assert is_store(store.root)
+    assert Store.open(store.root).figures(CELL) == {"test_accuracy": 0.5, "seconds": 1.0}
+    assert "store.json was lost" in caplog.text
+    assert Store.open(store.root, create=True).has(CELL)
+    caplog.clear()
+    assert Store.open(store.root).has(CELL)
+    assert not caplog.text, "it has been written anew"
+
+
+@pytest.mark.parametrize("text", ["", '{"store', "\x00" * 90])
+def test_a_store_that_a_power_cut_took_when_it_was_made_is_made_again(tmp_path: Path, text: str) -> None:
+    (tmp_path / "store.json").write_text(text)
+    store = Store.open(tmp_path, create=True)
+    finish(store)
+    assert version_of(tmp_path) == STORE_VERSION
+
+
+@pytest.mark.parametrize("text", ["1", "{}", "[]", '{"name": "a web shop"}', "\ud800"])
+def test_a_store_file_of_another_program_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    marker = tmp_path / "store.json"
+    marker.write_bytes(text.encode("utf-8", "surrogatepass"))
+    for create in (False, True):
+        with pytest.raises(InputError, match=r"store\.json cannot be read"):
+            Store.open(tmp_path, create=create)
+    assert [marker] == list(tmp_path.iterdir())
+
+
+def old(store: Store, identity: str = CELL) -> None:
+    """Make a finished cell, and the store, as versions before digests wrote them."""
+    record = store.read(identity)
+    del record["files"]
+    (store.folder(identity) / "cell.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    (store.root / "store.json").write_text('{"store":1}')
+
+
+def test_a_store_of_version_1_opens_with_its_cells_and_takes_new_ones(store: Store) -> None:
+    finish(store, history="x")
+    old(store)
+    again = Store.open(store.root, create=True)
+    assert again.read(CELL) == RECORD
+    assert again.figures(CELL) == {"test_accuracy": 0.5, "seconds": 1.0}
+    assert again.file(CELL, "history").read_text() == "x"
+    with pytest.raises(InputError, match=r"is damaged \(it is missing\)"):
+        again.file(CELL, "masks")
+    assert version_of(store.root) == 1
+
+
+def test_in_a_store_of_version_2_a_cell_without_digest_is_damaged(store: Store) -> None:
+    finish(store)
+    old(store)
+    write_marker(store.root, 2)
+    for read in (store.read, store.figures, store.environment):
+        with pytest.raises(InputError, match="it has lost its digest"):
+            read(CELL)
+
+
+# -- damage -------------------------------------------------------------------------------------------------------
+READERS = ("read", "figures", "environment")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_any_flipped_bit_of_a_record_is_noticed_or_changes_nothing(store: Store, reader: str) -> None:
+    finish(store, history="x")
+    path = store.folder(CELL) / "cell.json"
+    whole, right = path.read_bytes(), getattr(store, reader)(CELL)
+    for place in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            assert getattr(store, reader)(CELL) == right
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_cell_in_the_folder_of_another_is_noticed(store: Store, reader: str) -> None:
+    other = digest({"seed": 1})
+    finish(store)
+    shutil.copytree(store.folder(CELL), store.folder(other))
+    with pytest.raises(InputError, match="that of another cell"):
+        getattr(store, reader)(other)
+
+
+def test_a_record_that_somebody_indented_is_whole_and_one_with_another_number_is_not(store: Store) -> None:
+    finish(store)
+    path = store.folder(CELL) / "cell.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content, indent=2))
+    assert store.figures(CELL)["test_accuracy"] == 0.5
+    content["outcome"]["test_accuracy"] = 0.75
+    path.write_text(json.dumps(content, indent=2))
+    with pytest.raises(InputError, match="does not agree with its digest"):
+        store.figures(CELL)
+
+
+def test_a_file_of_a_cell_is_handed_out_only_as_it_was_written(store: Store) -> None:
+    finish(store, history="x", masks="y")
+    assert store.file(CELL, "history").read_text() == "x"
+    damages: tuple[tuple[str, Callable[[Path], object]], ...] = (
+        ("does not agree", lambda path: path.write_text("z")),
+        ("does not agree", lambda path: path.write_text("")),
+        ("No such file", Path.unlink),
+    )
+    for words, damage in damages:
+        damage(store.folder(CELL) / "history")
+        with pytest.raises(InputError, match=f"history: is damaged .*{words}.*verify .* --repair"):
+            store.file(CELL, "history")
+    (store.folder(CELL) / "more").write_text("m")
+    with pytest.raises(InputError, match="finished without it"):
+        store.file(CELL, "more")
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, store: Store) -> None:

@@ -22,6 +22,8 @@ import oneticket.methods.pretraining
 import oneticket.training.loop
 import oneticket.training.state
 from oneticket.errors import InputError
+from oneticket.identity import digest
+from oneticket.lab.cells.records import sealed
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.results.cost import COLUMNS, MEASURES, CostReport, _targets, cost_report
@@ -240,14 +242,15 @@ def test_sharing_is_what_a_walk_over_the_graph_finds(
 ) -> None:
     """Each cell costs its own power of two, so that a sum says which cells are in it."""
     store = Store.open(tmp_path_factory.mktemp("graph") / "store", create=True)
-    rows = []
+    rows: list[list[Any]] = []
+    names: list[str] = []
     for number, (dense, previous, shown) in enumerate(graph):
-        start = (
-            {"ticket": {"dense": name(dense), "previous": name(previous)}} if number not in (dense, previous) else {}
+        parents = number not in (dense, previous)
+        names.append(
+            write(store, number, {"ticket": {"dense": names[dense], "previous": names[previous]}} if parents else {})
         )
-        write(store, number, start)
         if shown:
-            rows.append([{"experiment": "e", "arm": "a", "cell": name(number)}.get(column) for column in COLUMNS[:13]])
+            rows.append([{"experiment": "e", "arm": "a", "cell": names[number]}.get(column) for column in COLUMNS[:13]])
     store.write_experiment("e", {"columns": COLUMNS[:13], "rows": rows})
 
     def below(number: int) -> set[int]:
@@ -267,20 +270,19 @@ def test_sharing_is_what_a_walk_over_the_graph_finds(
     assert bits(found.totals.shared_searches.samples) == {c for c, n in uses.items() if n > 1 and c not in table}
 
 
-def name(number: int) -> str:
-    return f"{number:064x}"
-
-
 def bits(value: int) -> set[int]:
     return {place for place in range(64) if value >> place & 1}
 
 
-def write(store: Store, number: int, start: dict[str, Any], samples: int | None = None) -> None:
-    folder: Path = store.folder(name(number))
-    folder.mkdir(parents=True)
+def write(store: Store, number: int, start: dict[str, Any], samples: int | None = None) -> str:
+    """A finished cell; returns its name."""
     cost = {"samples": samples or 1 << number, "train_flops": 1, "masked_flops": 1, "seconds": 0.1}
-    record = {"description": {"start": {"kind": "arm", **start}}, "cost": cost, "outcome": {"bytes": 1}}
-    (folder / "cell.json").write_text(json.dumps(record))
+    description = {"number": number, "start": {"kind": "arm", **start}}
+    folder: Path = store.folder(digest(description))
+    folder.mkdir(parents=True)
+    record = {"description": description, "cost": cost, "outcome": {"bytes": 1}, "files": {}}
+    (folder / "cell.json").write_text(sealed(record))
+    return folder.name
 
 
 # -- when sharing pays --------------------------------------------------------------------------------------------
@@ -298,12 +300,13 @@ def test_a_search_of_a_large_source_has_to_be_shared_often(lab: Any) -> None:
     """A search of 1000 samples against one of 100, and 50 on the target with either: cheaper from n > 1000/100 on."""
     store = lab.store()
     cells = {0: (1000, None, ""), 1: (100, None, ""), 2: (50, 0, "winning"), 3: (50, 1, "own"), 4: (50, None, "even")}
-    rows = []
+    rows: list[list[Any]] = []
+    names: list[str] = []
     for number, (samples, dense, arm) in cells.items():
-        ticket = None if dense is None else {"dense": name(dense), "previous": name(dense)}
-        write(store, number, {"ticket": ticket}, samples)
+        ticket = None if dense is None else {"dense": names[dense], "previous": names[dense]}
+        names.append(write(store, number, {"ticket": ticket}, samples))
         if arm:
-            known = {"experiment": "e", "target": "t", "arm": arm, "seed": 0, "cell": name(number)}
+            known = {"experiment": "e", "target": "t", "arm": arm, "seed": 0, "cell": names[number]}
             rows.append([known.get(column) for column in COLUMNS[:13]])
     store.write_experiment("e", {"columns": COLUMNS[:13], "rows": rows})
     (found,) = cost_report(store).break_even

@@ -102,8 +102,7 @@ def test_one_that_is_damaged_or_of_a_model_that_is_gone_is_passed_over(lab: Any)
     finish(plan, store, OLD)
     first, second, *rest = plan.cells
     (store.folder(first) / "cell.json").write_text("{")
-    record = store.folder(second) / "cell.json"
-    record.write_text(record.read_text().replace('"name": "resnet20"', '"name": "resnet21"'))
+    lab.redescribed(store, second, lambda description: description["network"].update(name="resnet21"))
     found = suspects(store)
     assert found is not None
     assert set(found.cells) == set(rest)

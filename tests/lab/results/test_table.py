@@ -79,7 +79,7 @@ def test_a_damaged_cell_is_told(lab: Any) -> None:
     remember(plan, store)
     lab.run(plan, store)
     (store.folder(plan.rows[0].cell) / "cell.json").write_text('{"description": {}')
-    with pytest.raises(InputError, match="delete its folder and run again"):
+    with pytest.raises(InputError, match=r"store verify .* --repair"):
         tidy(store)
 
 
@@ -136,3 +136,69 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: bytes, told
     (tmp_path / "no.csv").write_bytes(content)
     with pytest.raises(InputError, match=told):
         from_csv(tmp_path / "no.csv")
+
+
+# -- two files with one name --------------------------------------------------------------------------------------
+def test_another_file_with_the_same_name_is_refused_and_the_same_file_edited_is_not(lab: Any) -> None:
+    store = lab.store()
+    first, second = lab.folder / "first.toml", lab.folder / "second.toml"
+    for file in (first, second):
+        file.write_text('name = "tiny"\n')
+    one, two = lab.plan(seeds=1), lab.plan(seeds=2)
+    remember(one, store, file=first)
+    before = store.table("tiny")
+    with pytest.raises(InputError, match=r"second\.toml: .*experiment called 'tiny'.*first\.toml.* name"):
+        remember(two, store, file=second)
+    assert store.table("tiny") == before, "it is not overwritten"
+    remember(two, store, file=first)  # edited
+    assert len(store.table("tiny")["rows"]) > len(before["rows"])
+    remember(two, store, file=second)  # a copy with the same rows
+    remember(one, store, file=second)  # … which then is edited
+
+
+def test_a_file_that_was_moved_linked_or_renamed_goes_on(lab: Any) -> None:
+    store = lab.store()
+    first, second = lab.folder / "first.toml", lab.folder / "second.toml"
+    first.write_text('name = "tiny"\n')
+    remember(lab.plan(seeds=1), store, file=first)
+    (lab.folder / "link.toml").symlink_to(first)
+    remember(lab.plan(seeds=2), store, file=lab.folder / "link.toml")
+    first.rename(second)
+    remember(lab.plan(seeds=1), store, file=second)
+    second.write_text('name = "other"\n')  # it does not claim the name any longer
+    first.write_text('name = "tiny"\n')
+    remember(lab.plan(seeds=2), store, file=first)
+
+
+def test_a_damaged_table_is_written_anew_with_one_line(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store, plan = lab.store(), lab.plan(seeds=1)
+    remember(plan, store)
+    path = store.root / "experiments" / "tiny.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(InputError, match=r"tiny\.json: is damaged .*run the experiment again"):
+        tidy(store)
+    remember(plan, store)
+    assert [record.getMessage().count("is damaged") for record in caplog.records] == [1]
+    assert path.read_bytes() == whole
+
+
+def test_the_table_of_another_experiment_under_this_name_is_damage(lab: Any) -> None:
+    store = lab.store()
+    remember(lab.plan(seeds=1), store)
+    remember(lab.plan(seeds=1, name="other"), store)
+    folder = store.root / "experiments"
+    (folder / "other.json").replace(folder / "tiny.json")
+    with pytest.raises(InputError, match="it is the table of 'other'"):
+        tidy(store)
+
+
+def test_a_cell_that_lost_its_record_is_not_left_out_of_the_table(lab: Any) -> None:
+    plan, store = lab.plan(seeds=1), lab.store()
+    remember(plan, store)
+    lab.run(plan, store)
+    (store.folder(plan.rows[0].cell) / "cell.json").unlink()
+    with pytest.raises(InputError, match=r"cell\.json: is damaged"):
+        tidy(store)
+    lab.run(plan, store)
+    assert len(tidy(store)) == len(plan.rows)

@@ -76,7 +76,7 @@ class ParentCells:
     def masks(self, ticket: TicketRef) -> Masks:
         """The masks of a ticket, pruned anew from the round before it: this is cheap, so they are not stored."""
         parent = self.description(ticket.previous)
-        alive = load_masks(self.store.folder(ticket.previous) / "masks.safetensors")
+        alive = load_masks(self.store.file(ticket.previous, "masks.safetensors"))
         if ticket.round == 0:
             return alive
         model = self.build(parent.network, parent.seed)
@@ -99,11 +99,11 @@ class ParentCells:
 
     def rewound(self, ticket: TicketRef) -> State:
         """W_k of the dense training with which the ticket's search began."""
-        return load_state(self.store.folder(ticket.dense) / f"weights-{ticket.search.rewind}.safetensors")
+        return load_state(self.store.file(ticket.dense, f"weights-{ticket.search.rewind}.safetensors"))
 
     def memory(self, ticket: TicketRef) -> State:
         """The optimiser's memory at k."""
-        return load_state(self.store.folder(ticket.dense) / f"optimizer-{ticket.search.rewind}.safetensors")
+        return load_state(self.store.file(ticket.dense, f"optimizer-{ticket.search.rewind}.safetensors"))
 
     def trained(self, ticket: TicketRef) -> State:
         """W_T of the round from which the ticket was pruned."""
@@ -111,8 +111,8 @@ class ParentCells:
 
     def end(self, cell: str) -> State:
         """The network at the end of a cell, masked weights at zero."""
-        folder = self.store.folder(cell)
-        return load_state(folder / "weights-end.safetensors", load_masks(folder / "masks.safetensors"))
+        masks = load_masks(self.store.file(cell, "masks.safetensors"))
+        return load_state(self.store.file(cell, "weights-end.safetensors"), masks)
 
 
 def with_head(state: Mapping[str, Tensor], giver: Mapping[str, Tensor], head: str) -> State:

@@ -6,7 +6,7 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import msgspec
 import torch
 from torch import nn
 
-from oneticket.data import ImageBatches, Normalisation
+from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.data.cache import State, compared, trust
 from oneticket.errors import NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
@@ -49,6 +50,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     store, cache, folder : paths of the store, of the data cache, and of the folder of the experiment file.
     runtime : how its trainings are computed; each cell has its own checkpoint.
     checkpoint_every : seconds between two checkpoints.
+    compared : cached data that the run has compared with its fingerprint, so that its workers need not.
     """
 
     store: str
@@ -56,6 +58,45 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     runtime: Runtime = Runtime(layout="channels-last", threads=1)
     checkpoint_every: float = 20.0
+    compared: tuple[State, ...] = ()
+
+
+def compared_data(cells: Iterable[Description], cache: Path) -> tuple[State, ...]:
+    """Compare the data of ``cells`` with its fingerprints, once for all workers."""
+    for data in {id(cell.data): cell.data for cell in cells}.values():
+        open_data(data, cache=cache)
+    return tuple(compared())
+
+
+class _Clock:
+    """The seconds that a cell took, those before its process was killed included, as far as its checkpoints tell."""
+
+    def __init__(self) -> None:
+        self._began, self._earlier = time.perf_counter(), 0.0
+
+    def seconds(self) -> float:
+        return self._earlier + time.perf_counter() - self._began
+
+    def resumed(self, seconds: float) -> None:
+        # Of several parts, the one that was saved last tells the time of all.
+        self._earlier = max(self._earlier, seconds)
+
+
+class _TimedCheckpoint(Checkpoint):
+    """A checkpoint that also tells how long the cell had taken when it was written."""
+
+    def __init__(self, path: Path, *, every: float, clock: _Clock) -> None:
+        super().__init__(path, every=every)
+        self._clock = clock
+
+    def save(self, state: dict[str, Any]) -> None:
+        super().save({**state, "seconds": self._clock.seconds()})
+
+    def load(self) -> dict[str, Any] | None:
+        state = super().load()
+        if state is not None:
+            self._clock.resumed(state.pop("seconds", 0.0))
+        return state
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -76,11 +117,12 @@ def run_cell(
 
     Continues from the checkpoint in ``working`` if there is one. Divergence is a valid outcome, not an error.
     """
-    began = time.perf_counter()
+    clock = _Clock()
+    trust(workplace.compared)
     parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
     inherited = inherited_divergence(cell, parents.store)
     made = (
-        _compute(cell, parents, workplace, working, on_epoch)
+        _compute(cell, parents, workplace, working, clock, on_epoch)
         if inherited is None
         else _nothing(cell, parents, workplace, inherited)
     )
@@ -92,7 +134,7 @@ def run_cell(
         samples=made.samples,
         train_flops=train_flops,
         masked_flops=masked_flops,
-        seconds=time.perf_counter() - began,
+        seconds=clock.seconds(),
     )
     return {
         "description": msgspec.to_builtins(cell),
@@ -107,6 +149,7 @@ def _compute(
     parents: ParentCells,
     workplace: Workplace,
     working: Path,
+    clock: _Clock,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
@@ -117,7 +160,8 @@ def _compute(
         return ImageBatches(images, size, normalisation=normalisation, device=workplace.runtime.device, **options)
 
     def checkpoint(part: str) -> Checkpoint:
-        return Checkpoint(working / "checkpoint" / f"{part}.pt", every=workplace.checkpoint_every)
+        path = working / "checkpoint" / f"{part}.pt"
+        return _TimedCheckpoint(path, every=workplace.checkpoint_every, clock=clock)
 
     begun = assemble(cell, parents)
     model = begun.model

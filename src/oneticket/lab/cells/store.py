@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,28 +16,36 @@ import msgspec
 from filelock import SoftFileLease, Timeout
 
 from oneticket.errors import InputError, OneticketError, unknown
-from oneticket.identity import canonical_json
+from oneticket.identity import canonical_json, digest
+from oneticket.lab.cells.durable import make_folder, sync_all, write_whole
+from oneticket.lab.cells.marker import LOG, prepare, version_of
+from oneticket.lab.cells.marker import is_store as is_store
+from oneticket.lab.cells.records import check_seal, digest_of_file, read_sealed, read_table, sealed
 
-_Part = TypeVar("_Part")
-
-STORE_VERSION = 1
 RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: unsigned for this long, its holder is dead
 LEASE_SECONDS = 30.0  # a claim not refreshed for this long is taken over; that of a dead process at once
 
 
-class _Figures(msgspec.Struct):
-    """The part of a ``cell.json`` that a table needs."""
+class _Named(msgspec.Struct):
+    """The part of a ``cell.json`` that the cell is named after."""
 
     description: msgspec.Raw
+
+
+class _Figures(_Named):
+    """The part of a ``cell.json`` that a table needs."""
+
     outcome: dict[str, Any]
     cost: dict[str, Any]
 
 
-class _Surroundings(msgspec.Struct):
+class _Surroundings(_Named):
     """The part of a ``cell.json`` that says where the cell was computed."""
 
     environment: dict[str, Any] = {}
 
+
+_Part = TypeVar("_Part", bound=_Named)
 
 _FIGURES = msgspec.json.Decoder(_Figures)
 _SURROUNDINGS = msgspec.json.Decoder(_Surroundings)
@@ -71,34 +79,14 @@ class Store:
         ------
         InputError : ``root`` is not a store, can't be read or written, or was written by a later version.
         """
-        marker = root / "store.json"
-        if not is_store(root):
-            if not create:
-                raise InputError("is not a store of oneticket", where=str(root), expected="a folder that `run` created")
-            try:
-                root.mkdir(parents=True, exist_ok=True)
-                _write_whole(marker, canonical_json({"store": STORE_VERSION}))
-            except OSError as error:
-                raise _unwritable(root, error) from None
-        try:
-            version = json.loads(marker.read_text())["store"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"store.json cannot be read ({error})", where=str(root)) from None
-        if not isinstance(version, int) or version > STORE_VERSION:
-            raise InputError(
-                f"the store has version {version}",
-                where=str(root),
-                expected=f"at most {STORE_VERSION}: update oneticket",
-            )
+        known = is_store(root)
+        if not known and not create:
+            raise InputError("is not a store of oneticket", where=str(root), expected="a folder that `run` created")
+        lost = version_of(root) is None
+        if lost and known:
+            LOG.warning("%s: store.json was lost, as in a power cut; the cells are there", root)
         if create:
-            try:
-                for folder in ("cells", "working", "leases", "experiments", "failures"):
-                    (root / folder).mkdir(exist_ok=True)
-                probe = root / "working" / f".probe-{os.getpid()}"
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                raise _unwritable(root, error) from None
+            prepare(root, new_marker=lost)
             cls(root)._sweep()
         return cls(root)
 
@@ -125,6 +113,10 @@ class Store:
 
     def finished(self, identities: Iterable[str]) -> set[str]:
         """The finished ones of the cells ``identities``; the disk is asked only about cells that have a folder."""
+        return {identity for identity in self.present(identities) if self.has(identity)}
+
+    def present(self, identities: Iterable[str]) -> set[str]:
+        """Those of the cells ``identities`` that have a folder; without ``cell.json`` in it, the cell is damaged."""
         there: dict[str, set[str]] = {}
         found = set()
         for identity in identities:
@@ -132,16 +124,26 @@ class Store:
             if shelf not in there:
                 try:
                     there[shelf] = set(os.listdir(f"{self.root}/cells/{shelf}"))
-                except OSError:
+                except (FileNotFoundError, NotADirectoryError):
                     there[shelf] = set()
-            if identity in there[shelf] and self.has(identity):
+            if identity in there[shelf]:
                 found.add(identity)
         return found
 
     def read(self, identity: str) -> dict[str, Any]:
-        """The ``cell.json`` of a finished cell."""
-        path = Path(self._record(identity))
-        return _read_table(path, ("description", "outcome", "cost"), "a finished cell; delete its folder and run again")
+        """The ``cell.json`` of a finished cell without its own digest; ``files`` has those of its other files."""
+        path = self._record(identity)
+        try:
+            with open(path, "rb") as file:
+                record, has_digest = read_sealed(file.read())
+            self._expect_digest(has_digest)
+            if any(key not in record for key in ("description", "outcome", "cost")):
+                raise ValueError("it lacks description, outcome or cost")
+            if digest(record["description"]) != identity:
+                raise ValueError("its description is that of another cell")
+        except (OSError, ValueError) as error:
+            raise self.damaged(path, error) from None
+        return record
 
     def figures(self, identity: str) -> dict[str, Any]:
         """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not decoded."""
@@ -152,14 +154,49 @@ class Store:
         """The environment in which a finished cell was computed; the rest of its file is not decoded."""
         return self._decoded(identity, _SURROUNDINGS).environment
 
+    def file(self, identity: str, name: str) -> Path:
+        """The path of a file of a finished cell, whose bytes agree with the digest in ``cell.json``."""
+        path = self.folder(identity) / name
+        files = self.read(identity).get("files")
+        try:
+            if files is not None and name not in files:
+                raise ValueError("its cell was finished without it")
+            if files is not None and digest_of_file(path) != files[name]:
+                raise ValueError("its content does not agree with its digest")
+            if not path.is_file():
+                raise ValueError("it is missing")
+        except (OSError, ValueError) as error:
+            raise self.damaged(path, error) from None
+        return path
+
+    def damaged(self, path: str | Path, error: object) -> InputError:
+        """The error for a damaged file of a cell: it names the file, the fault and the remedy."""
+        remedy = f"`oneticket store verify {self.root} --repair` moves the cell aside, and a new run computes it again"
+        return InputError(f"is damaged ({error})", where=str(path), expected=f"a whole cell: {remedy}")
+
     def _decoded(self, identity: str, decoder: msgspec.json.Decoder[_Part]) -> _Part:
         path = self._record(identity)
         try:
             with open(path, "rb") as file:
-                return decoder.decode(file.read())
-        except (OSError, msgspec.MsgspecError) as error:
-            expected = "a finished cell; delete its folder and run again"
-            raise InputError(f"is damaged ({error})", where=path, expected=expected) from None
+                data = file.read()
+            self._expect_digest(check_seal(data))
+            part = decoder.decode(data)
+            # In a sealed record, the bytes of the description are its canonical JSON.
+            named = hashlib.sha256(part.description).hexdigest() == identity
+            if not named and digest(msgspec.json.decode(part.description)) != identity:
+                raise ValueError("its description is that of another cell")
+        except (OSError, ValueError, RecursionError) as error:
+            raise self.damaged(path, error) from None
+        return part
+
+    def _expect_digest(self, there: bool) -> None:
+        if not there and not self._of_version_1:
+            raise ValueError("it has lost its digest")
+
+    @cached_property
+    def _of_version_1(self) -> bool:
+        """Whether records may lack digests."""
+        return (version_of(self.root) or 1) < 2
 
     def _record(self, identity: str) -> str:
         # A string: for many thousands of cells, Path objects would take longer than reading the files.
@@ -202,10 +239,11 @@ class Store:
     def commit(self, identity: str, working: Path, record: Mapping[str, Any]) -> None:
         """Turn a working folder into the finished cell: everything on disk first, then one rename."""
         shutil.rmtree(working / "checkpoint", ignore_errors=True)
-        (working / "cell.json").write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        _keep_on_disk([*working.iterdir()])
+        files = {path.name: digest_of_file(path) for path in working.iterdir() if path.name != "cell.json"}
+        (working / "cell.json").write_text(sealed({**record, "files": files}), encoding="utf-8")
+        sync_all([*working.iterdir(), working])
         target = self.folder(identity)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             os.rename(working, target)
         except OSError:
@@ -216,6 +254,7 @@ class Store:
                 # What remains of a damaged cell.
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(working, target)
+        sync_all([target.parent, target.parent.parent])
         (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
         self.forget_stacks(identity)
 
@@ -226,7 +265,7 @@ class Store:
     def note_failure(self, identity: str, label: str, reason: str) -> None:
         """Write down why a cell failed; a failure to write is ignored, so that the run goes on."""
         try:
-            _write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
+            write_whole(self.root / "failures" / f"{identity}.json", canonical_json({"cell": label, "reason": reason}))
         except OSError:
             return
 
@@ -238,7 +277,7 @@ class Store:
         path = self._stacks(identity)
         try:
             if text:
-                _write_whole(path, text)
+                write_whole(path, text)
         except OSError:
             return None
         return path if text else None
@@ -254,7 +293,7 @@ class Store:
     # -- experiments ---------------------------------------------------------------------------------------------
     def write_experiment(self, name: str, content: Mapping[str, Any]) -> None:
         """Write down which cell fills which row of an experiment's table."""
-        _write_whole(self.root / "experiments" / f"{name}.json", canonical_json(content))
+        write_whole(self.root / "experiments" / f"{name}.json", sealed({**content, "name": name}))
 
     def experiments(self, name: str | None = None) -> Iterator[dict[str, Any]]:
         """Every experiment that has been run in this store, by name, or only the one called ``name``."""
@@ -263,7 +302,27 @@ class Store:
             raise unknown("experiment", name, [path.stem for path in found], where=str(self.root))
         for path in found:
             if name in (None, path.stem):
-                yield _read_table(path, ("columns", "rows"), "a file that `run` wrote; delete it and run again")
+                yield self._table(path)
+
+    def table(self, name: str) -> dict[str, Any] | None:
+        """What an earlier run wrote down about an experiment; None if there is nothing, or nothing whole."""
+        path = self.root / "experiments" / f"{name}.json"
+        try:
+            return self._table(path) if path.exists() else None
+        except InputError as error:
+            LOG.warning("%s %s; it is written anew", error.where, error.what)
+            return None
+
+    def _table(self, path: Path) -> dict[str, Any]:
+        try:
+            content, has_digest = read_table(path.read_bytes())
+            self._expect_digest(has_digest)
+            if content.get("name", path.stem) != path.stem:
+                raise ValueError(f"it is the table of '{content['name']}'")
+        except (OSError, ValueError) as error:
+            remedy = "a table that `run` wrote: run the experiment again, which writes it anew"
+            raise InputError(f"is damaged ({error})", where=str(path), expected=remedy) from None
+        return content
 
 
 def _remove_unsigned(place: Path) -> None:
@@ -278,51 +337,6 @@ def _remove_unsigned(place: Path) -> None:
             with suppress(FileExistsError):
                 os.link(aside, place)
         aside.unlink()
-
-
-def is_store(root: Path) -> bool:
-    """Whether ``root`` holds a store; InputError if it can't be read."""
-    try:
-        return (root / "store.json").exists()
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(root), expected="a folder") from None
-
-
-def _read_table(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
-    try:
-        table = msgspec.json.decode(path.read_bytes())
-        if not isinstance(table, dict) or any(key not in table for key in keys):
-            raise ValueError(f"it lacks {' or '.join(keys)}")
-    except (OSError, ValueError, msgspec.DecodeError) as error:
-        raise InputError(f"is damaged ({error})", where=str(path), expected=expected) from None
-    return table
-
-
-def _keep_on_disk(files: Sequence[Path]) -> None:
-    """Flush the files to disk, all at once: one after the other, each would wait for its own write of the journal."""
-
-    def keep(path: Path) -> None:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    with ThreadPoolExecutor(max(len(files), 1)) as threads:
-        for _ in threads.map(keep, files):
-            pass
-
-
-def _write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError:
-        with suppress(OSError):  # on a full disk, the file holds only a part
-            beside.unlink()
-        raise
-
-
-def _unwritable(root: Path, error: OSError) -> InputError:
-    return InputError(f"cannot be written ({error.strerror})", where=str(root), expected="a folder that can be written")
 
 
 def _untouched(path: Path) -> float:

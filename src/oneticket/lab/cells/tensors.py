@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from oneticket.errors import InputError
 from oneticket.identity import canonical_json
 from oneticket.masks import Masks
 
@@ -24,9 +26,10 @@ def save_masks(path: Path, masks: Masks) -> None:
 
 
 def load_masks(path: Path) -> Masks:
-    """The inverse of :func:`save_masks`."""
-    tensors, facts = _load(path)
-    return Masks.unpacked({name: tensors[name] for name in facts["shapes"]}, facts["shapes"])
+    """The inverse of :func:`save_masks`; InputError for a file that is damaged."""
+    with _told(path):
+        tensors, facts = _load(path)
+        return Masks.unpacked({name: tensors[name] for name in facts["shapes"]}, facts["shapes"])
 
 
 def save_state(path: Path, state: Mapping[str, Tensor], masks: Masks | None = None) -> None:
@@ -37,14 +40,18 @@ def save_state(path: Path, state: Mapping[str, Tensor], masks: Masks | None = No
 
 
 def load_state(path: Path, masks: Masks | None = None) -> dict[str, Tensor]:
-    """The inverse of :func:`save_state`, given the same masks; masked entries are zero."""
-    tensors, facts = _load(path)
-    for name in facts["kept_values_of"]:
-        mask = (masks or Masks({}))[name]
-        full = torch.zeros(mask.shape, dtype=tensors[name].dtype)
-        full[mask] = tensors[name]
-        tensors[name] = full
-    return {name: tensors[name] for name in facts["names"]}
+    """The inverse of :func:`save_state`, given the same masks; masked entries are zero.
+
+    InputError for a file that is damaged.
+    """
+    with _told(path):
+        tensors, facts = _load(path)
+        for name in facts["kept_values_of"]:
+            mask = (masks or Masks({}))[name]
+            full = torch.zeros(mask.shape, dtype=tensors[name].dtype)
+            full[mask] = tensors[name]
+            tensors[name] = full
+        return {name: tensors[name] for name in facts["names"]}
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
@@ -58,3 +65,14 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator of its own)
         return tensors, json.loads(file.metadata()["oneticket"])
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes of its readers into one error."""
+    try:
+        yield
+    except Exception as error:  # a cell of an earlier version has no digests, so its bytes can be anything
+        remedy = "`oneticket store verify STORE --repair` moves the cell aside, and a new run computes it again"
+        expected = f"a file as a cell of the store has it: {remedy}"
+        raise InputError(f"is damaged ({error})", where=str(path), expected=expected) from None

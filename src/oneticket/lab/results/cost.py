@@ -99,7 +99,8 @@ def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
     Where an arm was tried with several learning rates, the row belongs to the rate chosen by validation; the trainings
     of its replicate with the other rates belong to its search. Evaluations are not counted, nor the batches that a
     criterion or a control uses before training; operations leave out the heads and decoders that a pre-training
-    discards. Seconds are those of the process that finished a training.
+    discards. Seconds add up over resumptions: what was lost with a killed process is
+    not in them, what its checkpoint kept is.
 
     Parameters
     ----------
@@ -206,7 +207,7 @@ def _networks(store: Store, records: _Records, experiment: str | None) -> Iterat
         for content in store.experiments(experiment)
         for values in content["rows"]
     ]
-    finished = store.finished({row["cell"]: None for row in known})
+    finished = store.present({row["cell"]: None for row in known})
     rows = [
         {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
     ]

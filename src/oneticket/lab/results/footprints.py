@@ -130,7 +130,7 @@ def _beside(
             continue
         description = _description(cell, cells)
         if seeds[0]["arm"] in ARMS or _facts(description).weights == "binary":
-            masks = load_masks(cells.store.folder(cell) / "masks.safetensors")
+            masks = load_masks(cells.store.file(cell, "masks.safetensors"))
             shape = description.network.input
             measured |= {(number, way): net for way, net in ways(stored_network(cell, cells), masks).items()}
     if not measured:

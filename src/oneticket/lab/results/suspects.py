@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from oneticket.lab.cells.store import Store
 
 if TYPE_CHECKING:  # a store without cells of an earlier version is looked through without torch
     from torch import nn
+
+
+MASKS = "masks.safetensors"
 
 
 class Suspects(msgspec.Struct, frozen=True):
@@ -64,7 +68,8 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
     threaded = 0
     networks: dict[str, nn.Module | None] = {}
     for cell, environment in _earlier(store, experiment):
-        description = store.read(cell)["description"]
+        record = store.read(cell)
+        description = record["description"]
         network = description.get("network") or {}
         if not network or network.get("code") is not None or len(network["input"]) != 3:
             continue  # the user's own networks were always trained in plain layout
@@ -72,7 +77,8 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
         if key not in networks:
             networks[key] = _built(network)
         model = networks[key]
-        if model is not None and _met_fault(model, description, store.folder(cell)):
+        masks = partial(store.file, cell, MASKS) if _has_masks(store.folder(cell), record) else None
+        if model is not None and _met_fault(model, description, masks):
             found[cell] = network["name"]
             threaded += environment.get("threads", 1) > 1
     if not found:
@@ -96,6 +102,12 @@ def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[s
                 yield cell, environment
 
 
+def _has_masks(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a cell was finished with masks: a training that diverged leaves none."""
+    files = record.get("files")
+    return (folder / MASKS).exists() if files is None else MASKS in files
+
+
 def _built(network: Mapping[str, Any]) -> nn.Module | None:
     """The network of a description; None if this version no longer has the model."""
     from oneticket.models import ModelSpec, build
@@ -107,7 +119,7 @@ def _built(network: Mapping[str, Any]) -> nn.Module | None:
         return None
 
 
-def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -> bool:
+def _met_fault(model: nn.Module, description: Mapping[str, Any], masks_file: Callable[[], Path] | None) -> bool:
     """Whether the network, as it was trained, had a layer computed by the faulty kernel.
 
     A masked network was trained without its dead channels, so with fewer channels than its description says.
@@ -117,8 +129,7 @@ def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -
     if any(meets_fault(layer) for layer in model.modules()):
         return True
     strided = dict(_strided(model))
-    file = folder / "masks.safetensors"
-    if not strided or not file.exists() or _has_companion(description["start"]):
+    if not strided or masks_file is None or _has_companion(description["start"]):
         return False
 
     import torch
@@ -127,7 +138,7 @@ def _met_fault(model: nn.Module, description: Mapping[str, Any], folder: Path) -
     from oneticket.lab.cells.tensors import load_masks
     from oneticket.training.compact.channels import shrink
 
-    masks = load_masks(file)
+    masks = load_masks(masks_file())
     read = [int(masks[name].any(0).sum()) if name in masks else width for name, width in strided.items()]
     if min(read) >= NARROW and _is_normalised(model):
         return False  # after normalisation, a channel is dead only if no layer reads it, which is slow to find out

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,49 @@ FORMATS = ("table", "csv", "json", "parquet")
 TidyRow = dict[str, Any]
 
 
-def remember(plan: Plan, store: Store, origin: Origin | None = None) -> None:
-    """Write the plan into the store: which cell fills which row, all cells, and the inputs of the plan."""
+def remember(plan: Plan, store: Store, origin: Origin | None = None, file: Path | None = None) -> None:
+    """Write the plan into the store: which cell fills which row, all cells, and the inputs of the plan.
+
+    Parameters
+    ----------
+    plan, store : the plan and the store.
+    origin : the inputs of the plan, by which a finished experiment is recognised.
+    file : the experiment file.
+
+    Raises
+    ------
+    InputError : the store has the table of another file that gives its experiment the same name.
+    """
     names = [field.name for field in msgspec.structs.fields(plan.rows[0])]
     rows = [[getattr(row, name) for name in names] for row in plan.rows]
-    content = {"columns": names, "rows": rows, "cells": list(plan.cells), "origin": msgspec.to_builtins(origin)}
+    content: dict[str, Any] = {"columns": names, "rows": rows, "cells": list(plan.cells)}
+    content |= {"origin": msgspec.to_builtins(origin), "file": str(file.resolve()) if file is not None else None}
+    _refuse_to_overwrite(store, plan.experiment, content)
     store.write_experiment(plan.experiment, content)
+
+
+def _refuse_to_overwrite(store: Store, name: str, content: Mapping[str, Any]) -> None:
+    """Refuse to replace the table of another file; that of the same file, edited or moved, is replaced."""
+    known = store.table(name)
+    ours, theirs = content["file"], known.get("file") if known else None
+    if known is None or ours is None or theirs is None or ours == theirs:
+        return
+    if known["rows"] == json.loads(json.dumps(content["rows"])) or not _names(Path(theirs), name):
+        return
+    if not Path(theirs).samefile(ours):
+        raise InputError(
+            f"the store has the table of another experiment called '{name}', that of {theirs}",
+            where=ours,
+            expected="another name in one of the two files, or another store (--store)",
+        )
+
+
+def _names(file: Path, name: str) -> bool:
+    """Whether ``file`` is there and holds an experiment of this name."""
+    try:
+        return bool(tomllib.loads(file.read_text(encoding="utf-8"))["name"] == name)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
@@ -61,7 +99,7 @@ def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
     known: list[dict[str, Any]] = []
     for content in store.experiments(experiment):
         known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
-    figures = {cell: store.figures(cell) for cell in store.finished({row["cell"]: None for row in known})}
+    figures = {cell: store.figures(cell) for cell in store.present({row["cell"]: None for row in known})}
     rows = [figures[row["cell"]] | row for row in known if row["cell"] in figures]
     return [{column: row.get(column) for column in COLUMNS} for row in best_rates(rows)]
 

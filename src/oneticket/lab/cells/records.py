@@ -1,0 +1,78 @@
+"""Records: the JSON files of a store; each carries the SHA-256 of its own content under ``sha256``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from oneticket.identity import canonical_json, digest, digest_of_text
+
+SEAL = "sha256"
+_MARK, _END = b',"sha256":"', b'"}\n'
+_DIGITS = 64
+_TAIL = len(_MARK) + _DIGITS + len(_END)
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """The text of a record: ``content`` as canonical JSON, and last in it the digest of the rest."""
+    text = canonical_json(content)
+    return f'{text[:-1]},"{SEAL}":"{digest_of_text(text)}"}}\n'
+
+
+def check_seal(data: bytes) -> bool:
+    """Check that a record agrees with its digest; False for one that has none, as those of earlier versions.
+
+    Raises ValueError for a record that is damaged.
+    """
+    # As `sealed` writes it, the rest is canonical JSON without being decoded: a table reads thousands of records.
+    if data[-_TAIL : -_TAIL + len(_MARK)] == _MARK and data.endswith(_END):
+        found = hashlib.sha256(data[:-_TAIL])
+        found.update(b"}")
+        if found.hexdigest().encode() == data[-_DIGITS - len(_END) : -len(_END)]:
+            return True
+    content = _content(data)
+    if SEAL not in content:
+        return False
+    seal = content.pop(SEAL)
+    if digest(content) != seal:
+        raise ValueError("its content does not agree with its digest")
+    return True
+
+
+def read_sealed(data: bytes) -> tuple[dict[str, Any], bool]:
+    """The content of a record without its digest, and whether it had one; ValueError for a damaged one."""
+    had = check_seal(data)
+    content = _content(data)
+    content.pop(SEAL, None)
+    return content, had
+
+
+def read_table(data: bytes) -> tuple[dict[str, Any], bool]:
+    """The content of a table, and whether it has a digest; ValueError for a damaged one."""
+    content, has_digest = read_sealed(data)
+    columns, rows = content.get("columns"), content.get("rows")
+    if not isinstance(columns, list) or not isinstance(rows, list) or not isinstance(content.get("cells", []), list):
+        raise ValueError("it lacks columns or rows")
+    if any(not isinstance(row, list) or len(row) != len(columns) for row in rows):
+        raise ValueError("its rows do not have its columns")
+    return content, has_digest
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the bytes of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+        canonical_json(content).encode()  # refuses NaN and broken Unicode, which no record has
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a table")
+    return content
