@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from oneticket.data import DataRef, DataSpec, default_cache, open_data, reference, resolve
-from oneticket.data.cache import Decoded, Part, _written, fingerprint, keep
+from oneticket.data.cache import Decoded, Part, _written, fingerprint, keep, remember
 from oneticket.errors import InputError
 
 
@@ -192,3 +192,86 @@ def test_a_cache_that_cannot_be_written(animals: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"the cache cannot be written"):
         resolve({"x": DataSpec(path="animals")}, "x", folder=tmp_path, cache=tmp_path / "file" / "cache")
+
+
+# -- damage -------------------------------------------------------------------------------------------------------
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def shorten(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+DAMAGES = (flip, shorten, lambda file: file.write_bytes(b""), os.unlink, lambda file: file.write_bytes(b"\0" * 64))
+
+
+NAMES = ("meta.json", "train-images.npy", "test-images.npy", "train-labels.npy")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("name", "resized"), [*((name, False) for name in NAMES), *((name, True) for name in NAMES[:3])]
+)
+def test_damaged_data_is_dropped_with_one_line_and_made_anew(
+    ref_of: Callable[..., DataRef], cache: Path, decodings: list[str], caplog: pytest.LogCaptureFixture, name: str,
+    resized: bool, damage: Callable[[Path], object],
+) -> None:  # fmt: skip
+    keys: dict[str, Any] = {"size": 8} if resized else {}
+    ref = ref_of(x=derived(**keys))
+    before = open_data(ref, cache=cache).train
+    images, labels = before.gather(), before.labels.clone()
+    del before  # its images are those of the file
+    homes = {file.parent for file in cache.glob(f"data/*/{name}")}
+    (home,) = (home for home in homes if (home.name != ref.fingerprint) == resized)
+    damage(home / name)
+    assert ref_of(x=derived(**keys)) == ref
+    again = open_data(ref, cache=cache).train
+    assert torch.equal(again.gather(), images)
+    assert torch.equal(again.labels, labels)
+    assert len(decodings) == (1 if resized else 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{home} is damaged or of an earlier version; it is dropped and made anew"
+    ]
+
+
+def test_data_is_compared_once_and_again_when_its_files_change(
+    ref_of: Callable[..., DataRef], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = ref_of(x=derived())
+    compared: list[str] = []
+    real = fingerprint
+    monkeypatch.setattr("oneticket.data.cache.fingerprint", lambda data: (compared.append("x"), real(data))[1])
+    for _ in range(3):
+        open_data(ref, cache=cache)
+    assert not compared, "it was when it was resolved"
+    file = cache / "data" / ref.fingerprint / "train-labels.npy"
+    file.write_bytes(file.read_bytes())
+    for _ in range(3):
+        open_data(ref, cache=cache)
+    assert len(compared) == 1
+
+
+@pytest.mark.parametrize("text", ["", "0" * 64, "0" * 64 + " " + "1" * 64, "\x00", "long" * 999, "é" * 40])
+def test_a_memo_that_is_damaged_or_of_an_earlier_version_is_written_anew(
+    ref_of: Callable[..., DataRef], cache: Path, decodings: list[str], caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    ref = ref_of(x=derived())
+    (memo,) = (cache / "data" / "memo").iterdir()
+    whole = memo.read_bytes()
+    memo.write_text(text)
+    assert ref_of(x=derived()) == ref
+    assert len(decodings) == 2
+    assert memo.read_bytes() == whole
+    assert len(caplog.records) == (len(text) != 64)
+
+
+def test_the_memo_of_other_files_is_not_believed(ref_of: Callable[..., DataRef], cache: Path) -> None:
+    ref = ref_of(x=derived())
+    (memo,) = (cache / "data" / "memo").iterdir()
+    other = Decoded(("a",), *(Part(torch.zeros(9, 1, 6, 6, dtype=torch.uint8), torch.zeros(9).long()) for _ in "ab"))
+    remember(cache, "0" * 64, keep(cache, other))
+    memo.write_bytes((memo.parent / ("0" * 64)).read_bytes())
+    assert ref_of(x=derived()) == ref

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,9 @@ def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "training.pt").load() is None
 
 
-def test_a_file_that_is_no_checkpoint_is_refused_aloud(network: MakeNetwork, data: Data, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_dropped_aloud_and_never_executed(
+    network: MakeNetwork, data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Starting afresh without a word would hide that the work is lost; unpickling objects would run foreign code."""
 
     class Foreign:
@@ -197,13 +198,16 @@ def test_a_file_that_is_no_checkpoint_is_refused_aloud(network: MakeNetwork, dat
 
     path = tmp_path / "training.pt"
     for content in ("object", "damage"):
+        caplog.clear()
         if content == "object":
             torch.save({"step": 1, "model": Foreign()}, path)
         else:
             Checkpoint(path).save({"step": 1, "model": {"w": torch.ones(100)}})
             path.write_bytes(path.read_bytes()[:-200])
-        with pytest.raises((pickle.UnpicklingError, RuntimeError)):
-            train(network(), data, Recipe.sgd(epochs=1), runtime=Runtime(checkpoint=Checkpoint(path)))
+        result = train(network(), data, Recipe.sgd(epochs=1), runtime=Runtime(checkpoint=Checkpoint(path)))
+        assert result.resumed_at == 0
+        assert [record.getMessage().count("training.pt is damaged") for record in caplog.records] == [1]
+        assert not path.exists()
     assert not (tmp_path / "executed").exists()
 
 
@@ -262,3 +266,19 @@ def test_memory_from_a_file_lies_in_memory_as_the_weights_do(name: str, images: 
     load_optimizer_tensors(model, optimizer, from_file)
     for quantity, value in optimizer.state[model.wide.weight].items():
         assert value.dim() == 0 or value.stride() == model.wide.weight.stride(), quantity
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda _: b"", lambda data: data + b"\0", lambda data: b"\0" * len(data)]
+)
+def test_a_damaged_checkpoint_is_dropped_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "training.pt")
+    checkpoint.save({"epoch": 3})
+    assert checkpoint.load() == {"epoch": 3}
+    checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
+    assert checkpoint.load() is None
+    assert not checkpoint.path.exists()
+    (record,) = caplog.records
+    assert "is dropped, and the training starts anew" in record.getMessage()

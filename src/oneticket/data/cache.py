@@ -142,6 +142,8 @@ def remembered(cache: Path, key: str) -> str | None:
     if text != _memo(key, name):
         if len(text) != 64:  # as earlier versions noted it, without a digest
             _say_damaged(memo)
+        with suppress(OSError):
+            memo.unlink()
         return None
     return name if kept(cache, name) is not None else None
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
 import os
 import time
 from pathlib import Path
@@ -12,11 +15,16 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError
 
+LOG = logging.getLogger("oneticket.checkpoint")
+_DIGEST = hashlib.sha256().digest_size
+_END, _END_SIZE = b"PK\5\6", 22  # of a zip archive, which is what torch writes
+
 
 class Checkpoint:
     """One file that holds the whole state of a running training.
 
-    It is written beside and renamed, so that it is complete or missing, and at most every ``every`` seconds.
+    It is written beside and renamed, so that it is complete or missing, and at most every ``every`` seconds. Its last
+    32 bytes are the SHA-256 of the others.
     """
 
     def __init__(self, path: Path, *, every: float = 20.0) -> None:
@@ -31,19 +39,41 @@ class Checkpoint:
         """Write ``state`` (tensors, numbers, strings, and lists and dicts of them)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".writing")
+        content = io.BytesIO()
+        torch.save(state, content)
         with beside.open("wb") as file:
-            torch.save(state, file)
+            file.write(content.getbuffer())
+            file.write(hashlib.sha256(content.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())  # otherwise a power cut may keep the rename, but lose the content
         os.replace(beside, self.path)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last, or None; only tensors and plain values are unpickled."""
-        if not self.path.exists():
+        """The state that was saved last; None if there is none, or if it is damaged: then it is dropped, with one line.
+
+        Only tensors and plain values are unpickled.
+        """
+        try:
+            data = memoryview(self.path.read_bytes())
+        except FileNotFoundError:
             return None
-        state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+        content = data[:-_DIGEST]
+        if hashlib.sha256(content).digest() != data[-_DIGEST:]:
+            content = data  # of an earlier version, which wrote no digest, or damaged
+        try:
+            if content is data and bytes(data[-_END_SIZE:][: len(_END)]) != _END:
+                raise ValueError("it does not agree with its digest")
+            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        except Exception as error:  # what torch makes of damaged files is not documented
+            self.drop(f"is damaged ({str(error).splitlines()[0]})")
+            return None
         return state
+
+    def drop(self, why: str) -> None:
+        """Drop the file, and say why; the training starts anew."""
+        LOG.warning("%s %s; it is dropped, and the training starts anew", self.path, why)
+        self.path.unlink(missing_ok=True)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import msgspec
@@ -21,7 +22,7 @@ from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.description import ArmStart, Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
-from oneticket.lab.cells.run import run_cell
+from oneticket.lab.cells.run import CellCheckpoint, Clock, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
@@ -757,6 +758,40 @@ def test_a_killed_cell_goes_on_to_the_same_bytes(world: World, normalised: World
         assert resumed["cost"][key] == expected["cost"][key]
     for name, content in files(whole).items():
         assert files(parts)[name] == content, name
+
+
+def test_seconds_add_up_over_resumptions(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by one second whenever it is looked at: at the begin, at each checkpoint, at the end."""
+    seconds = iter(range(100))
+    monkeypatch.setattr(oneticket.lab.cells.run, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    cell = next(c for c in world.plan.cells.values() if isinstance(c.start, Initial))
+    workplace = world.lab.workplace(world.store, checkpoint_every=0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = run_cell(cell, workplace, whole)["cost"]["seconds"]
+
+    def kill(_: EpochRecord) -> None:
+        raise Killed
+
+    for _ in range(1, cell.recipe.epochs):
+        with pytest.raises(Killed):
+            run_cell(cell, workplace, parts, kill)
+    assert run_cell(cell, workplace, parts)["cost"]["seconds"] == expected == cell.recipe.epochs
+
+
+def test_the_checkpoint_of_another_cell_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def checkpoint(cell: str, part: str = "training") -> CellCheckpoint:
+        return CellCheckpoint(tmp_path / f"{part}.pt", every=0, cell=cell, clock=Clock())
+
+    checkpoint("a").save({"epoch": 3})
+    assert checkpoint("a").load() == {"epoch": 3}
+    assert checkpoint("b").load() is None
+    assert "is the checkpoint of another training" in caplog.text
+    assert checkpoint("a").load() is None
+    checkpoint("a").save({"epoch": 3})
+    (tmp_path / "training.pt").rename(tmp_path / "head.pt")
+    assert checkpoint("a", "head").load() is None
 
 
 def test_a_whole_plan_computed_twice_gives_the_same_bytes(lab: Any) -> None:

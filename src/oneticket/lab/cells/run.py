@@ -68,7 +68,7 @@ def compared_data(cells: Iterable[Description], cache: Path) -> tuple[State, ...
     return tuple(compared())
 
 
-class _Clock:
+class Clock:
     """The seconds that a cell took, those before its process was killed included, as far as its checkpoints tell."""
 
     def __init__(self) -> None:
@@ -82,20 +82,26 @@ class _Clock:
         self._earlier = max(self._earlier, seconds)
 
 
-class _TimedCheckpoint(Checkpoint):
-    """A checkpoint that also tells how long the cell had taken when it was written."""
+class CellCheckpoint(Checkpoint):
+    """The checkpoint of a part of a cell, which says of which, and how long the cell had taken when it was written."""
 
-    def __init__(self, path: Path, *, every: float, clock: _Clock) -> None:
+    def __init__(self, path: Path, *, every: float, cell: str, clock: Clock) -> None:
         super().__init__(path, every=every)
-        self._clock = clock
+        self._owner, self._clock = f"{cell}/{path.stem}", clock
 
     def save(self, state: dict[str, Any]) -> None:
-        super().save({**state, "seconds": self._clock.seconds()})
+        """Write ``state``, with owner and time."""
+        super().save({**state, "of": self._owner, "seconds": self._clock.seconds()})
 
     def load(self) -> dict[str, Any] | None:
+        """The state that was saved last; None if there is none, or if it is damaged or another cell's."""
         state = super().load()
-        if state is not None:
-            self._clock.resumed(state.pop("seconds", 0.0))
+        if state is None:
+            return None
+        if state.pop("of", None) != self._owner:
+            self.drop("is the checkpoint of another training")
+            return None
+        self._clock.resumed(state.pop("seconds"))
         return state
 
 
@@ -117,7 +123,7 @@ def run_cell(
 
     Continues from the checkpoint in ``working`` if there is one. Divergence is a valid outcome, not an error.
     """
-    clock = _Clock()
+    clock = Clock()
     trust(workplace.compared)
     parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
     inherited = inherited_divergence(cell, parents.store)
@@ -149,7 +155,7 @@ def _compute(
     parents: ParentCells,
     workplace: Workplace,
     working: Path,
-    clock: _Clock,
+    clock: Clock,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
@@ -161,7 +167,7 @@ def _compute(
 
     def checkpoint(part: str) -> Checkpoint:
         path = working / "checkpoint" / f"{part}.pt"
-        return _TimedCheckpoint(path, every=workplace.checkpoint_every, clock=clock)
+        return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock)
 
     begun = assemble(cell, parents)
     model = begun.model
