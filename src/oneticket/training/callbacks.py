@@ -83,16 +83,21 @@ class CallbackList:
     """Calls, at each moment, only those callbacks that override its method.
 
     Callbacks that modify come first, in their order (in ``after_backward`` in reverse: the last replacement is undone
-    first), then ``built_in`` ones, then those that only observe.
+    first), then ``built_in`` ones, then those that only observe: first those with a memory, then ``saving``, which
+    writes all memories as they are after the same step, then those without.
 
     Raises InputError for a callback with ``modifies = False`` that adds to the loss or swaps weights.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = (), saving: Sequence[Callback] = ()
+    ) -> None:
         self._own = [_checked(in_present_form(callback)) for callback in callbacks]
         self._acting = [callback for callback in self._own if callback.modifies]
         self._remembering = [callback for callback in self._own if _does(callback, "state_dict")]
-        self._looking = [*built_in, *(callback for callback in self._own if not callback.modifies)]
+        observers = [callback for callback in self._own if not callback.modifies]
+        before = [callback for callback in observers if callback in self._remembering]
+        self._looking = [*built_in, *before, *saving, *(callback for callback in observers if callback not in before)]
         for callback in self._looking:
             for word in ("penalty", "evaluation_weights"):
                 if _does(callback, word):

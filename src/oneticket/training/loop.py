@@ -75,7 +75,7 @@ def train(
     began = time.perf_counter()
     data = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=runtime.device)
     times = Timetable.of(recipe, data.steps_per_epoch, start, snapshots)
-    hooks = CallbackList([*start.callbacks, *callbacks], observing(data, validation, recipe, runtime))
+    hooks = CallbackList([*start.callbacks, *callbacks], *observing(data, validation, recipe, runtime))
     streams = Streams(seed)
     state = TrainState(model, masks, recipe, data, times, start, runtime, loss=loss, callbacks=hooks, streams=streams)
     with state.active():
@@ -86,6 +86,7 @@ def train(
                 state.network.train()
                 batches = data.epoch(streams.generator("data-order", epoch), streams.generator("augmentation", epoch))
                 with seeded(streams.seed("noise", epoch)):
+                    state.resume_noise()
                     for inputs, targets in islice(batches, done, None):
                         train_step(state, hooks, inputs, targets, clip_norm=recipe.clip_norm)
                 with hooks.evaluation_weights():

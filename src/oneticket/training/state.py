@@ -52,6 +52,7 @@ class TrainState:
     loss, lr, batch : mean loss (a scalar on the device), learning rate and number of samples of the step.
     history, snapshots, work : as in :class:`oneticket.training.Training`, up to now.
     validated : accuracy and loss on the validation split at the end of this epoch; None without one.
+    within_epoch : what a checkpoint within an epoch holds besides: the losses so far, and the state of the noise.
     times, samples, names : timetable; samples in an epoch; names of the masked parameters.
     """
 
@@ -103,6 +104,7 @@ class TrainState:
         self.snapshots: dict[str, Snapshot] = {}
         self.work: dict[tuple[int, ...], int] = {}
         self.validated: tuple[float | None, float | None] = (None, None)
+        self.within_epoch: dict[str, Any] = {}
 
     # -- for callbacks ---------------------------------------------------------------------------------------------
     @property
@@ -201,7 +203,17 @@ class TrainState:
         saved = self._runtime.checkpoint.load() if self._runtime.checkpoint else None
         if saved is not None:
             self.load_state_dict(saved)
+            self.within_epoch = saved.get("within_epoch", {})
         return saved
+
+    def resume_noise(self) -> None:
+        """Set torch's global generators to where a checkpoint within this epoch found them."""
+        if self.within_epoch:
+            states = self.within_epoch["noise"]
+            torch.set_rng_state(states[0])
+            for device, state in enumerate(states[1 : 1 + torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state, device)
+            self.within_epoch = {}
 
     def _load_optimizer(self, memory: Mapping[str, Tensor]) -> None:
         load_optimizer_tensors(self.network, self.optimizer, self._compact.to_compact(memory))
