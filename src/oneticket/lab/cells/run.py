@@ -42,6 +42,31 @@ from oneticket.training import (
 from oneticket.training.kernels import Kernels
 
 
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a worker may be without progress, a step of a training, before it counts as stalled.
+
+    Parameters
+    ----------
+    seconds : at least so long.
+    steps : and at least as long as so many of its slowest steps: where memory is swapped, steps are slow.
+    """
+
+    seconds: float = 600.0
+    steps: float = 20.0
+
+    def limit(self, slowest: float) -> float:
+        """Seconds without progress after which a worker has stalled whose slowest step took ``slowest`` seconds."""
+        return max(self.seconds, self.steps * slowest)
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls to whoever watches the computation of a cell: after each epoch, after each step, before each checkpoint."""
+
+    on_epoch: Callable[[EpochRecord], None] | None = None
+    on_step: Callable[[], None] | None = None
+    before_save: Callable[[], None] | None = None
+
+
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that a worker needs besides the description; none changes a result beyond rounding.
 
@@ -50,6 +75,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     store, cache, folder : paths of the store, of the data cache, and of the folder of the experiment file.
     runtime : how its trainings are computed; each cell has its own checkpoint.
     checkpoint_every : seconds between two checkpoints.
+    patience : how long a worker may be without progress.
     compared : cached data that the run has compared with its fingerprint, so that its workers need not.
     """
 
@@ -58,6 +84,7 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     runtime: Runtime = Runtime(layout="channels-last", threads=1)
     checkpoint_every: float = 20.0
+    patience: Patience = Patience()
     compared: tuple[State, ...] = ()
 
 
@@ -85,12 +112,14 @@ class Clock:
 class CellCheckpoint(Checkpoint):
     """The checkpoint of a part of a cell, which says of which, and how long the cell had taken when it was written."""
 
-    def __init__(self, path: Path, *, every: float, cell: str, clock: Clock) -> None:
-        super().__init__(path, every=every)
-        self._owner, self._clock = f"{cell}/{path.stem}", clock
+    def __init__(self, path: Path, *, every: float, cell: str, clock: Clock, watch: Watch = Watch()) -> None:
+        super().__init__(path, every=every, on_step=watch.on_step)
+        self._owner, self._clock, self._watch = f"{cell}/{path.stem}", clock, watch
 
     def save(self, state: dict[str, Any]) -> None:
         """Write ``state``, with owner and time."""
+        if self._watch.before_save is not None:
+            self._watch.before_save()
         super().save({**state, "of": self._owner, "seconds": self._clock.seconds()})
 
     def load(self) -> dict[str, Any] | None:
@@ -116,9 +145,7 @@ class _Made(msgspec.Struct, frozen=True):
     kernels: Kernels
 
 
-def run_cell(
-    cell: Description, workplace: Workplace, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
-) -> dict[str, Any]:
+def run_cell(cell: Description, workplace: Workplace, working: Path, watch: Watch = Watch()) -> dict[str, Any]:
     """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
 
     Continues from the checkpoint in ``working`` if there is one. Divergence is a valid outcome, not an error.
@@ -128,7 +155,7 @@ def run_cell(
     parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
     inherited = inherited_divergence(cell, parents.store)
     made = (
-        _compute(cell, parents, workplace, working, clock, on_epoch)
+        _compute(cell, parents, workplace, working, clock, watch)
         if inherited is None
         else _nothing(cell, parents, workplace, inherited)
     )
@@ -156,7 +183,7 @@ def _compute(
     workplace: Workplace,
     working: Path,
     clock: Clock,
-    on_epoch: Callable[[EpochRecord], None] | None,
+    watch: Watch,
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
     splits = parents.splits(cell)
@@ -167,7 +194,7 @@ def _compute(
 
     def checkpoint(part: str) -> Checkpoint:
         path = working / "checkpoint" / f"{part}.pt"
-        return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock)
+        return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock, watch=watch)
 
     begun = assemble(cell, parents)
     model = begun.model
@@ -180,7 +207,7 @@ def _compute(
             training = PRETRAININGS[cell.start.task](
                 PretrainingTask(
                     model, cell.network.head, train_set, cell.recipe, cell.seed, runtime=runtime,
-                    checkpoint=checkpoint, on_epoch=on_epoch,
+                    checkpoint=checkpoint, on_epoch=watch.on_epoch,
                 )
             )  # fmt: skip
         else:
@@ -192,7 +219,7 @@ def _compute(
                 start=begun.start,
                 validation=batches(splits.validation, 512) if len(splits.validation) else None,
                 snapshots=cell.snapshots,
-                callbacks=[OnEpoch(on_epoch)] if on_epoch else (),
+                callbacks=[OnEpoch(watch.on_epoch)] if watch.on_epoch else (),
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )
