@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from oneticket.cli.bench_command import bench
+from oneticket.cli.code_options import trust
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.text import harmless
@@ -46,7 +47,7 @@ def group() -> None:
     """Find a winning ticket once; use it everywhere; know whether it really won."""
 
 
-for _command in (demo, plan, run, results, report, find, transfer, ticket, bench, list_everything, doctor):
+for _command in (demo, plan, run, results, report, find, transfer, ticket, trust, bench, list_everything, doctor):
     group.add_command(_command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -35,10 +36,21 @@ class ResolvedExperiment:
     experiment : the experiment.
     folder : the folder to which paths in it are relative.
     cache : the folder into which data is decoded on first use.
+    code : the folder whose Python files may be imported; ``folder`` when None.
+    packages : the installed packages that may be imported.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        cache: Path,
+        *,
+        code: Path | None = None,
+        packages: Collection[str] = (),
+    ) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
+        self._code = {"folder": code or folder, "packages": packages}
         self._searches: dict[str, Search] = {}
         self._ladders: dict[Search, Ladder] = {}
         self._refs: dict[str, DataRef] = {}
@@ -78,7 +90,7 @@ class ResolvedExperiment:
             classes = len(train.classes)
             search = self.experiment.search
             try:
-                model = build(spec, input_shape=train.shape, classes=classes, seed=0, folder=self.folder)
+                model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
                 raise error.at("model") from None
             head = self.experiment.head
@@ -94,8 +106,8 @@ class ResolvedExperiment:
                 raise error.at("search.prunable") from None
             network = Network(
                 name=spec.name,
-                options=complete(spec, folder=self.folder).options,
-                code=code_digest(spec, folder=self.folder),
+                options=complete(spec, **self._code).options,
+                code=code_digest(spec, **self._code),
                 input=train.shape,
                 classes=classes,
                 head=head,

@@ -47,7 +47,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A whole experiment. ``seeds`` is a number of replicates (0, 1, …) or a list of them.
 
     ``model`` is one model or a list of them, each a name or a table of name and options; ``head`` names the classifier
-    if it can't be found in the model.
+    if it can't be found in the model. ``code`` lists Python files, relative to the file, that register what it names.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     search: Search = Search()
     arm: dict[str, Arm] = {}
     head: str | None = None
+    code: tuple[str, ...] = ()
 
     @property
     def models(self) -> list[ModelSpec]:
