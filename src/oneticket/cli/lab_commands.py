@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,12 +142,6 @@ def _run(
         return _told(known.experiment, known.store, done, {}, as_json=as_json)
 
     named = allowed_code(file, raw, code)
-    from oneticket.lab.execution.forkserver import start_server
-
-    if engine_name == "local":
-        with suppress(OSError, EOFError):  # loads while this process loads; a failure is reported when a cell needs it
-            start_server()
-
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
     from oneticket.lab.cells.run import Workplace

@@ -26,6 +26,9 @@ MODELS: Registry[Factory, NoFacts] = Registry("model", NoFacts)
 
 model = MODELS.register
 
+MOST_PARAMETERS, USUAL = 10**9, 4
+"""Maximum of parameters of a built-in network, and the width up to which none of them comes near it."""
+
 _GIVEN = ("input_shape", "classes")
 
 
@@ -147,6 +150,20 @@ def _completed(spec: ModelSpec, factory: Factory) -> ModelSpec:
     return ModelSpec(name=spec.name, options=options)
 
 
+def check_size(spec: ModelSpec, *, input_shape: Shape, classes: int) -> None:
+    """Raise InputError for a built-in network of more than :data:`MOST_PARAMETERS`, before memory is taken for it."""
+    # A factory of a user's own need not work on the device that has no memory, and torch loads for seconds to have one.
+    usual = all(not isinstance(value, int | float) or value <= USUAL for value in spec.options.values())
+    if usual or spec.name not in MODELS or not MODELS.entry(spec.name).module.startswith("oneticket."):
+        return
+    with _located(spec), torch.device("meta"), seeded(0):
+        factory = find_factory(spec.name)
+        network = _call(factory, _completed(spec, factory).options | _given(factory, input_shape, classes))
+        count = sum(parameter.numel() for parameter in network.parameters())
+        if count > MOST_PARAMETERS:
+            raise InputError(f"it has {count:.2g} parameters", expected=f"at most {MOST_PARAMETERS:.2g}")
+
+
 def _check_keys(options: Mapping[str, Any], own: Mapping[str, inspect.Parameter], *, any_key: bool) -> None:
     """Raise InputError for an option that the factory does not take, and for one that is missing."""
     for key in options:
@@ -184,11 +201,11 @@ def _located(spec: ModelSpec) -> Iterator[None]:
 
 
 def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
-    try:
+    with suppress(Exception):  # annotations that only the type checker can resolve
         return inspect.signature(factory, eval_str=True).parameters
-    except NameError:  # annotations that only the type checker can resolve
+    try:
         return inspect.signature(factory).parameters
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError("its parameters cannot be read", expected="a function written in Python") from error
 
 
@@ -238,7 +255,8 @@ def _call(factory: Factory, arguments: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise InputError(f"cannot be built with {shown}: {type(error).__name__}: {error}") from error
+        reason = str(error).partition("\n")[0]  # torch adds its C++ stack
+        raise InputError(f"cannot be built with {shown}: {type(error).__name__}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"its factory returned a {type(network).__name__}", expected="a torch.nn.Module")
     return network

@@ -91,8 +91,8 @@ def import_module(name: str, folder: Path | None, packages: Collection[str]) -> 
                 f"module '{module}' has changed since this process imported it", expected="a new Python process"
             )
     finder = _Finder(sources)
-    if finder not in sys.meta_path:
-        sys.meta_path.insert(0, finder)  # it stays: functions may import their neighbours when they are called
+    # It stays there, because functions may import their neighbours when they are called.
+    sys.meta_path[:] = [finder, *(other for other in sys.meta_path if other != finder)]
     return _imported(name, sources)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import io
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from oneticket.errors import InputError
@@ -193,13 +193,11 @@ def _refuse_namesake(module: str, path: Path) -> None:
     """Raise InputError if another file has the name: which of the two is imported would depend on who asks first."""
     if "." in module:
         return
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return
-    if found is not None and found.origin and Path(found.origin).resolve() != path.resolve():
-        loaded = "is already imported" if module in sys.modules else "is installed"
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    installed = None if loaded else PathFinder.find_spec(module)
+    found = loaded or (installed.origin if installed else None)
+    if found and Path(found).resolve() != path.resolve():
         raise InputError(
-            f"'{module}' is {path}, but {found.origin} {loaded} under that name",
+            f"'{module}' is {path}, but {found} is {'already imported' if loaded else 'installed'} under that name",
             expected="a module name that is not in use",
         )

@@ -15,7 +15,7 @@ from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build, code_digest, complete
+from oneticket.models import ModelSpec, build, check_size, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
@@ -90,6 +90,7 @@ class ResolvedExperiment:
             classes = len(train.classes)
             search = self.experiment.search
             try:
+                check_size(spec, input_shape=train.shape, classes=classes)
                 model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
                 raise error.at("model") from None
