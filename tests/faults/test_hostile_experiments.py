@@ -1,6 +1,6 @@
 """Experiment files from a stranger: exit code 2, one clear message, and nothing happens.
 
-No process is started, no file is written but in the cache and the store, and no file takes 5 s or 1 GB. Each is given to
+No process is started, no file is written but in the cache and the store, and none takes 5 s or 1 GB. Each is given to
 `plan` and to `run` in a process forked from this one, in which Python reports every process, connection and file.
 """
 
@@ -10,8 +10,9 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -68,7 +69,7 @@ class Hostile(NamedTuple):
 
     text: str
     said: str
-    beside: dict[str, str] = {}
+    beside: Mapping[str, str] = MappingProxyType({})
     options: tuple[str, ...] = ()
     prepare: Callable[[Path], object] = lambda folder: None
 
@@ -94,9 +95,7 @@ CODE: dict[str, Hostile] = {
     "the model of an arm": Hostile(text(arm='model = "os:popen"'), "arm.own-arm.model: there is no module 'os'"),
     "a part of oneticket": Hostile(text('"oneticket.cli:main"'), f"'oneticket.cli' {ALLOWED}"),
     "a library": Hostile(text('"torch.utils.cpp_extension:load"'), f"'torch.utils.cpp_extension' {ALLOWED}"),
-    "a library, named": Hostile(
-        text('"click:echo"'), "is defined elsewhere", options=("--trust-package", "click")
-    ),
+    "a library, named": Hostile(text('"click:echo"'), "is defined elsewhere", options=("--trust-package", "click")),
     "the standard library, named": Hostile(
         text('"subprocess:getoutput"'), "belongs to Python itself", options=("--trust-package", "subprocess")
     ),
@@ -113,23 +112,31 @@ CODE: dict[str, Hostile] = {
     "code that is missing": Hostile(text(top='code = ["mine.py"]'), "code[0]: there is no module 'mine'"),
     "code of another type": Hostile(text(top="code = [1]"), "code[0]: this is a whole number"),
     "a class that starts processes": Hostile(
-        text('{ name = "mine:Popen", options = { args = "touch touched" } }'), "is a type",
-        {"mine.py": "from subprocess import Popen\n"}, TRUST,
+        text('{ name = "mine:Popen", options = { args = "touch touched" } }'),
+        "is a type",
+        {"mine.py": "from subprocess import Popen\n"},
+        TRUST,
     ),
     "a function from elsewhere": Hostile(
-        text('{ name = "mine:getoutput", options = { cmd = "touch touched" } }'), "is defined elsewhere: in subprocess",
-        {"mine.py": "from subprocess import getoutput\n"}, TRUST,
+        text('{ name = "mine:getoutput", options = { cmd = "touch touched" } }'),
+        "is defined elsewhere: in subprocess",
+        {"mine.py": "from subprocess import getoutput\n"},
+        TRUST,
     ),
     "a module of torch from elsewhere": Hostile(
         text('"mine:Linear"'), "is defined elsewhere", {"mine.py": "from torch.nn import Linear\n"}, TRUST
     ),
     "a thing that can be called": Hostile(
-        text('"mine:net"'), "is a partial",
-        {"mine.py": "import functools, os\nnet = functools.partial(os.system, 'touch touched')\n"}, TRUST,
+        text('"mine:net"'),
+        "is a partial",
+        {"mine.py": "import functools, os\nnet = functools.partial(os.system, 'touch touched')\n"},
+        TRUST,
     ),
     "a module that answers to every name": Hostile(
-        text('"mine:net"'), "has no function 'net'",
-        {"mine.py": "import os\ndef __getattr__(name): return lambda **_: os.system('touch touched')\n"}, TRUST,
+        text('"mine:net"'),
+        "has no function 'net'",
+        {"mine.py": "import os\ndef __getattr__(name): return lambda **_: os.system('touch touched')\n"},
+        TRUST,
     ),
     "a module that ends Python": Hostile(
         text('"mine:net"'), "cannot be imported: SystemExit", {"mine.py": "raise SystemExit(0)\n"}, TRUST
@@ -168,10 +175,12 @@ FILES: dict[str, Hostile] = {
     "a name upwards": Hostile(text().replace('"hostile"', '"../hostile"'), "is not a valid name"),
     "a name for missing": Hostile(text().replace('"hostile"', '"NA"'), "a missing value"),
     "a name with a colour": Hostile(text().replace('"hostile"', '"\\u001b[31m"'), "control character U+001B"),
-    "a word of a megabyte": Hostile(text(f'"{"x" * 10**6}"'), "unknown model"),
-    "many models": Hostile(text("[" + '"lenet-300-100",' * 10**4 + "]"), "at most 100"[:0] + "1 to 100"),
-    "many networks": Hostile(text(seeds="10000", densities='"all"', search="allocation = 'erk'"), "") ,
-    "many densities": Hostile(text(densities=str([1 - i / 10**6 for i in range(5 * 10**4)]), seeds="3"), "at most 100000"),
+    "a word of a megabyte": Hostile(text(f'"{"x" * 10**6}"'), "xxx … xxx"),
+    "many models": Hostile(text("[" + '"lenet-300-100",' * 10**4 + "]"), "expected 1 to 100"),
+    "many networks": Hostile(text(seeds="10000", densities=str([0.5 + i / 100 for i in range(11)])), "at most 100000"),
+    "many densities": Hostile(
+        text(densities=str([1 - i / 10**6 for i in range(5 * 10**4)]), seeds="3"), "at most 100000"
+    ),
     "many data sets": Hostile(
         text(top="\n".join(f'[data.a{i}]\nfrom = "a{i + 1}"' for i in range(2 * 10**4))), "at most 1000"
     ),
@@ -184,7 +193,7 @@ FILES: dict[str, Hostile] = {
         text('{ name = "lenet-300-100", options = { __class__ = 1 } }'), "unknown option '__class__'"
     ),
     "a head that is an attribute": Hostile(text(top='head = "__class__"'), "head"),
-    "a moment that is a command": Hostile(text(search='rewind = "1ep; touch touched"'), "rewind"),
+    "a moment that is a command": Hostile(text(search='rewind = "1ep; touch touched"'), "not a valid moment"),
     "data from a command": Hostile(
         text().replace('builtin = "digits"', 'path = "|touch touched"').replace("per_class = 40", ""), "data.digits"
     ),
@@ -195,7 +204,6 @@ FILES: dict[str, Hostile] = {
         text().replace('builtin = "digits"', 'images = "/proc"').replace("per_class = 40", ""), "data.digits"
     ),
 }  # fmt: skip
-del FILES["many networks"]
 HOSTILE = CODE | FILES
 
 
@@ -228,14 +236,16 @@ def _attempt(folder: Path, notes: Path, error: Path, words: tuple[str, ...]) -> 
     for stream, place in ((1, "/dev/null"), (2, str(error)), (0, "/dev/null")):
         os.dup2(os.open(place, os.O_RDWR | os.O_CREAT | os.O_TRUNC), stream)
     resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    own = (os.environ["XDG_CACHE_HOME"], os.environ["XDG_CONFIG_HOME"])
     starts = ("subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "pty.", "socket.connect")
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(starts):
             did.append(f"{event} {arguments}")
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            place = str(arguments[0])
-            if not place.startswith((os.environ["XDG_CACHE_HOME"], os.environ["XDG_CONFIG_HOME"])):
+        if event == "open":
+            place, _, flags = arguments
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes and not isinstance(place, int) and not os.fsdecode(place).startswith(own):
                 did.append(f"wrote {place}")
 
     sys.stdout, sys.stderr, sys.stdin = (os.fdopen(n, m, buffering=-1) for n, m in ((1, "w"), (2, "w"), (0, "r")))

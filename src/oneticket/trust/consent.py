@@ -42,7 +42,7 @@ def list_allowed() -> list[Allowed]:
     place = _place()
     try:
         kept = msgspec.json.decode(place.read_bytes(), type=_Kept)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,7 +148,8 @@ def digest_of_entry(entry: Entry[Any, Any]) -> str | None:
     if file is not None and Path(file).is_file():
         return _digest_of_file(Path(file), top)
     with suppress(OSError, TypeError):  # a notebook has no file, but Python keeps the text of its cells
-        return f"{SCHEME}:{text_digest(inspect.getsource(inspect.unwrap(entry.function)).encode())}"
+        text = textwrap.dedent(inspect.getsource(inspect.unwrap(entry.function)))
+        return f"{SCHEME}:{text_digest(text.encode())}"
     raise InputError(f"the code of '{entry.name}' cannot be read", expected="a function written in a file")
 
 
@@ -262,13 +264,13 @@ def _same(here: str, there: str | None) -> bool:
 
 
 def _article(word: str) -> str:
-    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+    return f"an {word}" if word[0].lower() in "aeiou" else f"a {word}"
 
 
 def _digest_of_file(file: Path, top: str) -> str:
     """The digest of a file outside oneticket: with its package's version if installed, else with its neighbours."""
     file = file.resolve()
-    if any(file.is_relative_to(sysconfig.get_paths()[place]) for place in ("purelib", "platlib")):
+    if any(file.is_relative_to(Path(sysconfig.get_path(place)).resolve()) for place in ("purelib", "platlib")):
         with suppress(importlib.metadata.PackageNotFoundError):
             names = importlib.metadata.packages_distributions().get(top, [top])
             versions = sorted(f"{name} {importlib.metadata.version(name)}" for name in names)
