@@ -112,8 +112,9 @@ def test_wrong_type():
 
 
 def test_import_path_of_an_installed_module():
-    built_in, by_path = make("lenet-300-100", seed=4), make(
-        "oneticket.models.lenet:lenet_300_100", seed=4, packages=["oneticket"]
+    built_in, by_path = (
+        make("lenet-300-100", seed=4),
+        make("oneticket.models.lenet:lenet_300_100", seed=4, packages=["oneticket"]),
     )
     assert all(torch.equal(a, b) for a, b in zip(built_in.parameters(), by_path.parameters(), strict=True))
 
@@ -272,7 +273,9 @@ def test_module_that_is_not_python(module, tmp_path):
 
 
 def test_factory_without_a_signature(module, tmp_path):
-    name = module("class Net(nn.Module):\n    __signature__ = property(lambda self: None)\n    __init__ = type.__call__\n")
+    name = module(
+        "class Net(nn.Module):\n    __signature__ = property(lambda self: None)\n    __init__ = type.__call__\n"
+    )
     assert "parameters cannot be read" in refusal(f"{name}:Net", tmp_path).what
 
 

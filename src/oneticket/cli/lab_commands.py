@@ -206,8 +206,8 @@ def _planned(file: Path, raw: dict[str, Any], cache: Path, code: NamedCode) -> t
     try:
         experiment = read_experiment(raw)
         made_of = origin(file, experiment)  # before planning, so that a change during planning is noticed
-        places = {"folder": file.parent, "code": code.folder, "packages": code.packages}
-        return make_plan(experiment, **places, cache=cache), made_of
+        plan = make_plan(experiment, folder=file.parent, cache=cache, code=code.folder, packages=code.packages)
+        return plan, made_of
     except InputError as error:
         raise error.at(str(file)) from None
 

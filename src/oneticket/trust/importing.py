@@ -237,7 +237,7 @@ def _imported(name: str, sources: Sources | None) -> ModuleType:
     return module
 
 
-def _refuse_unseen(name: str, sources: Sources, new: Collection[str]) -> None:
+def _refuse_unseen(name: str, sources: Sources, new: set[str]) -> None:
     """Raise InputError for a file of the folder that was imported although no import statement names it."""
     for other in new - set(sources.files):
         file = getattr(sys.modules.get(other), "__file__", None)

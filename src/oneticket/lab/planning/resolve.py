@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -24,6 +25,13 @@ from oneticket.search import Search
 from oneticket.training import Step
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class _Places(TypedDict):
+    """Where code may be imported from."""
+
+    folder: Path
+    packages: Collection[str]
 
 
 class ResolvedExperiment:
@@ -50,7 +58,7 @@ class ResolvedExperiment:
         packages: Collection[str] = (),
     ) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
-        self._code = {"folder": code or folder, "packages": packages}
+        self._code = _Places(folder=code or folder, packages=packages)
         self._searches: dict[str, Search] = {}
         self._ladders: dict[Search, Ladder] = {}
         self._refs: dict[str, DataRef] = {}
