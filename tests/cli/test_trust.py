@@ -227,3 +227,57 @@ def _again() -> None:
 
     forget()
     del CRITERIA._entries["own-by-cli"]
+
+
+def test_an_installed_package_can_name_itself(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an entry point: its names are known without a question, to the workers too."""
+    from importlib.metadata import EntryPoint
+
+    (tmp_path / "site" / "cli_plug").mkdir(parents=True)
+    (tmp_path / "site" / "cli_plug" / "__init__.py").touch()
+    (tmp_path / "site" / "cli_plug" / "scores.py").write_text(
+        CRITERION.format("math", "own-by-cli").replace("SCALE", "pi")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    entries = [EntryPoint("scores", "cli_plug.scores", "oneticket.plugins")]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: entries)
+    file = tiny(("prune = 0.5", 'prune = 0.5\ncriterion = "own-by-cli"'))
+    told = call("run", file, "--workers", "1", "--json")
+    assert told.code == 0, told.error
+    digests = {
+        json.loads(cell.read_text())["description"].get("code", {}).get("criterion own-by-cli")
+        for cell in (tmp_path / "stores").rglob("cell.json")
+    }
+    assert len(digests - {None}) == 1
+
+
+def test_an_engine_of_a_users_own_is_found(call: Any, tiny: Tiny, tmp_path: Path) -> None:
+    from oneticket.lab.execution.engines import ENGINES
+
+    (tmp_path / "cli_engine.py").write_text(
+        "from oneticket.lab.execution.engines import LocalEngine, engine\n"
+        "class Marked(LocalEngine):\n"
+        "    def submit(self, task, on_progress):\n"
+        "        open('submitted', 'a').close()\n"
+        "        return super().submit(task, on_progress)\n"
+        "@engine('own-engine')\n"
+        "def marked():\n"
+        "    return Marked()\n"
+    )
+    file = tiny(("seeds = 1", 'seeds = 1\ncode = ["cli_engine.py"]'), ("0.5, 0.25", "0.5"))
+    told = call("run", file, "--engine", "own-engine", "--trust-code", "--workers", "1")
+    assert told.code == 0, told.error
+    assert (tmp_path / "submitted").exists()
+    codes = [json.loads(cell.read_text())["description"] for cell in (tmp_path / "stores").rglob("cell.json")]
+    assert not any("code" in description for description in codes), "an engine changes no number"
+    del ENGINES._entries["own-engine"]
+
+
+def test_a_module_of_a_package_is_imported_when_its_package_is_named(call: Any, tiny: Tiny) -> None:
+    file = tiny((OWN[0], '"oneticket.models.lenet:lenet_300_100"'), ("0.5, 0.25", "0.5"))
+    assert "that may be imported" in call("plan", file).error
+    assert call("plan", file, "--trust-package", "oneticket").code == 0
+    told = call("plan", file, "--trust-package", "subprocess")
+    assert (told.code, "belongs to Python itself" in told.error) == (2, True)
