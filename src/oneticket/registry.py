@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -21,13 +22,17 @@ class NoFacts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Entry(Generic[F, S]):
-    """A registered function: its name, the function, a one-line summary, its publication, and its facts."""
+    """A registered function: its name, the function, a one-line summary, its publication, its facts, and where.
+
+    ``module`` is the module that registered it, which need not be the one that defines the function.
+    """
 
     name: str
     function: F
     summary: str
     source: str
     facts: S
+    module: str = field(default="", compare=False)
 
 
 class Registry(Generic[F, S]):
@@ -87,12 +92,13 @@ class Registry(Generic[F, S]):
             For a name that is registered already.
         """
         stated = self._stated(name, facts)
+        module = str(sys._getframe(1).f_globals.get("__name__", ""))
 
         def register(function: F) -> F:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, summary, source, stated)
+            self._entries[name] = Entry(name, function, summary, source, stated, module)
             return function
 
         return register

@@ -9,6 +9,7 @@ import pytest
 
 from oneticket.errors import InputError
 from oneticket.lab.spec.experiment import load_experiment, read_experiment, split_role
+from oneticket.lab.spec.parsing import read_toml
 from oneticket.models import ModelSpec
 
 
@@ -242,6 +243,84 @@ def test_whole_numbers_for_numbers_and_spelled_out_defaults_make_no_difference(l
     )  # fmt: skip
     assert read_experiment(plain) == read_experiment(spelled)
     assert isinstance(read_experiment(plain).recipe["sgd"].lr, float)
+
+
+# -- names that mean a missing value ------------------------------------------------------------------------------
+MISSING = ["NA", "na", "Na", "null", "NULL", "nan", "NaN", "None", "none", "N.A.", "nil", "NaT", "missing"]
+
+
+@pytest.mark.parametrize("word", MISSING)
+def test_no_name_is_one_that_programs_take_for_a_missing_value(lab: Any, word: str) -> None:
+    """In the columns experiment, target, target_recipe and arm such a name would be an empty field."""
+    raw = lab.raw()
+    arm = {"mask": "ticket", "weights": "initial"}
+    for path, value, place in (
+        ("name", word, "name"),
+        (f"data/{word}", {"builtin": "digits"}, "data"),
+        (f"recipe/{word}", raw["recipe"]["sgd"], "recipe"),
+        (f"arm/{word}", arm, "arm"),
+    ):
+        with pytest.raises(InputError, match=f"^{place}: '{word}' is not a valid name: .* a missing value"):
+            read_experiment(lab.raw(**{path.replace("/", "__"): value}))
+
+
+def test_what_pandas_reads_as_missing_is_no_name(lab: Any) -> None:
+    io = pytest.importorskip("pandas.io.parsers.readers")
+    for word in io.STR_NA_VALUES:
+        with pytest.raises(InputError, match="is not a valid name"):
+            read_experiment(lab.raw(name=word))
+
+
+@pytest.mark.parametrize("word", ["nano", "NAS", "nulls", "none-at-all", "na1", "N-A", "1.5", "inf"])
+def test_names_that_only_look_alike_are_names(lab: Any, word: str) -> None:
+    assert read_experiment(lab.raw(name=word)).name == word
+
+
+# -- sizes that nothing could hold ----------------------------------------------------------------------------------
+TOO_LARGE = [
+    ({"seeds": 10_000, "transfer__0__densities": [0.5] * 4}, "networks"),
+    ({"transfer__0__lr": [0.1 + i for i in range(20_000)]}, "networks"),
+    ({"model": ["lenet-300-100"] * 101}, "101 models"),
+    ({"model": []}, "0 models"),
+    ({"data": {f"d{i}": {"builtin": "digits"} for i in range(1001)}}, "1001 tables"),
+    ({"arm": {f"a{i}": {"mask": "ticket", "weights": "initial"} for i in range(1001)}}, "1001 tables"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), TOO_LARGE)
+def test_a_grid_that_is_too_large_is_refused_before_it_is_planned(lab: Any, changes: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_experiment(lab.raw(**changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000, "nested too deeply"),
+        ("x = " + "[" * 20 + "]" * 20, "nested too deeply"),
+        (".".join("a" * 20) + " = 1", "too many dots"),
+        ("x = {" + ".".join(["'a.'"] * 20) + " = 1}", "too many dots"),
+        ("[" + " . ".join(['"a"'] * 20) + "]", "too many dots"),
+        (f"x = {'9' * 5000}", "not valid TOML"),
+        ("#" * (2**20 + 1), "at most 1048576"),
+    ],
+)
+def test_a_file_that_would_take_time_or_memory_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "large.toml").write_text(text)
+    with pytest.raises(InputError, match=f"large.toml: .*{said}"):
+        load_experiment(tmp_path / "large.toml")
+
+
+def test_dots_in_texts_numbers_and_comments_are_no_depth(tmp_path: Path) -> None:
+    file = tmp_path / "dots.toml"
+    lines = [
+        "# " + "." * 99,
+        "# a. b. c",
+        "x = [" + ", ".join(["0.5"] * 99) + "]",
+        'y = "../../../../../../../../../a"',
+    ]
+    file.write_text("\n".join(lines))
+    assert len(read_toml(file)["x"]) == 99
 
 
 # -- the file itself ----------------------------------------------------------------------------------------------

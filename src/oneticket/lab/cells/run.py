@@ -16,12 +16,13 @@ from torch import nn
 
 from oneticket.data import ImageBatches, Normalisation, open_data
 from oneticket.data.cache import State, compared, trust
-from oneticket.errors import NonFiniteLoss
+from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.assembly import assemble
 from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
+from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.parents import ParentCells, view_of
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import save_masks, save_state
@@ -40,6 +41,7 @@ from oneticket.training import (
     training_flops,
 )
 from oneticket.training.kernels import Kernels
+from oneticket.trust.importing import load_code
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +74,9 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    store, cache, folder : paths of the store, of the data cache, and of the folder of the experiment file.
+    store, cache, folder : paths of the store, of the data cache, and of the folder whose Python files may be imported.
+    packages : the installed packages that may be imported.
+    code : the modules that register what cells name, each with the digest that its code must have.
     runtime : how its trainings are computed; each cell has its own checkpoint.
     checkpoint_every : seconds between two checkpoints.
     patience : how long a worker may be without progress.
@@ -82,6 +86,8 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     cache: str
     folder: str
+    packages: tuple[str, ...] = ()
+    code: dict[str, str] = {}
     runtime: Runtime = Runtime(layout="channels-last", threads=1)
     checkpoint_every: float = 20.0
     patience: Patience = Patience()
@@ -152,7 +158,11 @@ def run_cell(cell: Description, workplace: Workplace, working: Path, watch: Watc
     """
     clock = Clock()
     trust(workplace.compared)
-    parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
+    folder, packages = Path(workplace.folder), workplace.packages
+    load_code(workplace.code, folder, packages)
+    if OwnCode().of(cell.start) != (cell.code or {}):
+        raise InputError("the code of what it names has changed since the run began", expected="a new run")
+    parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), folder, packages)
     inherited = inherited_divergence(cell, parents.store)
     made = (
         _compute(cell, parents, workplace, working, clock, watch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from oneticket.lab.cells.description import (
     Round,
     TicketRef,
 )
+from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Row
@@ -55,7 +56,7 @@ class _Role(msgspec.Struct, frozen=True):
 class _Planner:
     def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
         self.experiment, self.resolved = experiment, resolved
-        self.namer = CellNamer()
+        self.namer, self.own = CellNamer(), OwnCode()
         self.cells: dict[str, Description] = {}
         self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
@@ -78,6 +79,8 @@ class _Planner:
         return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
 
     def _add(self, description: Description, what: str) -> str:
+        if code := self.own.of(description.start):
+            description = msgspec.structs.replace(description, code=code)
         identity = self.namer.identity(description)
         if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)
@@ -291,7 +294,9 @@ def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
     return ordered
 
 
-def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
+def make_plan(
+    experiment: Experiment, *, folder: Path, cache: Path, code: Path | None = None, packages: Collection[str] = ()
+) -> Plan:
     """Expand an experiment into its plan.
 
     Parameters
@@ -302,6 +307,10 @@ def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
         The folder to which paths in the experiment are relative.
     cache : Path
         The folder into which data is decoded on first use.
+    code : Path, optional
+        The folder whose Python files may be imported; ``folder`` when None.
+    packages : collection of str
+        The installed packages that may be imported.
 
     Returns
     -------
@@ -314,7 +323,7 @@ def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
         For everything that would not work: data that is missing or damaged, classes that a data set lacks, a model
         without a head, tickets that do not fit a target, densities below that of the last round.
     """
-    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache)).plan()
+    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)).plan()
 
 
 def _model_label(spec: ModelSpec) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -14,7 +16,7 @@ from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build, code_digest, complete
+from oneticket.models import ModelSpec, build, check_size, code_digest, complete
 from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
@@ -23,6 +25,13 @@ from oneticket.search import Search
 from oneticket.training import Step
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class _Places(TypedDict):
+    """Where code may be imported from."""
+
+    folder: Path
+    packages: Collection[str]
 
 
 class ResolvedExperiment:
@@ -35,10 +44,21 @@ class ResolvedExperiment:
     experiment : the experiment.
     folder : the folder to which paths in it are relative.
     cache : the folder into which data is decoded on first use.
+    code : the folder whose Python files may be imported; ``folder`` when None.
+    packages : the installed packages that may be imported.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        cache: Path,
+        *,
+        code: Path | None = None,
+        packages: Collection[str] = (),
+    ) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
+        self._code = _Places(folder=code or folder, packages=packages)
         self._searches: dict[str, Search] = {}
         self._ladders: dict[Search, Ladder] = {}
         self._refs: dict[str, DataRef] = {}
@@ -78,7 +98,8 @@ class ResolvedExperiment:
             classes = len(train.classes)
             search = self.experiment.search
             try:
-                model = build(spec, input_shape=train.shape, classes=classes, seed=0, folder=self.folder)
+                check_size(spec, input_shape=train.shape, classes=classes)
+                model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
                 raise error.at("model") from None
             head = self.experiment.head
@@ -94,8 +115,8 @@ class ResolvedExperiment:
                 raise error.at("search.prunable") from None
             network = Network(
                 name=spec.name,
-                options=complete(spec, folder=self.folder).options,
-                code=code_digest(spec, folder=self.folder),
+                options=complete(spec, **self._code).options,
+                code=code_digest(spec, **self._code),
                 input=train.shape,
                 classes=classes,
                 head=head,

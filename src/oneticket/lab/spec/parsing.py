@@ -16,6 +16,12 @@ from oneticket.errors import InputError, nearest
 
 T = TypeVar("T")
 
+MOST_BYTES, DEEPEST = 2**20, 16
+"""Maximum size of an experiment file in bytes, and of the depth of its tables and lists."""
+
+_DEEP_KEY = re.compile(
+    r"""(?<![\w"'-])(?:(?:[\w-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % DEEPEST  # noqa: UP031
+)
 _PLACED = re.compile(r"(?P<what>.*) - at `(?:key in )?\$(?P<path>.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
@@ -30,7 +36,7 @@ _KINDS = {
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of an experiment file; InputError if the file is missing or can't be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
     except FileNotFoundError:
         beside = [str(p.name) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise InputError(
@@ -38,10 +44,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read ({error})", where=str(path), expected="an experiment file") from None
+    if _DEEP_KEY.search(text):  # the time that tomllib takes for a key grows with its square
+        raise InputError("a key has too many dots", where=str(path), expected=f"tables at most {DEEPEST} deep")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise InputError("is nested too deeply", where=str(path), expected=f"at most {DEEPEST} levels") from None
+    except ValueError as error:  # also a whole number with thousands of digits
         raise InputError(f"is not valid TOML: {error}", where=str(path)) from None
+
+
+def _text_of(path: Path) -> str:
+    size = path.stat().st_size
+    if path.exists() and not path.is_file():
+        raise InputError("cannot be read (it is not a file)", where=str(path), expected="an experiment file")
+    if size > MOST_BYTES:
+        raise InputError(f"has {size} bytes", where=str(path), expected=f"at most {MOST_BYTES}")
+    return path.read_text(encoding="utf-8")
 
 
 def convert(raw: Any, kind: type[T], where: str = "") -> T:
@@ -65,18 +84,21 @@ def convert(raw: Any, kind: type[T], where: str = "") -> T:
         raise _refusal(error, raw, kind, where) from None
 
 
-def refuse_unwritable(raw: Any, where: str = "") -> None:
+def refuse_unwritable(raw: Any, where: str = "", depth: int = 0) -> None:
     """Refuse values that TOML allows, but a description cannot hold.
 
-    These are control characters, numbers that are not finite, and whole numbers of more than 64 bits.
+    These are control characters, numbers that are not finite, whole numbers of more than 64 bits, and tables and lists
+    that are nested more than :data:`DEEPEST` deep.
     """
+    if depth > DEEPEST:
+        raise InputError("is nested too deeply", where=where, expected=f"at most {DEEPEST} levels")
     if isinstance(raw, Mapping):
         for key, value in raw.items():
             refuse_unwritable(key, _joined(where, ascii(key)[1:-1]))
-            refuse_unwritable(value, _joined(where, key))
+            refuse_unwritable(value, _joined(where, key), depth + 1)
     elif isinstance(raw, list | tuple):
         for number, value in enumerate(raw):
-            refuse_unwritable(value, f"{where}[{number}]")
+            refuse_unwritable(value, f"{where}[{number}]", depth + 1)
     elif isinstance(raw, str) and (strange := [letter for letter in raw if not _printable(letter)]):
         raise InputError(
             f"the control character U+{ord(strange[0]):04X}", where=where, expected="text without control characters"
