@@ -16,7 +16,7 @@ from oneticket.census import refuse_computed_weights, take_census
 from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
-from oneticket.prunable import Prunable
+from oneticket.prunable import Prunable, find_head, has_layer
 from oneticket.pruning.base import check_pair
 from oneticket.randomness import Streams
 from oneticket.search import (
@@ -218,7 +218,8 @@ def transfer(
         an ImageSet given for testing is normalised with the statistics of ``train_set``.
     recipe : how the target is trained, from its step 0.
     head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
-    model_head : name of the classifier of ``model``, if it can't be found.
+    model_head : name of the classifier of ``model``; by default the ticket's head, if the model has that layer, else
+        the layer whose output is the model's output.
     seed : the replicate.
     device : where to train, such as ``"cpu"`` or ``"cuda"``.
 
@@ -246,6 +247,8 @@ def transfer(
     normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     if isinstance(test_set, ImageSet) and normalisation is None:
         raise InputError("is an ImageSet, but train_set is not", where="test_set", expected="both of one kind")
+    if model_head is None and not has_layer(model, ticket.head):
+        model_head = _watched_head(model, train_set, recipe, device)
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
@@ -255,6 +258,14 @@ def transfer(
         return Transfer(placement, run, None, None)
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
+
+
+def _watched_head(model: nn.Module, data: Any, recipe: Recipe, device: str) -> str | None:
+    example = next(as_batches(data, recipe.batch_size, device=device).ordered(), None)
+    try:
+        return None if example is None else find_head(model, inputs=example[0])
+    except InputError as error:
+        raise InputError(error.what, where="transfer", expected='its name, as model_head="…"') from error
 
 
 def _copy_holding(network: nn.Module, state: State) -> nn.Module:

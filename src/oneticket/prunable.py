@@ -55,7 +55,7 @@ class Prunable:
         check_head(model, self.head)
         if isinstance(only, str):
             raise InputError(f"only = '{only}'", expected=f"a list of names, such as ['{only}']")
-        chosen = dict.fromkeys(only if only is not None else _default_names(model, self.head, prune_head))
+        chosen = dict.fromkeys(only if only is not None else prunable_names(model, self.head, prune_head))
         parameters = dict(model.named_parameters())
         for name in chosen:
             if name not in parameters:
@@ -110,7 +110,8 @@ def transposed_groups(module: nn.Module) -> int | None:
     return module.groups if isinstance(module, _TRANSPOSED) else None
 
 
-def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:
+def prunable_names(model: nn.Module, head: str, prune_head: bool = False) -> Iterator[str]:
+    """The names of the weights that are prunable by default."""
     # A weight shared by two modules has one name among the parameters; one shared with the head belongs to the head.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     spared = set() if prune_head else {id(p) for p in model.get_submodule(head).parameters()}
@@ -170,28 +171,23 @@ def watched_head(model: nn.Module, wiring: Wiring, classes: int | None = None) -
 
 
 def sole_head(model: nn.Module) -> str:
-    """The head of a model that cannot be watched: its only linear layer, or the last layer of an ``nn.Sequential``.
+    """The head of a model that cannot be watched: its only linear layer, or the one that ends an ``nn.Sequential``.
 
     Raises InputError where that leaves a doubt.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    last, prefix = _last_of_chain(model)
-    if isinstance(last, nn.Linear | nn.Conv2d) and prefix:
-        return prefix
     if len(linear) == 1:
         return linear[0]
-    raise _unfound(model, "more than one layer could be it" if linear else "no linear layer")
-
-
-def _last_of_chain(model: nn.Module, name: str = "") -> tuple[nn.Module, str]:
-    """The last layer with weights of modules that run one after the other, and its name."""
-    while isinstance(model, nn.Sequential):
-        weighted = [(n, child) for n, child in model.named_children() if any(p.dim() > 1 for p in child.parameters())]
+    last, name = model, ""
+    while isinstance(last, nn.Sequential):  # its order of declaration is that of computation
+        weighted = [(n, child) for n, child in last.named_children() if any(p.dim() > 1 for p in child.parameters())]
         if not weighted:
             break
-        step, model = weighted[-1]
+        step, last = weighted[-1]
         name = f"{name}.{step}" if name else step
-    return model, name
+    if isinstance(last, nn.Linear):
+        return name
+    raise _unfound(model, "more than one layer could be it" if linear else "no linear layer")
 
 
 def _presumed(model: nn.Module, classes: int | None) -> str:
@@ -224,10 +220,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
+def has_layer(model: nn.Module, name: str) -> bool:
+    """Whether ``model`` has a layer of this name that has a weight."""
+    return isinstance(getattr(dict(model.named_modules()).get(name), "weight", None), Tensor)
+
+
 def check_head(model: nn.Module, head: str) -> None:
     """Raise InputError unless ``head`` names a layer of ``model`` that has a weight."""
     modules = dict(model.named_modules())
-    if head not in modules or not isinstance(getattr(modules[head], "weight", None), torch.Tensor):
+    if not has_layer(model, head):
         weighted = [n for n, m in modules.items() if isinstance(getattr(m, "weight", None), torch.Tensor)]
         raise InputError(
             f"the model has no layer '{head}' that could be its head",
