@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,22 @@ from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.keeping import Carrier, KeptTicket, caller
+from oneticket.ticket.keeping import Carrier, KeptTicket, Twins, caller, twins_of
 from oneticket.ticket.placement import Placement, carried, place
 from oneticket.ticket.provenance import Provenance
 from oneticket.wiring import unwrapped
 
-# Which ticket a model got last, under which masks: two tickets must not both believe that a model carries them.
-_PLACED: weakref.WeakKeyDictionary[nn.Module, tuple[Callable[[], Ticket | None], Masks]] = weakref.WeakKeyDictionary()
+
+class _Placed(NamedTuple):
+    """What was put into a model last: the ticket, the masks by the model's names, and the model's twins then."""
+
+    ticket: Callable[[], Ticket | None]
+    masks: Masks
+    twins: Twins
+
+
+# Kept apart from tickets and models: two tickets must not both believe that a model carries them.
+_PLACED: weakref.WeakKeyDictionary[nn.Module, _Placed] = weakref.WeakKeyDictionary()
 
 
 class Ticket:
@@ -177,7 +187,8 @@ class Ticket:
         """
         placement = place(self._contents(), model, head=head, seed=seed, stem=stem, model_head=model_head)
         prefix, inner = unwrapped(model)
-        _PLACED[inner] = weakref.ref(self), _renamed(placement.masks, prefix)
+        masks = _renamed(placement.masks, prefix)
+        _PLACED[inner] = _Placed(weakref.ref(self), masks, twins_of(inner, masks))
         return placement
 
     def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> KeptTicket:
@@ -204,16 +215,16 @@ class Ticket:
             raise InputError(f"optimizer is a {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         carriers = [
-            (carrier, masks)
-            for carrier, masks in self._carriers(model)
-            if any(id(parameter) in stepped for parameter in carrier.parameters())
+            carrier
+            for carrier in self._carriers(model)
+            if any(id(parameter) in stepped for parameter in carrier.model.parameters())
         ]
         if not carriers:
-            other = [found for found, (ticket, _) in list(_PLACED.items()) if ticket() is not self]
-            others = any(id(parameter) in stepped for found in other for parameter in found.parameters())
+            others = [found for found, placed in list(_PLACED.items()) if placed.ticket() is not self]
+            other = any(id(parameter) in stepped for found in others for parameter in found.parameters())
             raise InputError(
                 "none of the optimiser's parameters carries this ticket"
-                + (": another ticket was put into their model since" if others else ""),
+                + (": another ticket was put into their model since" if other else ""),
                 where="Ticket.kept",
                 expected="ticket.put_into(model) before, or model=… naming the one that carries it, "
                 "and an optimiser over the parameters of that model",
@@ -223,19 +234,20 @@ class Ticket:
     def _carriers(self, model: nn.Module | None) -> list[Carrier]:
         """The models that carry this ticket, or ``model`` alone, each with the masks that lie in it."""
         if model is None:
-            return [(found, masks) for found, (ticket, masks) in list(_PLACED.items()) if ticket() is self]
+            placed = [(found, placed) for found, placed in list(_PLACED.items()) if placed.ticket() is self]
+            return [Carrier(found, placed.masks, placed.twins) for found, placed in placed]
         prefix, inner = unwrapped(model)
-        ticket, masks = _PLACED.get(inner, (lambda: None, None))
-        if ticket() is self and masks is not None:
-            return [(inner, masks)]
-        found = _renamed(carried(self._contents(), model), prefix)
-        if masks is not None and masks != found:
+        last = _PLACED.get(inner)
+        if last is not None and last.ticket() is self:
+            return [Carrier(inner, last.masks, last.twins)]
+        masks = _renamed(carried(self._contents(), model), prefix)
+        if last is not None and last.masks != masks:
             raise InputError(
                 "the model carries another ticket, which was put in last",
                 where="Ticket.kept",
                 expected="the ticket that was put in last, or ticket.put_into(model) before",
             )
-        return [(inner, found)]
+        return [Carrier(inner, masks, twins_of(inner, masks))]
 
     # -- beside another ----------------------------------------------------------------------------------------------
     def diff(self, other: Ticket) -> Difference:

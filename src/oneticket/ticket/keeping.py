@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 
-Carrier = tuple[nn.Module, Masks]
-"""A model that carries a ticket, and the masks that lie in it, by the names of its parameters."""
+Twins: TypeAlias = tuple[weakref.ref[nn.Module], ...]
+"""Modules of the same kind and with the same masked tensors as a model that are no part of it."""
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by the size of a number in bytes."""
+
+
+class Carrier(NamedTuple):
+    """A model that carries a ticket, the masks that lie in it by the names of its parameters, and its twins."""
+
+    model: nn.Module
+    masks: Masks
+    twins: Twins
 
 
 class KeptTicket:
@@ -52,8 +63,8 @@ class KeptTicket:
     def __init__(self, optimizer: torch.optim.Optimizer, carriers: Sequence[Carrier], place: tuple[str, int]) -> None:
         self.optimizer = optimizer
         self._place = place
-        self._models = [model for model, _ in carriers]
-        self._spots = [_Spot(model, name, mask) for model, masks in carriers for name, mask in masks.items()]
+        self._carriers = carriers
+        self._spots = [_Spot(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
         self._handles: list[Any] = []
         # The memory of each optimiser as it was last masked; `load_state_dict` puts another in its place.
         self._memories: weakref.WeakKeyDictionary[torch.optim.Optimizer, Any] = weakref.WeakKeyDictionary()
@@ -77,7 +88,7 @@ class KeptTicket:
             raise InputError("this context is entered twice", where="Ticket.kept", expected="a context of its own")
         self._entered = True
         self.check()
-        self._copies = _copies_of(self._models, self._spots)
+        self._copies = self._copies_without_ticket()
         self._stepped, self._steps = set(), 0
         for spot in self._spots:
             spot.renew()
@@ -157,6 +168,13 @@ class KeptTicket:
         self._memories[optimizer] = optimizer.state
 
     # -- what can't be kept ------------------------------------------------------------------------------------------
+    def _copies_without_ticket(self) -> list[_Copy]:
+        found = []
+        for carrier in self._carriers:
+            spots = [spot for spot in self._spots if spot.model is carrier.model]
+            found += [_Copy(module, spots) for twin in carrier.twins if (module := twin()) is not None]
+        return [copy for copy in found if not copy.carries]
+
     def _look_at_copies(self) -> None:
         for copy in [copy for copy in self._copies if copy.averages(self._stepped)]:
             self._copies.remove(copy)
@@ -181,6 +199,7 @@ class _Spot:
     def __init__(self, model: nn.Module, name: str, mask: Tensor) -> None:
         self.model, self.name, self.gone = model, name, ~mask
         self.held: Tensor | None = None
+        self._bits: Tensor | None = None
         self._version = -1
         self._handle: Any = None
 
@@ -200,7 +219,7 @@ class _Spot:
     @torch.no_grad()
     def nonzero(self, weight: Tensor) -> bool:
         """Whether a masked weight is anything but 0.0."""
-        return bool(weight.detach()[self._on(weight)].any())
+        return bool((weight.detach() != 0).logical_and_(self._on(weight)).any())
 
     def renew(self) -> bool:
         """Hold the parameter of today, masked; True if it was written since, and masked weights were not 0.0."""
@@ -218,24 +237,31 @@ class _Spot:
     def mask(self) -> None:
         """Zero the masked weights."""
         if self.held is not None:
-            self.held.masked_fill_(self._on(self.held), 0)
+            self._zero(self.held)
             self._version = self.held._version
 
     def mask_gradient(self, *_: Any) -> None:
         """Zero the gradients of masked weights."""
         if self.held is None or (gradient := self.held.grad) is None:
             return
-        gone = self._on(gradient)
         if gradient.is_sparse or gradient.requires_grad:
-            self.held.grad = gradient * ~gone
+            self.held.grad = gradient * ~self._on(gradient)
         else:
-            gradient.masked_fill_(gone, 0)
+            self._zero(gradient)
 
     def release(self) -> None:
         """Hold nothing, and leave no hook."""
         if self._handle is not None:
             self._handle.remove()
         self.held = self._handle = None
+
+    @torch.no_grad()
+    def _zero(self, tensor: Tensor) -> None:
+        # By its bits: a product would make nan of inf, and to fill by a boolean mask takes 16 times as long.
+        bits = tensor.view(_INTEGERS[tensor.element_size()])
+        if self._bits is None or self._bits.dtype != bits.dtype or self._bits.device != bits.device:
+            self._bits = torch.empty_like(bits).fill_(-1).masked_fill_(self._on(tensor), 0)
+        bits.bitwise_and_(self._bits)
 
     def _on(self, tensor: Tensor) -> Tensor:
         if self.gone.device != tensor.device:
@@ -281,22 +307,16 @@ class _Copy:
         return self._before[0] == 0
 
 
-def _copies_of(models: Sequence[nn.Module], spots: Sequence[_Spot]) -> list[_Copy]:
-    """Live modules of the models' kinds that are no part of them, have the same masked tensors, and no ticket."""
-    own = {id(module) for model in models for module in model.modules()}
-    found = []
-    for model in models:
-        of_model = [spot for spot in spots if spot.model is model]
-        for thing in gc.get_objects():
-            if type(thing) is type(model) and id(thing) not in own and _alike(thing, of_model):
-                copy = _Copy(thing, of_model)
-                found += [] if copy.carries else [copy]
-    return found
+def twins_of(model: nn.Module, masks: Masks) -> Twins:
+    """The live modules that may be copies of ``model``, such as an average that is made of it."""
+    own = {id(module) for module in model.modules()}
+    alike = (thing for thing in gc.get_objects() if type(thing) is type(model) and id(thing) not in own)
+    return tuple(weakref.ref(thing) for thing in alike if _fits(thing, masks))
 
 
-def _alike(module: nn.Module, spots: Sequence[_Spot]) -> bool:
+def _fits(module: nn.Module, masks: Masks) -> bool:
     shapes = {name: parameter.shape for name, parameter in module.named_parameters(remove_duplicate=False)}
-    return all(shapes.get(spot.name) == spot.gone.shape for spot in spots)
+    return all(shapes.get(name) == mask.shape for name, mask in masks.items())
 
 
 def caller() -> tuple[str, int]:
