@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,11 @@ def bodied(compute: Callable[..., Tensor], **parts: nn.Module | nn.Parameter) ->
 def attended(m: Net, x: Tensor) -> Tensor:
     x = m.into(x.view(len(x), 4, 4))
     return m.head(m.attention(x, x, x)[0].mean(1))
+
+
+def attended_last(m: Net, x: Tensor) -> Tensor:
+    x = m.into(x)[:, None]
+    return m.attention(x, x, x, need_weights=False)[0][:, 0]
 
 
 def squeezed(m: Net, x: Tensor) -> Tensor:
@@ -90,8 +96,7 @@ FOUND: dict[str, tuple[nn.Module, Tensor, str]] = {
         VECTORS, "head",
     ),
     "attention last": (
-        Net(lambda m, x: m.attention(m.into(x)[:, None], *[m.into(x)[:, None]] * 2)[0][:, 0],
-            attention=nn.MultiheadAttention(8, 2, batch_first=True), into=linear(16, 8)),
+        Net(attended_last, attention=nn.MultiheadAttention(8, 2, batch_first=True), into=linear(16, 8)),
         VECTORS, "attention.out_proj",
     ),
     "encoder": (
@@ -125,6 +130,15 @@ FOUND: dict[str, tuple[nn.Module, Tensor, str]] = {
         bodied(lambda m, x: torch.zeros(len(x), 4).index_copy_(0, torch.arange(len(x)), m.fc(x)).relu_(), fc=linear()),
         VECTORS, "fc",
     ),
+    "stacked on a table": (
+        bodied(lambda m, x: torch.stack([m.fc(x), m.table.expand(len(x), 4)]).sum(0),
+               fc=linear(), table=nn.Parameter(torch.ones(1, 4))),
+        VECTORS, "fc",
+    ),
+    "normalised over two dimensions": (
+        bodied(lambda m, x: m.norm(m.fc(x).view(len(x), 2, 2)).flatten(1), fc=linear(), norm=nn.LayerNorm((2, 2))),
+        VECTORS, "fc",
+    ),
     "functional": (bodied(lambda m, x: F.linear(x, m.fc.weight), fc=linear()), VECTORS, "fc"),
     "tied to a table of words": (tied(lambda m, x: m.out(x)), WORDS, "out"),
     "tied, functional": (tied(lambda m, x: F.linear(x, m.words.weight)), WORDS, "out"),
@@ -145,6 +159,16 @@ def test_the_head_is_where_the_output_comes_from(case: str) -> None:
     model, inputs, head = FOUND[case]
     assert find_head(model, inputs=inputs) == head
     assert Prunable(model, inputs=inputs).head == head
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fused_attention_is_not_taken(frozen: bool) -> None:
+    """In one operation all its weights work at once; so it computes where no gradients are asked for."""
+    model, inputs, head = FOUND["attention last"]
+    model = copy.deepcopy(model).requires_grad_(not frozen)
+    with torch.set_grad_enabled(frozen):
+        assert find_head(model, inputs=inputs) == head
+    assert not any(parameter.requires_grad is frozen for parameter in model.parameters())
 
 
 class Own(nn.Module):
@@ -230,7 +254,7 @@ def test_watching_touches_nothing() -> None:
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
             self.seen += 1
-            return self.fc(F.dropout(self.norm(x).relu_(), 0.5, training=True))
+            return self.fc(F.dropout(self.norm(x.relu_()), 0.5, training=True))
 
     model, inputs = Counting(), VECTORS.clone()
     model.fc.eval()

@@ -69,12 +69,12 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
     name = type(model).__name__
     try:
         prefix, inner = unwrapped(model)
-        trial = copy.deepcopy(inner).eval()
+        trial = copy.deepcopy(inner).eval().requires_grad_(True)
     except Exception as error:
         raise InputError(f"{name} can't be copied: {type(error).__name__}: {error}") from error
     place = next((p.device for p in trial.parameters()), inputs.device)
     mode = _Watching(trial)
-    # With gradients on, attention and encoder layers compute step by step, not in one fused operation.
+    # With gradients, attention and encoder layers compute step by step, not in one fused operation.
     try:
         with seeded(0), torch.enable_grad(), _uncompiled(), mode.layers_at_work():
             batch = inputs.detach().clone().to(place)
@@ -194,11 +194,8 @@ class _Watching(TorchDispatchMode):
         return _Mark(data, last, parameters)
 
     def _put(self, tensor: Tensor, mark: _Mark) -> None:
-        place = _storage(tensor)
         self._held.append(tensor)
-        if (old := self._marks.get(place)) is not None:  # a part of it was written
-            mark = _Mark(old.data or mark.data, old.last | mark.last, old.parameters | mark.parameters)
-        self._marks[place] = mark
+        self._marks[_storage(tensor)] = mark
 
 
 def _storage(tensor: Tensor) -> int:

@@ -79,6 +79,14 @@ def back(model: nn.Module, ticket: Ticket) -> int:
     return sum(int((parameters[name][~mask] != 0).sum()) for name, mask in ticket.masks.items())
 
 
+def assert_nothing_remembered(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    """The momentum of masked weights is zero."""
+    for layer in (model[0], model[2]):
+        masked = layer.weight.detach() == 0
+        assert masked.any()
+        assert not optimizer.state[layer.weight]["momentum_buffer"][masked].any()
+
+
 # -- what may happen inside --------------------------------------------------------------------------------------------
 def a_group(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
     other = torch.optim.SGD(model[0].parameters(), lr=0.1, weight_decay=0.1)
@@ -107,8 +115,7 @@ def a_loaded_memory(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> N
     step(model, optimizer)
     optimizer.load_state_dict(optimizer_of_a_dense_network().state_dict())
     step(model, optimizer)
-    mask = optimizer.state[model[0].weight]["momentum_buffer"][model[0].weight.detach() == 0]
-    assert not mask.any(), "what the optimiser remembers of masked weights"
+    assert_nothing_remembered(model, optimizer)
 
 
 def another_precision(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
@@ -124,6 +131,14 @@ def gradual_unfreezing(model: nn.Sequential, optimizer: torch.optim.Optimizer) -
     step(model, optimizer)
     model[2].requires_grad_(True)
     step(model, optimizer)
+
+
+def unfreezing_what_was_frozen_before(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    model[2].requires_grad_(True)
+    backward(model)
+    assert model[2].weight.grad is not None
+    assert not model[2].weight.grad[model[2].weight.detach() == 0].any(), "before the step"
+    optimizer.step()
 
 
 def accumulation(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
@@ -167,6 +182,7 @@ def noise(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
         assert parameter.grad is not None
         parameter.grad += 1.0
     optimizer.step()
+    assert_nothing_remembered(model, optimizer)
 
 
 def a_closure_with_noise(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
@@ -180,6 +196,7 @@ def a_closure_with_noise(model: nn.Sequential, optimizer: torch.optim.Optimizer)
 
     torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3).step(closure)
     optimizer.step(closure)
+    assert_nothing_remembered(model, optimizer)
 
 
 def steps_in_backward(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
@@ -203,8 +220,8 @@ def a_double_backward(model: nn.Sequential, optimizer: torch.optim.Optimizer) ->
 
 INSIDE: list[Callable[[nn.Sequential, torch.optim.Optimizer], None]] = [
     a_group, a_second_optimizer, a_second_optimizer_with_a_memory, a_loaded_memory, another_precision,
-    gradual_unfreezing, accumulation, loss_scaling, sharpness_aware, noise, a_closure_with_noise, steps_in_backward,
-    a_double_backward,
+    gradual_unfreezing, unfreezing_what_was_frozen_before, accumulation, loss_scaling, sharpness_aware, noise,
+    a_closure_with_noise, steps_in_backward, a_double_backward,
 ]  # fmt: skip
 
 
@@ -222,6 +239,7 @@ def test_masked_weights_are_zero_whatever_happens(
 ) -> None:
     before = model[2].weight.detach().clone()
     optimizer = sgd(model)
+    model[2].requires_grad_(happening is not unfreezing_what_was_frozen_before)
     with ticket.kept(optimizer):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using backward")
@@ -500,3 +518,31 @@ def test_an_average_made_after_the_ticket_is_masked(ticket: Ticket, model: nn.Se
         train(model, optimizer, torchs.update_parameters)
     assert back(own.copy, ticket) == back(torchs.module, ticket) == 0
     assert back(early, ticket) > 0
+
+
+SPECIAL = {"LBFGS", "SparseAdam", "Optimizer"}
+OPTIMIZERS = sorted(
+    name for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name not in SPECIAL
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "Adam-fused", "SGD-fused", "AdamW-foreach", "SGD-foreach"])
+def test_every_optimizer_of_torch_keeps_masks(name: str, ticket: Ticket) -> None:
+    """With a memory that a dense training filled, weight decay where it has one, and both ways to call ``step``."""
+    kind, _, way = name.partition("-")
+    model = network(1)
+    options: dict[str, object] = {way: True} if way else {}
+    decays = "weight_decay" in getattr(torch.optim, kind).__init__.__annotations__
+    parameters = [p for p in model.parameters() if p.dim() == 2]  # what all of them take
+    optimizer = getattr(torch.optim, kind)(parameters, lr=0.01, **options, **({"weight_decay": 0.1} if decays else {}))
+    for _ in range(2):
+        step(model, optimizer)
+    ticket.put_into(model)
+    with ticket.kept(optimizer):
+        for _ in range(3):
+            step(model, optimizer)
+            assert back(model, ticket) == 0
+        optimizer.step(lambda: backward(model))
+    assert back(model, ticket) == 0
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())

@@ -88,8 +88,11 @@ class Ticket:
         return self.masks.density
 
     def __repr__(self) -> str:
-        model = self.provenance.model or "unnamed model"
-        return f"Ticket({model}, density {self.density:.4g}, {self.masks.kept} of {self.masks.total} weights)"
+        model, asked = self.provenance.model or "unnamed model", self.provenance.density_asked
+        met = f"{self.density:.4g}"
+        if asked is not None and f"{asked:.4g}" != met:
+            met += f" (asked {asked:.4g})"
+        return f"Ticket({model}, density {met}, {self.masks.kept} of {self.masks.total} weights)"
 
     def __eq__(self, other: object) -> bool:
         """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
