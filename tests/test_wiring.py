@@ -199,6 +199,10 @@ DOUBTFUL: dict[str, tuple[nn.Module, str]] = {
     "maxout": (
         bodied(lambda m, x: m.fc(x).view(len(x), 4, 2).amax(2), fc=linear(8, 8)), "'fc', which has 8 outputs, not 4"
     ),
+    "classes that are its inputs": (
+        bodied(lambda m, x: m.fc(x[:, :4]).view(len(x), 4, 3).sum(2), fc=linear(4, 12)),
+        "'fc', which has 12 outputs, not 4",
+    ),
     "a layer of a user's own": (bodied(lambda m, x: m.own(x), own=Own()), "'own', but Own has no parameter 'weight'"),
     "no layer": (Net(lambda m, x: x[:, :3]), "no layer with weights"),
     "outside PyTorch": (bodied(lambda m, x: torch.tensor(m.fc(x).detach().numpy()), fc=linear()), "no layer"),

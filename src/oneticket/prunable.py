@@ -160,13 +160,15 @@ def watched_head(model: nn.Module, wiring: Wiring, classes: int | None = None) -
         several = f"its output comes from {_listed(wiring.last)} together"
         raise _unfound(model, several if wiring.last else "its output comes from no layer with weights")
     (head,) = wiring.last
-    weight = getattr(model.get_submodule(head), "weight", None)
+    layer = model.get_submodule(head)
+    weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
-        kind = type(model.get_submodule(head)).__name__
+        kind = type(layer).__name__
         raise _unfound(model, f"its output comes from '{head}', but {kind} has no parameter 'weight'")
-    if wanted is not None and wanted not in weight.shape[:2]:
-        found = f"its output comes from '{head}', which has {outputs_of(model.get_submodule(head))} outputs"
-        raise _unfound(model, f"{found}, not {wanted}")
+    # Of a layer of a user's own it is not known which dimension counts its outputs.
+    outputs = [outputs_of(layer)] if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) else list(weight.shape[:2])
+    if wanted is not None and wanted not in outputs:
+        raise _unfound(model, f"its output comes from '{head}', which has {outputs[0]} outputs, not {wanted}")
     return head
 
 
@@ -175,7 +177,7 @@ def sole_head(model: nn.Module) -> str:
 
     Raises InputError where that leaves a doubt.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if len(linear) == 1:
         return linear[0]
     last, name = model, ""

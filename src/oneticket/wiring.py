@@ -69,12 +69,15 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
     name = type(model).__name__
     try:
         prefix, inner = unwrapped(model)
-        trial = copy.deepcopy(inner).eval().requires_grad_(True)
+        trial = copy.deepcopy(inner).eval()
     except Exception as error:
-        raise InputError(f"{name} can't be copied: {type(error).__name__}: {error}") from error
+        what = f"{name} can't be copied: {type(error).__name__}: {error}"
+        raise InputError(what, expected="a network that copy.deepcopy takes") from error
     place = next((p.device for p in trial.parameters()), inputs.device)
     mode = _Watching(trial)
     # With gradients, attention and encoder layers compute step by step, not in one fused operation.
+    for parameter in trial.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     try:
         with seeded(0), torch.enable_grad(), _uncompiled(), mode.layers_at_work():
             batch = inputs.detach().clone().to(place)
@@ -85,7 +88,8 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
         raise
     except Exception as error:
         raise InputError(
-            f"{name} fails on a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}"
+            f"{name} fails on a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}",
+            expected='a network that computes on it, or the name of its head, as head="…"',
         ) from error
     leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     mark = mode.joined(leaves)
@@ -97,11 +101,11 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
     )
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks tensors by their storage, which views share; each is held, so that no storage is used twice."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self.working = 0
         self.names: list[str] = []
@@ -200,7 +204,7 @@ class _Watching(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     with suppress(NotImplementedError, RuntimeError):
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     return id(tensor)  # a sparse tensor has no storage
 
 
@@ -215,7 +219,7 @@ def unwrapped(model: nn.Module) -> tuple[str, nn.Module]:
     while True:
         parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
         name = "module" if parallel else "_orig_mod"
-        inner = model._modules.get(name)
+        inner = dict(model.named_children()).get(name)
         if inner is None:
             return prefix, model
         prefix, model = f"{prefix}{name}.", inner

@@ -7,6 +7,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -59,6 +60,7 @@ class KeptTicket:
     """
 
     _entered = True  # until there is an object that could be entered
+    _warned = staticmethod(warnings.warn_explicit)  # held: at the end of a program modules are emptied before objects
 
     def __init__(self, optimizer: torch.optim.Optimizer, carriers: Sequence[Carrier], place: tuple[str, int]) -> None:
         self.optimizer = optimizer
@@ -66,6 +68,7 @@ class KeptTicket:
         self._carriers = carriers
         self._spots = [_Spot(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
         self._handles: list[Any] = []
+        self._told: set[str] = set()
         # The memory of each optimiser as it was last masked; `load_state_dict` puts another in its place.
         self._memories: weakref.WeakKeyDictionary[torch.optim.Optimizer, Any] = weakref.WeakKeyDictionary()
         self._copies: list[_Copy] = []
@@ -162,7 +165,7 @@ class KeptTicket:
     @torch.no_grad()
     def _mask_memory(self, optimizer: torch.optim.Optimizer) -> None:
         for spot in self._spots:
-            for value in optimizer.state.get(spot.held, {}).values():
+            for value in optimizer.state.get(spot.parameter(), {}).values():
                 if isinstance(value, Tensor) and value.shape == spot.gone.shape:
                     value.masked_fill_(spot.gone.to(value.device), 0)
         self._memories[optimizer] = optimizer.state
@@ -185,7 +188,9 @@ class KeptTicket:
             )
 
     def _warn(self, text: str) -> None:
-        warnings.warn_explicit(text, UserWarning, *self._place)
+        if text not in self._told:
+            self._told.add(text)
+            self._warned(text, UserWarning, *self._place)
 
 
 def _mask_gradients(spots: Sequence[_Spot]) -> None:
@@ -205,16 +210,17 @@ class _Spot:
 
     def parameter(self) -> nn.Parameter:
         """The parameter as it is now; InputError if there is none of this name and shape."""
-        module: Any = self.model
-        for step in self.name.split("."):
-            module = getattr(module, "_modules", {}).get(step) or getattr(module, "_parameters", {}).get(step)
-        if not isinstance(module, nn.Parameter) or module.shape != self.gone.shape:
+        layer, _, leaf = self.name.rpartition(".")
+        weight = None
+        with suppress(AttributeError):
+            weight = getattr(self.model.get_submodule(layer), leaf)
+        if not isinstance(weight, nn.Parameter) or weight.shape != self.gone.shape:
             raise InputError(
                 f"the model no longer has the parameters {self.name} that the ticket masks",
                 where="Ticket.kept",
                 expected="names and shapes as they were when the ticket was put in",
             )
-        return module
+        return weight
 
     @torch.no_grad()
     def nonzero(self, weight: Tensor) -> bool:
@@ -273,7 +279,7 @@ def _on_gradient(weight: Tensor, hook: Any) -> Any:
     trained = weight.requires_grad
     weight.requires_grad_()  # a frozen one takes no hook, and may be trained later
     try:
-        return weight.register_post_accumulate_grad_hook(hook)
+        return weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
     finally:
         weight.requires_grad_(trained)
 
