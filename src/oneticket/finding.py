@@ -12,10 +12,11 @@ from typing import Any, Literal, Unpack
 import msgspec
 from torch import Tensor, nn
 
+from oneticket.census import refuse_computed_weights, take_census
 from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
-from oneticket.prunable import Prunable
+from oneticket.prunable import Prunable, find_head, has_layer
 from oneticket.pruning.base import check_pair
 from oneticket.randomness import Streams
 from oneticket.search import (
@@ -54,7 +55,8 @@ def find_ticket(
     recipe : how each round trains.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
-    head : name of the classifier, if it can't be found.
+    head : name of the classifier; by default the layer whose output is the network's output, found by watching one
+        forward pass of a copy of the network in evaluation mode.
     name : name of the data, for the ticket's provenance.
     on_round : called after each training with its number, the number of all trainings, and its result.
     search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
@@ -71,7 +73,8 @@ def find_ticket(
 
     Warns
     -----
-    UserWarning : a layer has lost all its weights.
+    UserWarning : a layer has lost all its weights; weights are prunable that the network never uses or that are frozen;
+        weights of other layers stay dense.
 
     Examples
     --------
@@ -86,10 +89,17 @@ def find_ticket(
         if word not in SearchOptions.__annotations__:
             raise unknown("option", word, SearchOptions.__annotations__)
     plan = Search.for_density(density, **search)
-    network = copy.deepcopy(model)
-    view = Prunable(network, head=head, prune_head=plan.prune_head, only=plan.prunable)
     batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
+    refuse_computed_weights(model)  # they can't be copied
+    network = copy.deepcopy(model)
+    example = next(batches.ordered(), None)
+    census = take_census(
+        network, None if example is None else example[0], head=head, prune_head=plan.prune_head, only=plan.prunable
+    )
+    view = census.view
     _check_search(plan, density, view, recipe, batches)
+    if told := census.told(density):
+        warnings.warn(told, stacklevel=2)
     masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, device, on_round)
     if masks.collapsed():
         warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=2)
@@ -208,7 +218,8 @@ def transfer(
         an ImageSet given for testing is normalised with the statistics of ``train_set``.
     recipe : how the target is trained, from its step 0.
     head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
-    model_head : name of the classifier of ``model``, if it can't be found.
+    model_head : name of the classifier of ``model``; by default the ticket's head, if the model has that layer, else
+        the layer whose output is the model's output.
     seed : the replicate.
     device : where to train, such as ``"cpu"`` or ``"cuda"``.
 
@@ -236,6 +247,8 @@ def transfer(
     normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     if isinstance(test_set, ImageSet) and normalisation is None:
         raise InputError("is an ImageSet, but train_set is not", where="test_set", expected="both of one kind")
+    if model_head is None and not has_layer(model, ticket.head):
+        model_head = _watched_head(model, train_set, recipe, device)
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
@@ -245,6 +258,14 @@ def transfer(
         return Transfer(placement, run, None, None)
     accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
     return Transfer(placement, run, accuracy, loss)
+
+
+def _watched_head(model: nn.Module, data: Any, recipe: Recipe, device: str) -> str | None:
+    example = next(as_batches(data, recipe.batch_size, device=device).ordered(), None)
+    try:
+        return None if example is None else find_head(model, inputs=example[0])
+    except InputError as error:
+        raise InputError(error.what, where="transfer", expected='its name, as model_head="…"') from error
 
 
 def _copy_holding(network: nn.Module, state: State) -> nn.Module:

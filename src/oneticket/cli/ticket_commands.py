@@ -67,7 +67,6 @@ def find(
 
     from oneticket.finding import find_ticket
     from oneticket.models import ModelSpec
-    from oneticket.prunable import find_head
     from oneticket.training import Step, Training
 
     check_out(out)
@@ -84,7 +83,7 @@ def find(
 
     ticket = find_ticket(
         model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
-        criterion=criterion, allocation=allocation, head=head or find_head(model, classes),
+        criterion=criterion, allocation=allocation, head=head,
         name=Path(training["data_place"]).name, device=training["device"], on_round=on_round,
     )  # fmt: skip
     ticket.provenance = msgspec.structs.replace(

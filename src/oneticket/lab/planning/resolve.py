@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 
+from oneticket.census import take_census
 from oneticket.data import DataRef, Splits, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
@@ -17,7 +19,6 @@ from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, check_size, code_digest, complete
-from oneticket.prunable import Prunable, check_head, find_head
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
@@ -102,24 +103,24 @@ class ResolvedExperiment:
                 model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
                 raise error.at("model") from None
-            head = self.experiment.head
+            images = torch.zeros(2, *train.shape)
             try:
-                if head is None:
-                    head = find_head(model, classes)
-                check_head(model, head)
+                census = take_census(
+                    model, images, head=self.experiment.head, classes=classes, prune_head=search.prune_head,
+                    only=search.prunable,
+                )  # fmt: skip
             except InputError as error:
-                raise error.at("head") from None
-            try:
-                view = Prunable(model, head=head, prune_head=search.prune_head, only=search.prunable)
-            except InputError as error:
-                raise error.at("search.prunable") from None
+                raise error if error.where in ("head", "model") else error.at("search.prunable") from None
+            view = census.view
+            if told := census.told():
+                warnings.warn(f"model '{spec.name}': {told}", stacklevel=2)
             network = Network(
                 name=spec.name,
                 options=complete(spec, **self._code).options,
                 code=code_digest(spec, **self._code),
                 input=train.shape,
                 classes=classes,
-                head=head,
+                head=view.head,
                 prune_head=search.prune_head,
                 prunable=search.prunable,
             )
