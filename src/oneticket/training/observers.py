@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oneticket.data import BatchSource, as_batches
+from oneticket.data import BatchSource
 from oneticket.errors import NonFiniteLoss
 from oneticket.training.callbacks import Callback
 from oneticket.training.checkpoint import Checkpoint
 from oneticket.training.evaluation import evaluate
-from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord
 from oneticket.training.runtime import Runtime
 from oneticket.training.state import TrainState
@@ -97,14 +95,11 @@ class Checkpointer(Observer):
             self._checkpoint.save(state.state_dict())
 
 
-def observing(data: BatchSource, validation: Any, recipe: Recipe, runtime: Runtime) -> list[Callback]:
-    """The observers of one training on ``data``, in the order in which they are called."""
+def observing(validation: BatchSource | None, runtime: Runtime) -> list[Callback]:
+    """The observers of one training, in the order in which they are called."""
     found: list[Callback] = [Snapshots(), History()]
     if validation is not None:
-        # For evaluation, too, images are normalised with the statistics of the training split.
-        normalisation = getattr(data, "normalisation", None)
-        size = max(recipe.batch_size, 512)
-        found.append(Validation(as_batches(validation, size, normalisation=normalisation, device=runtime.device)))
+        found.append(Validation(validation))
     if runtime.checkpoint is not None:
         found.append(Checkpointer(runtime.checkpoint))
     return found
