@@ -75,6 +75,7 @@ def refusal(error: msgspec.ValidationError, raw: Any, kind: Any, where: str = ""
         )
     if match := _OTHER_TYPE.fullmatch(what):
         expected, got = (" or ".join(_KINDS.get(word, word) for word in text.split(" | ")) for text in match.groups())
+        got = "a truth value" if got == _KINDS["bool"] else got
         value = _value(kind, raw, parts)
         several = f"{expected}, such as [{value}]" if (expected, got) == ("a list", "text") else expected
         return InputError(f"{value} is {got}", where=place, expected=several)
@@ -91,7 +92,9 @@ def _value(kind: Any, raw: Any, parts: Sequence[str]) -> str:
         value = _at(kind, raw, parts)[1]
     except (IndexError, ValueError):  # a path through any key of a table
         return "this"
-    return "this" if isinstance(value, Mapping | list | tuple) or value is None else _shown(value)
+    if isinstance(value, Mapping | list | tuple) or value is None:
+        return "this"
+    return str(value).lower() if isinstance(value, bool) else _shown(value)  # as TOML writes it
 
 
 # -- arguments of Python ------------------------------------------------------------------------------------------

@@ -222,8 +222,8 @@ def transfer(
     ----------
     ticket : the ticket, found on the source.
     model : the network to train; its body has the shapes of the ticket's.
-    train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is touched once, after the last step;
-        an ImageSet given for testing is normalised with the statistics of ``train_set``.
+    train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is evaluated once, at the
+        end; an ImageSet given for testing is normalised with the statistics of ``train_set``.
     recipe : how the target is trained, from its step 0.
     head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
     model_head : name of the classifier of ``model``, if it can't be found.

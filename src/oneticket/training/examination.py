@@ -43,7 +43,7 @@ def examine(
     """The batches of all data of a training; what would stop it later, or make it meaningless, is refused.
 
     A copy of the network gets one batch of the training set in training mode, and one of each set to evaluate on in
-    evaluation mode; ``model`` is not changed. A network that can't be copied is not tried.
+    evaluation mode; ``model`` is not changed. A network that can't be copied, or that has hooks, is not tried.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ def examine(
             raise InputError(f"{where} is an ImageSet, but train_set is not", expected="both of one kind")
         if given is not None:
             others[where] = _source(given, size, where, normalisation=known, device=device)
-    try:
-        trial = copy.deepcopy(model).to(device)
-    except Exception:  # the user's code may raise anything; then the first step is the trial
+    trial, first = _copied(model), _first_batch(data)
+    if trial is None or first is None:  # then the first step is the trial
         return Examined(data, others)
+    trial.to(device)
     with seeded(0), torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
-        inputs, targets = next(iter(data.ordered()))
+        inputs, targets = first
         _check_last_batch(trial.train(), data, inputs[:1], targets[:1], loss)
         if loss is None:
             _check_set(trial, train_set, inputs, targets, "train_set", soft=True)
@@ -79,6 +79,25 @@ def examine(
         for where, source in others.items():
             _check_set(trial, evaluated[where], *next(iter(source.ordered())), where, soft=False)
     return Examined(data, others)
+
+
+def _copied(model: nn.Module) -> nn.Module | None:
+    """A copy that shares nothing with ``model``; None if there is none, or hooks could reach the model from it."""
+    if any(hooks for m in model.modules() for name, hooks in vars(m).items() if name.endswith("_hooks")):
+        return None
+    try:
+        copied = copy.deepcopy(model)
+    except Exception:  # the user's code may raise anything
+        return None
+    parts = [{id(part) for part in (*m.modules(), *m.parameters(), *m.buffers())} for m in (model, copied)]
+    return None if parts[0] & parts[1] else copied
+
+
+def _first_batch(data: BatchSource) -> tuple[Tensor, Tensor] | None:
+    try:
+        return next(iter(data.ordered()))
+    except NotImplementedError:  # a source that only trains
+        return None
 
 
 def _source(data: Any, size: int, where: str, **options: Any) -> BatchSource:
@@ -110,9 +129,7 @@ def check_network(model: nn.Module) -> None:
     """Refuse a network whose parameters cannot be trained; the message says what to do."""
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
-            raise InputError(
-                f"'{name}' has no shape yet", where="model", expected="one batch through the network first"
-            )
+            raise InputError(f"'{name}' has no shape yet", where="model", expected="one batch through it first")
         if parameter.is_meta:
             expected = "model.to_empty(device='cpu'), and initial weights"
             raise InputError(f"'{name}' is on the meta device, without values", where="model", expected=expected)
@@ -155,12 +172,11 @@ def check_targets(outputs: Any, targets: Tensor, where: str, *, soft: bool = Tru
         expected = "an output for each class, or a loss of your own"
         raise InputError("the cross-entropy of one output is always 0", where=where, expected=expected)
     if targets.is_floating_point() and targets.shape == outputs.shape and soft:
-        sums = targets.float().sum(1)
-        if bool((targets < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=_TOLERANCE):
+        if bool((targets < 0).any()) or bool(((targets.float().sum(1) - 1).abs() > _TOLERANCE).any()):
             raise InputError(
                 "targets are not probabilities of classes",
                 where=where,
-                expected="rows that sum to 1, or a loss of your own",
+                expected="rows that sum to 1, or a loss",
             )
         return
     numbers = targets.dtype in (torch.int64, torch.uint8)

@@ -242,6 +242,8 @@ class TrainState:
 
 def _cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
     outputs = model(inputs)
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] == 1:
+        check_targets(outputs, targets, "train_set")
     try:
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
     except Exception:  # the first batch was right, but not this one

@@ -25,7 +25,7 @@ class Step:
 
     @classmethod
     def parse(cls, value: str | int | Step, name: str = "") -> Step:
-        """Read ``"1ep"``, ``"500it"``, ``"2ep50it"`` or a whole number of steps; ``name`` says in an error whose it is."""
+        """Read ``"1ep"``, ``"500it"``, ``"2ep50it"`` or a whole number of steps. ``name`` is for the error."""
         if isinstance(value, Step):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
