@@ -6,11 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from oneticket.errors import unknown
+from oneticket.conversion import members
+from oneticket.errors import InputError, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=msgspec.Struct)
@@ -90,7 +91,13 @@ class Registry(Generic[F, S]):
             For an unknown fact, or a value of the wrong type.
         ValueError
             For a name that is registered already.
+        InputError
+            For a decorator without its name, which would register nothing.
         """
+        if not isinstance(name, str):
+            what = f"@{self.kind.replace('-', '')} without a name registers nothing"
+            function = getattr(name, "__name__", "name")
+            raise InputError(what, expected=f'@{self.kind.replace("-", "")}("{function.replace("_", "-")}")')
         stated = self._stated(name, facts)
         module = str(sys._getframe(1).f_globals.get("__name__", ""))
 
@@ -112,7 +119,13 @@ class Registry(Generic[F, S]):
             try:
                 msgspec.convert(value, kinds[fact])
             except msgspec.ValidationError as error:
-                raise TypeError(f"{where}: {fact} = {value!r}: {error}") from None
+                words = [str(word) for m in members(kinds[fact]) if get_origin(m) is Literal for word in get_args(m)]
+                told = (
+                    str(unknown(fact, str(value), words, where=where))
+                    if words
+                    else f"{where}: {fact} = {value!r}: {error}"
+                )
+                raise TypeError(told) from None
         return self._facts(**facts)
 
     def __getitem__(self, name: str) -> F:

@@ -85,6 +85,7 @@ def plan(
         "workers_because": beside.reason,
         "estimated_seconds": round(seconds / beside.count, 1),
         "leaks": [str(leak) for leak in graph.leaks],
+        "densities": [{"asked": asked, "met": met} for asked, met in graph.densities.items()],
         "precision": _precisions(graph),
     }
     if as_json:
@@ -98,6 +99,10 @@ def plan(
     click.echo(f"  {facts['missing']} not yet done in {root}")
     for leak in graph.leaks:
         click.echo(f"  {leak}")
+    for asked, met in graph.densities.items():
+        click.echo(
+            f"  density {asked:g} stands for {' and '.join(f'{density:.3g}' for density in met)}, the nearest round"
+        )
     for precision, found in facts["precision"].items():
         click.echo(f"  in {precision}: {found['reason']}")
     if lacking:

@@ -73,7 +73,6 @@ def find(
     splits, recipe = _prepared(training)
     rewind = str(Step.parse(int(rewind) if rewind.isdecimal() else rewind))
     spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
-    classes = len(splits.train.classes)
     seed = training["seed"]
     model = _built(spec, splits, seed)
 

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneticket.data import BatchSource, as_batches
+from oneticket.data import BatchSource
 from oneticket.errors import NonFiniteLoss
 from oneticket.training.callbacks import Callback
 from oneticket.training.checkpoint import Checkpoint
 from oneticket.training.evaluation import evaluate
-from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord
 from oneticket.training.runtime import Runtime
 from oneticket.training.state import TrainState
@@ -125,17 +124,12 @@ class Checkpointer(Observer):
             self._checkpoint.save(state.state_dict())
 
 
-def observing(
-    data: BatchSource, validation: Any, recipe: Recipe, runtime: Runtime
-) -> tuple[list[Callback], list[Callback]]:
-    """The observers of one training on ``data``, in their order, and those that save the memory of all callbacks."""
+def observing(validation: BatchSource | None, runtime: Runtime) -> tuple[list[Callback], list[Callback]]:
+    """The observers of one training, in their order, and those that save the memory of all callbacks."""
     history = History()
     found: list[Callback] = [Snapshots(), history]
     if validation is not None:
-        # For evaluation, too, images are normalised with the statistics of the training split.
-        normalisation = getattr(data, "normalisation", None)
-        size = max(recipe.batch_size, 512)
-        found.append(Validation(as_batches(validation, size, normalisation=normalisation, device=runtime.device)))
+        found.append(Validation(validation))
     return found, [Checkpointer(runtime.checkpoint, history)] if runtime.checkpoint is not None else []
 
 

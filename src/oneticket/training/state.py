@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -21,15 +21,14 @@ from oneticket.randomness import Streams
 from oneticket.training.callbacks import CallbackList
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from oneticket.training.compact import CompactModel, compacted
+from oneticket.training.examination import Loss as Loss
+from oneticket.training.examination import check_targets
 from oneticket.training.kernels import Kernels, choose_kernels
 from oneticket.training.masking import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord, Snapshot, Training
 from oneticket.training.runtime import Runtime, kept_heap, threads_of
 from oneticket.training.start import Start, Timetable
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Network, inputs and targets → mean loss of the batch, a scalar."""
 
 
 class TrainState:
@@ -254,7 +253,14 @@ class TrainState:
 
 
 def _cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+    outputs = model(inputs)
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] == 1:
+        check_targets(outputs, targets, "train_set")
+    try:
+        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+    except Exception:  # the first batch was right, but not this one
+        check_targets(outputs, targets, "train_set")
+        raise
 
 
 def _copied(tensor: Tensor) -> Tensor:

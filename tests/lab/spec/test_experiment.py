@@ -53,26 +53,26 @@ def test_the_valid_keys_are_those_of_the_schedule_that_was_meant(lab: Any) -> No
 
 
 WRONG_TYPES = [
-    ("name", 3, "name: this is a whole number; expected text"),
-    ("seeds", True, "seeds: this is true or false; expected a whole number or a list"),
-    ("seeds", "3", "seeds: this is text"),
-    ("seeds", 2.5, "seeds: this is a number"),
-    ("recipe/sgd/lr", "0.1", "recipe.sgd.lr: this is text; expected a number"),
-    ("recipe/sgd/epochs", 2.5, "recipe.sgd.epochs: this is a number; expected a whole number"),
-    ("recipe/sgd/epochs", True, "recipe.sgd.epochs: this is true or false; expected a whole number"),
-    ("recipe/sgd/nesterov", "False", "recipe.sgd.nesterov: this is text; expected true or false"),
-    ("recipe/sgd/nesterov", 1, "recipe.sgd.nesterov: this is a whole number; expected true or false"),
+    ("name", 3, "name: 3 is a whole number; expected text"),
+    ("seeds", True, "seeds: true is a truth value; expected a whole number or a list"),
+    ("seeds", "3", "seeds: '3' is text"),
+    ("seeds", 2.5, "seeds: 2.5 is a number"),
+    ("recipe/sgd/lr", "0.1", "recipe.sgd.lr: '0.1' is text; expected a number"),
+    ("recipe/sgd/epochs", 2.5, "recipe.sgd.epochs: 2.5 is a number; expected a whole number"),
+    ("recipe/sgd/epochs", True, "recipe.sgd.epochs: true is a truth value; expected a whole number"),
+    ("recipe/sgd/nesterov", "False", "recipe.sgd.nesterov: 'False' is text; expected true or false"),
+    ("recipe/sgd/nesterov", 1, "recipe.sgd.nesterov: 1 is a whole number; expected true or false"),
     ("recipe/adam/betas", [0.9], "recipe.adam.betas"),
-    ("recipe/sgd/schedule", "step", "recipe.sgd.schedule: this is text; expected a table"),
-    ("search/prune_head", "False", "search.prune_head: this is text; expected true or false"),
-    ("search", 3, "search: this is a whole number; expected a table"),
+    ("recipe/sgd/schedule", "step", "recipe.sgd.schedule: 'step' is text; expected a table"),
+    ("search/prune_head", "False", "search.prune_head: 'False' is text; expected true or false"),
+    ("search", 3, "search: 3 is a whole number; expected a table"),
     ("transfer", {}, "transfer: this is a table; expected a list"),
-    ("transfer/0/densities", ["0.5"], "transfer[0].densities[0]: this is text; expected a number"),
-    ("transfer/0/arms", "winning", "transfer[0].arms: this is text; expected a list"),
+    ("transfer/0/densities", ["0.5"], "transfer[0].densities[0]: '0.5' is text; expected a number"),
+    ("transfer/0/arms", "winning", "transfer[0].arms: 'winning' is text; expected a list, such as ['winning']"),
     ("data", [], "data: this is a list; expected a table"),
-    ("data/digits", "digits", "data.digits: this is text; expected a table"),
+    ("data/digits", "digits", "data.digits: 'digits' is text; expected a table"),
     ("data/low/classes", [0.5], "data.low.classes[0]"),
-    ("arm/mine", {"mask": 1, "weights": "rewound"}, "arm.mine.mask: this is a whole number; expected text"),
+    ("arm/mine", {"mask": 1, "weights": "rewound"}, "arm.mine.mask: 1 is a whole number; expected text"),
 ]
 
 
@@ -333,7 +333,7 @@ def test_a_missing_file_is_told_with_the_nearest_beside_it(tmp_path: Path) -> No
 def test_broken_toml_is_told_with_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.toml"
     file.write_text('name = "x"\nseeds = \n')
-    with pytest.raises(InputError, match=r"broken.toml: is not valid TOML: .*line 2"):
+    with pytest.raises(InputError, match=r"broken.toml: the file is not valid TOML: .*line 2"):
         load_experiment(file)
 
 
@@ -342,7 +342,7 @@ def test_a_folder_and_a_file_that_is_no_text_are_refused(tmp_path: Path) -> None
         load_experiment(tmp_path)
     file = tmp_path / "latin.toml"
     file.write_bytes(b'name = "\xff"')
-    with pytest.raises(InputError, match=r"latin.toml: cannot be read"):
+    with pytest.raises(InputError, match=r"latin.toml: the file cannot be read"):
         load_experiment(file)
 
 

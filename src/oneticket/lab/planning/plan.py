@@ -19,6 +19,7 @@ from oneticket.lab.cells.description import (
     TicketRef,
 )
 from oneticket.lab.cells.own_code import OwnCode
+from oneticket.lab.planning.ladder import NOTABLE, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Row
@@ -33,7 +34,8 @@ from oneticket.weights import RESCALINGS
 class Plan(msgspec.Struct, frozen=True):
     """The cells by identity, parents before children; the rows of the table; and a short human name for each cell.
 
-    ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated.
+    ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated. ``densities`` maps
+    each density that was asked for, and that no round meets closely, to those of the rounds that stand for it.
     """
 
     experiment: str
@@ -41,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     rows: list[Row]
     labels: dict[str, str] = {}
     leaks: tuple[Leak, ...] = ()
+    densities: dict[float, tuple[float, ...]] = {}
 
 
 class _Role(msgspec.Struct, frozen=True):
@@ -61,6 +64,7 @@ class _Planner:
         self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
+        self.met: dict[float, set[float]] = {}
         self._recipes: dict[tuple[str, float | None], Recipe] = {}
         self._tickets: dict[tuple[str, _Role, int, Search], list[TicketRef]] = {}
 
@@ -76,7 +80,8 @@ class _Planner:
                     self._add_transfer(spec, transfer, seed)
                 self.cells |= by_data(self.replicate)
         leaks = tuple(self.resolved.leaks)
-        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
+        met = {asked: tuple(sorted(found)) for asked, found in sorted(self.met.items(), reverse=True)}
+        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks, met)
 
     def _add(self, description: Description, what: str) -> str:
         if code := self.own.of(description.start):
@@ -170,6 +175,8 @@ class _Planner:
         owners = {"source": origin, "target": to}
         search = self.resolved.search_of(name)
         giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
+        if not arm.stays_dense and distance(density, rung) > NOTABLE:
+            self.met.setdefault(density, set()).add(rung.density)
         ticket = values = pretrained = None
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):

@@ -73,7 +73,7 @@ class ResolvedExperiment:
             try:
                 self._refs[name] = resolve(self.experiment.data, name, folder=self.folder, cache=self.cache)
             except OSError as error:
-                raise InputError(f"cannot be read ({error})", where=f"data.{name}") from None
+                raise InputError(f"the data cannot be read ({error})", where=f"data.{name}") from None
         return self._refs[name]
 
     def splits(self, name: str) -> Splits:
@@ -102,7 +102,7 @@ class ResolvedExperiment:
                 check_size(spec, input_shape=train.shape, classes=classes)
                 model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
-                raise error.at("model") from None
+                raise error if (error.where or "").startswith("model") else error.at("model") from None
             images = torch.zeros(2, *train.shape)
             try:
                 census = take_census(
@@ -205,7 +205,7 @@ class ResolvedExperiment:
             rung = self.ladder(search).nearest(density)
             if distance(density, rung) > reach:
                 raise InputError(
-                    f"has no round near density {density:g}: round {rung.number} has {rung.density:.3g}",
+                    f"no round is near density {density:g}: round {rung.number} has {rung.density:.3g}",
                     where=place,
                     expected="a value of prune whose rounds meet the densities of the grid",
                 )

@@ -107,6 +107,9 @@ def read_experiment(raw: dict[str, Any]) -> Experiment:
     for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
         named = raw.get(table)
         for word, content in named.items() if isinstance(named, dict) else ():
+            if table == "arm" and isinstance(content, dict) and "rescale" in content:
+                expected = "rescale under [[transfer]], for all arms, or under [search], for the rounds"
+                raise InputError("unknown key 'rescale'", where=f"arm.{word}", expected=expected)
             convert(content, kind, f"{table}.{word}")
     experiment = convert(raw, Experiment)
     _check(experiment)
@@ -261,7 +264,9 @@ def _check_densities(densities: Collection[float], where: str) -> None:
         raise InputError("the list is empty", where=where, expected='at least one density, or "all"')
     for density in densities:
         if not 0 < density <= 1:
-            raise InputError(f"density {density}", where=where, expected="above 0, at most 1 (a fraction, not %)")
+            raise InputError(
+                f"density {density}", where=where, expected="a fraction above 0, at most 1, such as 0.05 (not %)"
+            )
 
 
 def _check_known(kind: str, word: str, known: Iterable[str], where: str) -> None:
