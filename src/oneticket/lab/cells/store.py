@@ -309,7 +309,7 @@ class Store:
 
     def _table(self, path: Path) -> dict[str, Any]:
         try:
-            content, has_digest = read_table(path.readbytes_of())
+            content, has_digest = read_table(path.read_bytes())
             self._expect_digest(has_digest)
             if content.get("name", path.stem) != path.stem:
                 raise ValueError(f"it is the table of '{content['name']}'")
