@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,20 +122,36 @@ def plan(
     "--layout", type=click.Choice(["channels-last", "contiguous"]), default="channels-last", show_default=True,
     help="How images lie in memory. Like threads, it changes rounding only.",
 )  # fmt: skip
+@click.option(
+    "--stall-after",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    help="Seconds without a step after which a worker is ended and tried once more.",
+)
+@click.option(
+    "--stall-steps",
+    type=click.FloatRange(1),
+    default=20.0,
+    show_default=True,
+    help="It has at least the time of so many of its slowest steps.",
+)
 @code_options
 @max_pixels
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
-    device: str, layout: Layout, code: CodeOptions, as_json: bool,
+    device: str, layout: Layout, stall_after: float, stall_steps: float, code: CodeOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Compute the missing cells of EXPERIMENT. After an interruption the same command continues where it stopped."""
-    return _run(experiment, store, cache, engine, workers, threads, device, code, layout, as_json=as_json)
+    patience = (stall_after, stall_steps)
+    return _run(experiment, store, cache, engine, workers, threads, device, code, layout, patience, as_json=as_json)
 
 
 def _run(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
-    device: str, code: CodeOptions, layout: Layout = "channels-last", *, as_json: bool,
+    device: str, code: CodeOptions, layout: Layout = "channels-last", patience: tuple[float, float] = (600.0, 20.0),
+    *, as_json: bool,
 ) -> int:  # fmt: skip
     from oneticket.lab.execution.events import Summary
     from oneticket.lab.planning.plan_cache import recall
@@ -152,9 +169,9 @@ def _run(
     named = allowed_code(file, raw, code)
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
-    from oneticket.lab.cells.run import Workplace, compared_data
+    from oneticket.lab.cells.run import Patience, Workplace, compared_data
     from oneticket.lab.cells.store import Store
-    from oneticket.lab.execution.capacity import default_workers
+    from oneticket.lab.execution.capacity import cores, default_workers
     from oneticket.lab.execution.engines import ENGINES
     from oneticket.lab.execution.scheduler import missing, run_plan
     from oneticket.lab.results.table import remember
@@ -175,10 +192,13 @@ def _run(
         packages=named.packages,
         code=registered,
         runtime=Runtime(device=device, layout=layout, threads=threads),
+        patience=Patience(seconds=patience[0], steps=patience[1]),
         compared=compared_data(missing(graph, opened).values(), place),
     )
-    # More threads than cores wait for each other at every operator: a training becomes ten times slower.
     beside = workers or max(default_workers().count // threads, 1)
+    if beside * threads > cores():
+        # They wait for each other at every operator: a training becomes many times slower.
+        warnings.warn(f"{beside} × {threads} threads for {cores()} cores: each cell takes far longer", stacklevel=1)
     summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=as_json))
     return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
 

@@ -77,7 +77,7 @@ class Checkpoint:
                 raise ValueError("it does not agree with its digest")
             state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         except Exception as error:  # what torch makes of damaged files is not documented
-            self.drop(f"is damaged ({str(error).splitlines()[0]})")
+            self.drop(f"is damaged ({(str(error) or type(error).__name__).splitlines()[0]})")
             return None
         return state
 

@@ -8,18 +8,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from oneticket.identity import canonical_json, digest, digest_of_text
 
 SEAL = "sha256"
-_MARK, _END = b',"sha256":"', b'"}\n'
-_DIGITS = 64
-_TAIL = len(_MARK) + _DIGITS + len(_END)
+
+
+def _seal(digest: str) -> str:
+    return f',"{SEAL}":"{digest}"}}\n'
+
+
+_TAIL = len(_seal("0" * 64))
+
+
+class Named(msgspec.Struct):
+    """The part of a ``cell.json`` that the cell is named after."""
+
+    description: msgspec.Raw
+
+
+class Figures(Named):
+    """The part of a ``cell.json`` that a table needs."""
+
+    outcome: dict[str, Any]
+    cost: dict[str, Any]
+
+
+class Surroundings(Named):
+    """The part of a ``cell.json`` that says where the cell was computed."""
+
+    environment: dict[str, Any] = {}
+
+
+FIGURES = msgspec.json.Decoder(Figures)
+SURROUNDINGS = msgspec.json.Decoder(Surroundings)
 
 
 def sealed(content: Mapping[str, Any]) -> str:
     """The text of a record: ``content`` as canonical JSON, and last in it the digest of the rest."""
     text = canonical_json(content)
-    return f'{text[:-1]},"{SEAL}":"{digest_of_text(text)}"}}\n'
+    return text[:-1] + _seal(digest_of_text(text))
 
 
 def check_seal(data: bytes) -> bool:
@@ -28,11 +57,10 @@ def check_seal(data: bytes) -> bool:
     Raises ValueError for a record that is damaged.
     """
     # As `sealed` writes it, the rest is canonical JSON without being decoded: a table reads thousands of records.
-    if data[-_TAIL : -_TAIL + len(_MARK)] == _MARK and data.endswith(_END):
-        found = hashlib.sha256(data[:-_TAIL])
-        found.update(b"}")
-        if found.hexdigest().encode() == data[-_DIGITS - len(_END) : -len(_END)]:
-            return True
+    if data[-_TAIL:] == _seal(hashlib.sha256(data[:-_TAIL] + b"}").hexdigest()).encode():
+        return True
+    if f'"{SEAL}"'.encode() not in data:
+        return False
     content = _content(data)
     if SEAL not in content:
         return False
@@ -59,6 +87,12 @@ def read_table(data: bytes) -> tuple[dict[str, Any], bool]:
     if any(not isinstance(row, list) or len(row) != len(columns) for row in rows):
         raise ValueError("its rows do not have its columns")
     return content, has_digest
+
+
+def bytes_of(path: str) -> bytes:
+    """The bytes of a record."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def digest_of_file(path: Path) -> str:

@@ -133,7 +133,7 @@ class CellCheckpoint(Checkpoint):
         state = super().load()
         if state is None:
             return None
-        if state.pop("of", self._owner) != self._owner:  # those of earlier versions do not say
+        if state.pop("of", self._owner) != self._owner:  # earlier versions did not say
             self.drop("is the checkpoint of another training")
             return None
         self._clock.resumed(state.pop("seconds", 0.0))

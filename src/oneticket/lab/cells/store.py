@@ -16,35 +16,23 @@ import msgspec
 from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json, digest
 from oneticket.lab.cells.claims import Busy, Claim, claimed, sweep
-from oneticket.lab.cells.durable import make_folder, sync_all, write_whole
+from oneticket.lab.cells.durable import make_folder, sync, sync_all, write_whole
 from oneticket.lab.cells.marker import LOG, prepare, version_of
 from oneticket.lab.cells.marker import is_store as is_store
-from oneticket.lab.cells.records import check_seal, digest_of_file, read_sealed, read_table, sealed
+from oneticket.lab.cells.records import (
+    FIGURES,
+    SURROUNDINGS,
+    Named,
+    bytes_of,
+    check_seal,
+    digest_of_file,
+    read_sealed,
+    read_table,
+    sealed,
+)
 
 
-class _Named(msgspec.Struct):
-    """The part of a ``cell.json`` that the cell is named after."""
-
-    description: msgspec.Raw
-
-
-class _Figures(_Named):
-    """The part of a ``cell.json`` that a table needs."""
-
-    outcome: dict[str, Any]
-    cost: dict[str, Any]
-
-
-class _Surroundings(_Named):
-    """The part of a ``cell.json`` that says where the cell was computed."""
-
-    environment: dict[str, Any] = {}
-
-
-_Part = TypeVar("_Part", bound=_Named)
-
-_FIGURES = msgspec.json.Decoder(_Figures)
-_SURROUNDINGS = msgspec.json.Decoder(_Surroundings)
+_Part = TypeVar("_Part", bound=Named)
 
 
 class Store:
@@ -115,8 +103,7 @@ class Store:
         """The ``cell.json`` of a finished cell without its own digest; ``files`` has those of its other files."""
         path = self._record(identity)
         try:
-            with open(path, "rb") as file:
-                record, has_digest = read_sealed(file.read())
+            record, has_digest = read_sealed(bytes_of(path))
             self._expect_digest(has_digest)
             if any(key not in record for key in ("description", "outcome", "cost")):
                 raise ValueError("it lacks description, outcome or cost")
@@ -128,12 +115,18 @@ class Store:
 
     def figures(self, identity: str) -> dict[str, Any]:
         """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not decoded."""
-        known = self._decoded(identity, _FIGURES)
+        known = self._decoded(identity, FIGURES)
         return known.outcome | known.cost
 
     def environment(self, identity: str) -> dict[str, Any]:
         """The environment in which a finished cell was computed; the rest of its file is not decoded."""
-        return self._decoded(identity, _SURROUNDINGS).environment
+        return self._decoded(identity, SURROUNDINGS).environment
+
+    def mentions(self, identity: str, key: str) -> bool:
+        """Whether ``key`` stands in the ``cell.json`` of a finished cell, which is neither checked nor decoded."""
+        with suppress(OSError):
+            return f'"{key}"'.encode() in bytes_of(self._record(identity))
+        return False
 
     def file(self, identity: str, name: str) -> Path:
         """The path of a file of a finished cell, whose bytes agree with the digest in ``cell.json``."""
@@ -158,9 +151,9 @@ class Store:
     def _decoded(self, identity: str, decoder: msgspec.json.Decoder[_Part]) -> _Part:
         path = self._record(identity)
         try:
-            with open(path, "rb") as file:
-                data = file.read()
-            self._expect_digest(check_seal(data))
+            data = bytes_of(path)
+            if not check_seal(data):
+                self._expect_digest(False)
             part = decoder.decode(data)
             # In a sealed record, the bytes of the description are its canonical JSON.
             named = hashlib.sha256(part.description).hexdigest() == identity
@@ -233,7 +226,8 @@ class Store:
                 # What remains of a damaged cell.
                 shutil.rmtree(target, ignore_errors=True)
                 os.rename(working, target)
-        sync_all([target.parent, target.parent.parent])
+        for folder in (target.parent, target.parent.parent):  # the second is seldom new, and then takes no time
+            sync(folder)
         (self.root / "failures" / f"{identity}.json").unlink(missing_ok=True)
         self.forget_stacks(identity)
 

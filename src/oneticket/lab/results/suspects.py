@@ -94,7 +94,7 @@ def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[s
         cells |= dict.fromkeys([*(values[place] for values in content["rows"]), *content.get("cells", ())])
     there = store.finished(cells)
     for cell in cells:
-        if cell not in there:
+        if cell not in there or store.mentions(cell, "processor"):
             continue
         with suppress(InputError):  # damaged cells are reported where their figures are read
             environment = store.environment(cell)
