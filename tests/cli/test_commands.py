@@ -38,10 +38,17 @@ COMMANDS = [
     "run",
     "results",
     "report",
+<<<<<<< ours
     "store",
     "find",
     "transfer",
     "ticket",
+=======
+    "find",
+    "transfer",
+    "ticket",
+    "trust",
+>>>>>>> theirs
     "bench",
     "list",
     "doctor",
@@ -74,6 +81,7 @@ def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
         ("find", ["--model", "--data", "--density", "--rewind", "--out"]),
         ("transfer", ["TICKET_FILE", "--data", "--json"]),
         ("ticket", ["show", "verify", "diff"]),
+        ("trust", ["list", "revoke"]),
         ("list", ["KIND", "--json"]),
         ("doctor", ["--json"]),
     ],
