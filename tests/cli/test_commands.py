@@ -38,17 +38,11 @@ COMMANDS = [
     "run",
     "results",
     "report",
-<<<<<<< ours
     "store",
     "find",
     "transfer",
     "ticket",
-=======
-    "find",
-    "transfer",
-    "ticket",
     "trust",
->>>>>>> theirs
     "bench",
     "list",
     "doctor",

@@ -73,7 +73,7 @@ def test_what_is_wrong_with_an_option_is_said(invented: str, options: dict[str, 
 
 
 def test_a_method_without_options_says_so() -> None:
-    with pytest.raises(InputError, match="'train' has no option 'rate'"):
+    with pytest.raises(InputError, match="method 'train': unknown option 'rate'; expected none"):
         method_options("train", {"rate": 1.0})
 
 

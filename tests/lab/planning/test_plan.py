@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oneticket.errors import InputError
 from oneticket.lab.cells.description import ArmStart, Initial, Round
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.planning.rows import Row
@@ -116,8 +117,15 @@ def test_density_one_is_round_zero_and_needs_no_round_of_a_search(lab: Any) -> N
 
 
 def test_a_density_goes_to_the_nearest_round_on_a_logarithmic_scale(lab: Any) -> None:
-    plan = lab.plan(seeds=1, transfer__0=one_arm("random", densities=[0.36, 0.34, 0.13, 0.71]))
-    assert [row.round for row in rows(plan, "random")] == [1, 2, 3, 0]
+    plan = lab.plan(seeds=1, transfer__0=one_arm("random", densities=[0.36, 0.34, 0.13, 0.7]))
+    assert [row.round for row in rows(plan, "random")] == [1, 2, 3, 1]
+    assert plan.densities == {0.7: (0.5,), 0.36: (0.5,), 0.34: (0.25,)}, "0.13 and 0.125 hardly differ"
+
+
+def test_a_density_that_only_the_dense_network_is_near_is_refused(lab: Any) -> None:
+    for arm in ("winning", "snip"):
+        with pytest.raises(InputError, match=r"densities: density 0\.9 is nearer to the dense network"):
+            lab.plan(seeds=1, transfer__0=one_arm(arm, densities=[0.9]))
 
 
 def test_parents_stand_before_their_children(lab: Any) -> None:

@@ -31,7 +31,6 @@ from oneticket.lab.cells.records import (
     sealed,
 )
 
-
 _Part = TypeVar("_Part", bound=Named)
 
 

@@ -45,7 +45,7 @@ class Ladder:
         shown = ", ".join(f"{rung.density:.3g}" for rung in self.rungs[1:4])
         return InputError(
             f"density {density:g} is nearer to the dense network than to any round (the first have {shown})",
-            expected="the density of a round, or a smaller prune under [search]",
+            expected="the density of a round, 1, or a smaller prune",
         )
 
     def nearest(self, density: float) -> Rung:

@@ -57,8 +57,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model : the network in which an ``elastic`` mask was found.
     """
 
-    mask: str = ""
-    weights: str = ""
+    mask: str
+    weights: str
     method: str = "train"
     options: dict[str, Any] = {}
     norms: str = "as-drawn"
@@ -159,8 +159,6 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def _check_word(key: str, word: str, words: list[str]) -> None:
-    if not word:
-        raise InputError(f"the key '{key}' is missing", expected=f"one of {', '.join(words)}")
     if word not in words:
         raise unknown(key, word, words)
 

@@ -14,14 +14,15 @@ import msgspec
 from oneticket.data import DataSpec
 from oneticket.data.spec import chain
 from oneticket.errors import InputError, unknown
-from oneticket.lab.spec.arms import ARMS, Arm
+from oneticket.lab.spec.arms import ARMS, Arm, mask_words
 from oneticket.lab.spec.parsing import convert, read_toml, refuse_unwritable
+from oneticket.methods import PRETRAININGS
 from oneticket.models import ModelSpec
 from oneticket.pruning import ALLOCATIONS, CRITERIA
 from oneticket.pruning.base import check_pair
 from oneticket.search import Search, check_rescaling
 from oneticket.training import Recipe
-from oneticket.weights import RESCALINGS, check_optimizer
+from oneticket.weights import DRAWS, RESCALINGS, check_optimizer
 
 MOST = 10_000
 """Maximum of replicates, and of rounds: larger numbers are surely a slip, and planning them would fill the memory."""
@@ -107,9 +108,8 @@ def read_experiment(raw: dict[str, Any]) -> Experiment:
     for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
         named = raw.get(table)
         for word, content in named.items() if isinstance(named, dict) else ():
-            if table == "arm" and isinstance(content, dict) and "rescale" in content:
-                expected = "rescale under [[transfer]], for all arms, or under [search], for the rounds"
-                raise InputError("unknown key 'rescale'", where=f"arm.{word}", expected=expected)
+            if table == "arm" and isinstance(content, dict):
+                _check_keys_of_arm(content, f"arm.{word}")
             convert(content, kind, f"{table}.{word}")
     experiment = convert(raw, Experiment)
     _check(experiment)
@@ -161,6 +161,16 @@ def _check_name(word: str, where: str) -> None:
             where=where,
             expected="another name",
         )
+
+
+def _check_keys_of_arm(content: Collection[str], where: str) -> None:
+    """Refuse an arm without its axes, whose words are many, and a key of the grid."""
+    if "rescale" in content:
+        expected = "rescale under [[transfer]], for all arms, or under [search], for its rounds"
+        raise InputError("unknown key 'rescale'", where=where, expected=expected)
+    for key, words in (("mask", mask_words()), ("weights", [*DRAWS, *PRETRAININGS])):
+        if key not in content and not set(content) - set(Arm.__struct_fields__):  # else a misspelt key is told
+            raise InputError(f"the key '{key}' is missing", where=where, expected=f"one of {', '.join(words)}")
 
 
 def _check_replicates(experiment: Experiment) -> None:
