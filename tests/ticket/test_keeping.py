@@ -520,6 +520,28 @@ def test_an_average_made_after_the_ticket_is_masked(ticket: Ticket, model: nn.Se
     assert back(early, ticket) > 0
 
 
+def test_twins_of_every_kind_do_no_harm(ticket: Ticket) -> None:
+    """On the meta device, without shapes yet, half built, or changed since."""
+    model, changed, gone = network(1), network(1), network(1)
+    twins = [copy.deepcopy(network()).to("meta"), nn.Sequential(nn.LazyLinear(12), nn.LazyLinear(8)), changed]
+    twins.append(nn.Sequential.__new__(nn.Sequential))
+    ticket.put_into(model)
+    nn.utils.parametrizations.weight_norm(changed[0])
+    del gone
+    optimizer = sgd(model)
+    keeper = ticket.kept(optimizer)
+    with keeper:
+        step(model, optimizer)
+        twins.clear()
+        step(model, optimizer)
+    other = network(1)
+    ticket.put_into(model)
+    with ticket.kept(optimizer):
+        step(model, optimizer)
+        other[0] = nn.Linear(6, 13)
+        step(model, optimizer)
+
+
 SPECIAL = {"LBFGS", "SparseAdam", "Optimizer"}
 OPTIMIZERS = sorted(
     name for name, kind in vars(torch.optim).items()

@@ -15,9 +15,10 @@ from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.keeping import Carrier, KeptTicket, Twins, caller, twins_of
+from oneticket.ticket.keeping import Carrier, KeptTicket, caller
 from oneticket.ticket.placement import Placement, carried, place
 from oneticket.ticket.provenance import Provenance
+from oneticket.ticket.twins import Twins, twins_of
 from oneticket.wiring import unwrapped
 
 

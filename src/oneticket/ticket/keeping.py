@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-
-Twins: TypeAlias = tuple[weakref.ref[nn.Module], ...]
-"""Modules of the same kind and with the same masked tensors as a model that are no part of it."""
+from oneticket.ticket.twins import Twin, Twins, fits
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers by the size of a number in bytes."""
@@ -71,7 +68,7 @@ class KeptTicket:
         self._told: set[str] = set()
         # The memory of each optimiser as it was last masked; `load_state_dict` puts another in its place.
         self._memories: weakref.WeakKeyDictionary[torch.optim.Optimizer, Any] = weakref.WeakKeyDictionary()
-        self._copies: list[_Copy] = []
+        self._copies: list[Twin] = []
         self._stepped: set[int] = set()
         self._steps = 0
         self.check()
@@ -171,11 +168,12 @@ class KeptTicket:
         self._memories[optimizer] = optimizer.state
 
     # -- what can't be kept ------------------------------------------------------------------------------------------
-    def _copies_without_ticket(self) -> list[_Copy]:
+    def _copies_without_ticket(self) -> list[Twin]:
         found = []
         for carrier in self._carriers:
-            spots = [spot for spot in self._spots if spot.model is carrier.model]
-            found += [_Copy(module, spots) for twin in carrier.twins if (module := twin()) is not None]
+            gone = {spot.name: spot.gone for spot in self._spots if spot.model is carrier.model}
+            alive = (module for twin in carrier.twins if (module := twin()) is not None)
+            found += [Twin(module, gone) for module in alive if fits(module, gone)]
         return [copy for copy in found if not copy.carries]
 
     def _look_at_copies(self) -> None:
@@ -282,47 +280,6 @@ def _on_gradient(weight: Tensor, hook: Any) -> Any:
         return weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
     finally:
         weight.requires_grad_(trained)
-
-
-class _Copy:
-    """A module made like a model that carries the ticket, with masked weights that are not zero."""
-
-    def __init__(self, module: nn.Module, spots: Sequence[_Spot]) -> None:
-        self.kind = type(module).__name__
-        self._module = weakref.ref(module)
-        self._spots = spots
-        self._before = self._total(module)
-
-    def averages(self, stepped: set[int]) -> bool:
-        """Whether its masked weights have changed without a step of an optimiser, and are not zero."""
-        module = self._module()
-        if module is None or any(id(parameter) in stepped for parameter in module.parameters()):
-            return False
-        now = self._total(module)
-        return now != self._before and now[0] != 0
-
-    def _total(self, module: nn.Module) -> tuple[float, float]:
-        """Sums over the masked weights, of magnitudes and of values."""
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        with torch.no_grad():
-            parts = [parameters[s.name][s.gone.to(parameters[s.name].device)].double() for s in self._spots]
-            return sum(float(p.abs().sum()) for p in parts), sum(float(p.sum()) for p in parts)
-
-    @property
-    def carries(self) -> bool:
-        return self._before[0] == 0
-
-
-def twins_of(model: nn.Module, masks: Masks) -> Twins:
-    """The live modules that may be copies of ``model``, such as an average that is made of it."""
-    own = {id(module) for module in model.modules()}
-    alike = (thing for thing in gc.get_objects() if type(thing) is type(model) and id(thing) not in own)
-    return tuple(weakref.ref(thing) for thing in alike if _fits(thing, masks))
-
-
-def _fits(module: nn.Module, masks: Masks) -> bool:
-    shapes = {name: parameter.shape for name, parameter in module.named_parameters(remove_duplicate=False)}
-    return all(shapes.get(name) == mask.shape for name, mask in masks.items())
 
 
 def caller() -> tuple[str, int]:
