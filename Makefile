@@ -22,7 +22,7 @@ test-slow: $(VENV)/.dev
 
 # Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
 test-faults: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist worksteal -m faults tests/faults
+	$(PYTEST) -n 2 --dist worksteal -m faults
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
 # after its heap; a machine without that library says so once a process, and goes on. test_runtime.py is about the heap that

@@ -42,7 +42,7 @@ from oneticket.weights import DRAWS, NORMS, RESCALINGS
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
 ]
 REGISTRIES = (
@@ -163,7 +163,7 @@ def test_the_examples_of_a_module_run(name: str) -> None:
 def test_the_experiments_of_a_page_are_valid(page: Path, tmp_path: Path) -> None:
     with registries_restored():
         for block in blocks(page, "python") if page.name in USES_ITS_CODE else []:
-            exec(block.text, {"__name__": "__page__"})
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), {"__name__": "__page__"})
         for block in blocks(page, "toml"):
             raw = tomllib.loads(block.text)
             if "name" not in raw:

@@ -112,7 +112,7 @@ def test_the_head_is_the_last_linear_layer_or_the_one_that_fits() -> None:
 
 
 def test_a_head_that_cannot_be_found_says_how_to_name_it() -> None:
-    with pytest.raises(InputError, match=r'head="…"; the model has no linear layer at all'):
+    with pytest.raises(InputError, match=r'head="…"; the model has no such layer'):
         find_head(nn.Conv2d(1, 2, 3))
     with pytest.raises(InputError, match=r"no linear layer with 9 outputs; .*'0' \(6 outputs\), '3' \(3 outputs\)"):
         find_head(small(), classes=9)

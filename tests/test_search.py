@@ -447,19 +447,97 @@ def test_a_round_may_be_rescaled_where_no_factors_multiply(rescale: str, method:
     assert find_ticket(Network(), data, recipe=RECIPE, density=0.4, rounds=2, rescale=rescale, method=method).masks.kept
 
 
-def test_a_network_without_a_head_says_how_to_name_it(calls: list[Call]) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    batch = torch.randn(8, 1, 5, 5), torch.arange(8) % 3
-    with pytest.raises(InputError, match=r"head of Sequential can't be found.*head="):
-        find_ticket(model, batch, recipe=RECIPE)
+def test_a_network_with_a_doubtful_head_says_how_to_name_it(calls: list[Call]) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(self.body(x).relu()) + self.two(self.body(x).relu())
+
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    with pytest.raises(InputError, match=r"head: the head of Two can't be found.*'one', 'two' together.*head="):
+        find_ticket(Two(), batch, recipe=RECIPE)
     assert not calls
-    assert list(find_ticket(model, batch, recipe=RECIPE, head="2", rounds=1).masks) == ["0.weight"]
+    assert list(find_ticket(Two(), batch, recipe=RECIPE, head="two", rounds=1).masks) == ["body.weight", "one.weight"]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_convolution_that_gives_the_classes_is_the_head() -> None:
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ticket = find_ticket(nn.Sequential(*layers), (torch.randn(8, 1, 5, 5), torch.arange(8) % 3), recipe=RECIPE)
+    assert (ticket.head, list(ticket.masks)) == ("2", ["0.weight"])
+
+
+class Surprising(nn.Module):
+    """A classifier declared first, a layer that is never used, a frozen one and one of a user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier, self.spare = nn.Linear(6, 3), nn.Linear(4, 9)
+        self.frozen, self.own = nn.Linear(4, 6), nn.Parameter(torch.eye(6) + 0.1)
+        self.frozen.requires_grad_(False)
+        self.moves = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.moves((self.frozen(x) @ self.own).relu()).relu())
+
+
+def test_what_is_counted_but_does_not_compute_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    ticket = find_ticket(Surprising(), batch, recipe=RECIPE, density=0.5, rounds=1)
+    assert ticket.head == "classifier"
+    assert list(ticket.masks) == ["spare.weight", "frozen.weight", "moves.weight"], "named, not left out"
+    (told,) = recwarn
+    assert told.filename == __file__
+    text = str(told.message)
+    assert "never uses 'spare.weight', which hold 36 of the 96 prunable weights" in text
+    assert "'frozen.weight' are pruned, but frozen" in text
+    assert "'own' are not prunable and stay dense, 36 weights: density 0.5 of what is prunable is 0.636 of all" in text
+
+
+def test_watching_changes_nothing_of_the_network_or_the_random_state() -> None:
+    """A batch runs once more than before, in a copy: the same ticket as with the head named."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 6), nn.Linear(6, 3))
+
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    one, two = network(), network()
+    torch.manual_seed(7)
+    watched = find_ticket(one, batch, recipe=RECIPE, density=0.4, rounds=2)
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    named = find_ticket(two, batch, recipe=RECIPE, density=0.4, rounds=2, head="4")
+    assert watched == named
+    assert torch.equal(torch.rand(3), drawn)
+    assert_equal(state_of(one), state_of(network()))
 
 
 # -- transfer --------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def ticket(data: Any) -> Iterator[Any]:
     return find_ticket(Network(), data, recipe=RECIPE, density=0.4, rounds=2)
+
+
+def test_a_transfer_finds_a_head_of_another_name_by_watching(ticket: Any, data: Any) -> None:
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes, self.one, self.norm, self.two = (
+                getattr(Network(5), n) for n in ("head", "one", "norm", "two")
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.classes(self.two(self.norm(self.one(x)).relu()).relu())
+
+    model = Renamed()
+    with pytest.raises(InputError, match="model_head="):
+        ticket.put_into(model)
+    fresh = [name for name, _ in transfer(ticket, model, data, recipe=RECIPE).placement.fresh]
+    assert fresh == ["classes.weight", "classes.bias"]
 
 
 def test_a_transfer_trains_the_tickets_weights_under_its_masks(ticket: Any, data: Any, calls: list[Call]) -> None:

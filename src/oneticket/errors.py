@@ -77,7 +77,8 @@ class NonFiniteLoss(OneticketError):
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """The valid word closest to ``word``, or None if no word is close."""
     by_lower = {v.lower(): v for v in valid}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    begun = [v for v in by_lower if len(word) > 2 and v.startswith(word.lower())]  # "lenet" is not near "lenet-300-100"
+    found = difflib.get_close_matches(word.lower(), begun or by_lower, n=1, cutoff=0.0 if begun else 0.5)
     return by_lower[found[0]] if found else None
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Unpack
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
-from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
+from oneticket.census import refuse_computed_weights, take_census
+from oneticket.conversion import Seed, checked
+from oneticket.data import BatchSource, ImageSet, Normalisation
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
-from oneticket.prunable import Prunable
+from oneticket.prunable import Prunable, find_head, has_layer
 from oneticket.pruning.base import check_pair
 from oneticket.randomness import Streams
 from oneticket.search import (
@@ -28,20 +31,24 @@ from oneticket.search import (
     next_masks,
 )
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
-from oneticket.training import Recipe, Runtime, Snapshot, Step, Training, evaluate, train
+from oneticket.training import Callback, Recipe, Runtime, Snapshot, Step, Training, evaluate, train
+from oneticket.training.examination import check_state, examine
 from oneticket.weights import State
 
 
+@checked
 def find_ticket(
     model: nn.Module,
     train_set: Any,
     *,
     recipe: Recipe,
     density: float = 0.05,
-    seed: int = 0,
+    seed: Seed = 0,
     head: str | None = None,
     name: str = "",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
+    runtime: Runtime | None = None,
+    callbacks: Sequence[Callback] = (),
     on_round: Callable[[int, int, Training], None] | None = None,
     **search: Unpack[SearchOptions],
 ) -> Ticket:
@@ -54,8 +61,12 @@ def find_ticket(
     recipe : how each round trains.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
-    head : name of the classifier, if it can't be found.
+    head : name of the classifier; by default the layer whose output is the network's output, found by watching one
+        forward pass of a copy of the network in evaluation mode.
     name : name of the data, for the ticket's provenance.
+    device : where to train, such as ``"cpu"`` or ``"cuda"``.
+    runtime : how each training is computed, instead of ``device``; without a checkpoint.
+    callbacks : as for :func:`oneticket.train`, of each of the trainings.
     on_round : called after each training with its number, the number of all trainings, and its result.
     search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
         default), ``"500it"``, 0. ``rounds`` is by default the number needed if each round removes the fraction
@@ -71,7 +82,8 @@ def find_ticket(
 
     Warns
     -----
-    UserWarning : a layer has lost all its weights.
+    UserWarning : a layer has lost all its weights; weights are prunable that the network never uses or that are frozen;
+        weights of other layers stay dense.
 
     Examples
     --------
@@ -85,14 +97,24 @@ def find_ticket(
     for word in search:
         if word not in SearchOptions.__annotations__:
             raise unknown("option", word, SearchOptions.__annotations__)
-    plan = Search.for_density(density, **search)
+    plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
+    if computed.checkpoint is not None:
+        raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
+    refuse_computed_weights(model)  # they can't be copied
+    check_state(model)
+    batches = examine(model, train_set, recipe, device=computed.device).train_set
     network = copy.deepcopy(model)
-    view = Prunable(network, head=head, prune_head=plan.prune_head, only=plan.prunable)
-    batches = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=device)
+    example = next(batches.ordered(), None)
+    census = take_census(
+        network, None if example is None else example[0], head=head, prune_head=plan.prune_head, only=plan.prunable
+    )
+    view = census.view
     _check_search(plan, density, view, recipe, batches)
-    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, device, on_round)
+    if told := census.told(density):
+        warnings.warn(told, stacklevel=3)
+    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, computed, callbacks, on_round)
     if masks.collapsed():
-        warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=2)
+        warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=3)
     provenance = Provenance(
         model=type(model).__name__,
         seen=(seen(train_set, name, recipe, batches.samples),),
@@ -118,7 +140,8 @@ def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe
         per_epoch = batches.steps_per_epoch
         if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
             raise InputError(
-                f"rewind = {search.rewind} leaves no step to train after it", expected=f"less than {recipe.epochs}ep"
+                f"rewind = {search.rewind} leaves no step to train after it",
+                expected=f"a moment before {recipe.epochs}ep, such as rewind=0, or a recipe with more epochs",
             )
 
 
@@ -130,13 +153,15 @@ def _searched(
     density: float,
     view: Prunable,
     seed: int,
-    device: str,
+    runtime: Runtime,
+    callbacks: Sequence[Callback],
     on_round: Callable[[int, int, Training], None] | None,
 ) -> tuple[Masks, Snapshot]:
     """The masks of the last round, and the network at k; ``network`` is trained, and ``view`` is its view."""
     evidence = Replayed(batches, Streams(seed))
-    initial, runtime = _state(network), Runtime(device=device)
-    run = train(network, batches, recipe, seed=seed, snapshots=[search.rewind], runtime=runtime)
+    initial = _state(network)
+    train_on = partial(train, network, batches, recipe, callbacks=callbacks, seed=seed, runtime=runtime)
+    run = train_on(snapshots=[search.rewind])
     rewound = run.snapshots[str(search.rewind)]
     masks: Masks | None = None
     for number, target in enumerate([*search.densities()[1:-1], density], start=1):
@@ -154,7 +179,7 @@ def _searched(
             network=partial(_copy_holding, network), batch=lambda: next(iter(evidence))[0],
         )  # fmt: skip
         network.load_state_dict(state)
-        run = train(network, batches, recipe, masks=masks, seed=seed, start=start, runtime=runtime)
+        run = train_on(masks=masks, start=start)
     assert masks is not None  # a search has at least one round
     return masks, rewound
 
@@ -185,6 +210,7 @@ class Transfer(msgspec.Struct, frozen=True):
     test_loss: float | None
 
 
+@checked
 def transfer(
     ticket: Ticket,
     model: nn.Module,
@@ -195,8 +221,10 @@ def transfer(
     test_set: Any = None,
     head: Literal["fresh", "keep", "copied"] = "fresh",
     model_head: str | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    seed: Seed = 0,
+    device: str | torch.device = "cpu",
+    runtime: Runtime | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Transfer:
     """Put ``ticket`` into ``model`` and train it on the target; ``model`` is changed in place.
 
@@ -204,13 +232,16 @@ def transfer(
     ----------
     ticket : the ticket, found on the source.
     model : the network to train; its body has the shapes of the ticket's.
-    train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is touched once, after the last step;
-        an ImageSet given for testing is normalised with the statistics of ``train_set``.
+    train_set, validation, test_set : as for :func:`oneticket.train`. ``test_set`` is evaluated once, at the
+        end; an ImageSet given for testing is normalised with the statistics of ``train_set``.
     recipe : how the target is trained, from its step 0.
     head : ``"fresh"`` draws the classifier anew, ``"keep"`` leaves that of ``model``, ``"copied"`` takes the ticket's.
-    model_head : name of the classifier of ``model``, if it can't be found.
+    model_head : name of the classifier of ``model``; by default the ticket's head, if the model has that layer, else
+        the layer whose output is the model's output.
     seed : the replicate.
     device : where to train, such as ``"cpu"`` or ``"cuda"``.
+    runtime : how the training is computed, instead of ``device``.
+    callbacks : as for :func:`oneticket.train`.
 
     Returns
     -------
@@ -235,16 +266,39 @@ def transfer(
     known = getattr(train_set, "normalisation", None)  # a source of batches has its own
     normalisation = Normalisation.of(train_set) if isinstance(train_set, ImageSet) else known
     if isinstance(test_set, ImageSet) and normalisation is None:
-        raise InputError("is an ImageSet, but train_set is not", where="test_set", expected="both of one kind")
+        raise InputError("test_set is an ImageSet, but train_set is not", expected="both of one kind")
+    computed = _runtime(runtime, device)
+    examined = examine(
+        model, train_set, recipe, device=computed.device, evaluated={"validation": validation, "test_set": test_set}
+    )
+    if model_head is None and not has_layer(model, ticket.head):
+        model_head = _watched_head(model, examined.train_set)
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
-        runtime=Runtime(device=device),
+        runtime=computed, callbacks=callbacks,
     )  # fmt: skip
     if test_set is None:
         return Transfer(placement, run, None, None)
-    accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=device)
+    accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=computed.device)
     return Transfer(placement, run, accuracy, loss)
+
+
+def _watched_head(model: nn.Module, batches: BatchSource) -> str | None:
+    example = next(batches.ordered(), None)
+    try:
+        return None if example is None else find_head(model, inputs=example[0])
+    except InputError as error:
+        raise InputError(error.what, where="transfer", expected='its name, as model_head="…"') from error
+
+
+def _runtime(runtime: Runtime | None, device: str | torch.device) -> Runtime:
+    """The runtime of the arguments ``runtime`` and ``device``, of which one says where to train."""
+    if runtime is None:
+        return Runtime(device=str(device))
+    if str(device) not in ("cpu", runtime.device):
+        raise InputError(f"device = '{device}' and runtime.device = '{runtime.device}'", expected="only runtime")
+    return runtime
 
 
 def _copy_holding(network: nn.Module, state: State) -> nn.Module:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
-from oneticket.errors import InputError
+from oneticket.errors import InputError, unknown
 
 T = TypeVar("T")
 
@@ -81,6 +81,15 @@ class Context:
 
     looker: ClassVar[str] = "plug-in"
 
+    def __getattr__(self, name: str) -> Any:
+        # Only for names that are not there. An AttributeError, so that `hasattr` and copying work.
+        raise AttributeError(str(unknown("field", name, self._fields(), where=type(self).__name__)))
+
+    def _fields(self) -> list[str]:
+        return [field.name for field in fields(self) if field.init]
+
     def has(self, field: str) -> bool:
-        """Whether ``field`` was given, without computing it."""
+        """Whether ``field`` was given, without computing it; InputError for a field that there is not."""
+        if f"_{field}" not in vars(self):
+            raise unknown("field", field, self._fields(), where=type(self).__name__)
         return vars(self).get(f"_{field}") is not None

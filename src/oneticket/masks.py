@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oneticket.conversion import checked
 from oneticket.errors import InputError
 
 
@@ -127,6 +128,7 @@ class Masks(Mapping[str, Tensor]):
         return (self & other).kept / union if union else 1.0
 
     # -- permutation ---------------------------------------------------------------------------------------------
+    @checked
     def permuted(self, generator: torch.Generator, *, within: str) -> Masks:
         """Masks with the kept positions shuffled uniformly.
 

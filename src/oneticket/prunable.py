@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oneticket.errors import InputError, nearest
+from oneticket.wiring import Wiring, watch
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
@@ -31,6 +32,8 @@ class Prunable:
         Whether the head's weight is prunable too.
     only : Sequence[str], optional
         Names of the parameters that may be pruned, in any order, instead of the default set.
+    inputs : Tensor, optional
+        A batch by which the head is found, if it is not named.
 
     Raises
     ------
@@ -45,13 +48,14 @@ class Prunable:
         head: str | None = None,
         prune_head: bool = False,
         only: Sequence[str] | None = None,
+        inputs: Tensor | None = None,
     ) -> None:
         self.model = model
-        self.head = head if head is not None else find_head(model)
+        self.head = head if head is not None else find_head(model, inputs=inputs)
         check_head(model, self.head)
         if isinstance(only, str):
             raise InputError(f"only = '{only}'", expected=f"a list of names, such as ['{only}']")
-        chosen = dict.fromkeys(only if only is not None else _default_names(model, self.head, prune_head))
+        chosen = dict.fromkeys(only if only is not None else prunable_names(model, self.head, prune_head))
         parameters = dict(model.named_parameters())
         for name in chosen:
             if name not in parameters:
@@ -106,7 +110,8 @@ def transposed_groups(module: nn.Module) -> int | None:
     return module.groups if isinstance(module, _TRANSPOSED) else None
 
 
-def _default_names(model: nn.Module, head: str, prune_head: bool) -> Iterator[str]:
+def prunable_names(model: nn.Module, head: str, prune_head: bool = False) -> Iterator[str]:
+    """The names of the weights that are prunable by default."""
     # A weight shared by two modules has one name among the parameters; one shared with the head belongs to the head.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     spared = set() if prune_head else {id(p) for p in model.get_submodule(head).parameters()}
@@ -126,40 +131,106 @@ def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
     return False
 
 
-def find_head(model: nn.Module, classes: int | None = None) -> str:
-    """Name of the classifier: the last linear layer.
+def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | None = None) -> str:
+    """Name of the classifier: the layer whose output is the network's output.
 
     Parameters
     ----------
     model : nn.Module
         The network.
     classes : int, optional
-        The number of outputs that the classifier must have. With it a convolution is found too, if no linear layer has
-        so many outputs.
+        The number of outputs that the classifier must have; by default as many as the network has.
+    inputs : Tensor, optional
+        A batch on which the network is watched once (:func:`oneticket.wiring.watch`); where its layers are declared and
+        what they are called is then of no account. Without a batch nothing can be watched, and the last linear layer is
+        presumed; with ``classes``, the last that has so many outputs, or else such a convolution.
 
     Raises
     ------
     InputError
-        When there is no such layer; the message says how to name the head.
+        When there is no such layer, or more than one; the message says how to name the head.
     """
+    return _presumed(model, classes) if inputs is None else watched_head(model, watch(model, inputs), classes)
+
+
+def watched_head(model: nn.Module, wiring: Wiring, classes: int | None = None) -> str:
+    """The one layer through which the output left the network; see :func:`find_head`."""
+    wanted = classes if classes is not None else wiring.outputs
+    if len(wiring.last) != 1:
+        several = f"its output comes from {_listed(wiring.last)} together"
+        raise _unfound(model, several if wiring.last else "its output comes from no layer with weights")
+    (head,) = wiring.last
+    layer = model.get_submodule(head)
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        kind = type(layer).__name__
+        raise _unfound(model, f"its output comes from '{head}', but {kind} has no parameter 'weight'")
+    # Of a layer of a user's own it is not known which dimension counts its outputs.
+    outputs = [outputs_of(layer)] if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) else list(weight.shape[:2])
+    if wanted is not None and wanted not in outputs:
+        raise _unfound(model, f"its output comes from '{head}', which has {outputs[0]} outputs, not {wanted}")
+    return head
+
+
+def sole_head(model: nn.Module) -> str:
+    """The head of a model that cannot be watched: its only linear layer, or the one that ends an ``nn.Sequential``.
+
+    Raises InputError where that leaves a doubt.
+    """
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if len(linear) == 1:
+        return linear[0]
+    last, name = model, ""
+    while isinstance(last, nn.Sequential):  # its order of declaration is that of computation
+        weighted = [(n, child) for n, child in last.named_children() if any(p.dim() > 1 for p in child.parameters())]
+        if not weighted:
+            break
+        step, last = weighted[-1]
+        name = f"{name}.{step}" if name else step
+    if isinstance(last, nn.Linear):
+        return name
+    raise _unfound(model, "more than one layer could be it" if linear else "no linear layer")
+
+
+def _presumed(model: nn.Module, classes: int | None) -> str:
     linear: list[tuple[str, nn.Linear]] = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
     fitting: list[str] = [name for name, m in linear if classes is None or m.out_features == classes]
     if classes is not None and not fitting:
         fitting = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels == classes]
     if fitting:
         return fitting[-1]
-    with_outputs = f" with {classes} outputs" if classes is not None else ""
-    choices = ", ".join(f"'{n}' ({m.out_features} outputs)" for n, m in linear) or "no linear layer at all"
-    raise InputError(
-        f"the head of {type(model).__name__} can't be found: no linear layer{with_outputs}",
+    raise _unfound(model, f"no linear layer{f' with {classes} outputs' if classes is not None else ''}")
+
+
+def _unfound(model: nn.Module, reason: str) -> InputError:
+    layers = [(n, m) for n, m in model.named_modules() if n and isinstance(m, nn.Linear | nn.Conv2d)]
+    choices = ", ".join(f"'{n}' ({outputs_of(m)} outputs)" for n, m in layers) or "no such layer"
+    return InputError(
+        f"the head of {type(model).__name__} can't be found: {reason}",
         expected=f'the name of the layer that gives the classes, as head="…"; the model has {choices}',
     )
+
+
+def outputs_of(layer: nn.Module) -> int:
+    """The number of outputs (features, channels) of a layer with a weight."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    groups = transposed_groups(layer)
+    return weight.shape[0] if groups is None else weight.shape[1] * groups
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def has_layer(model: nn.Module, name: str) -> bool:
+    """Whether ``model`` has a layer of this name that has a weight."""
+    return isinstance(getattr(dict(model.named_modules()).get(name), "weight", None), Tensor)
 
 
 def check_head(model: nn.Module, head: str) -> None:
     """Raise InputError unless ``head`` names a layer of ``model`` that has a weight."""
     modules = dict(model.named_modules())
-    if head not in modules or not isinstance(getattr(modules[head], "weight", None), torch.Tensor):
+    if not has_layer(model, head):
         weighted = [n for n, m in modules.items() if isinstance(getattr(m, "weight", None), torch.Tensor)]
         raise InputError(
             f"the model has no layer '{head}' that could be its head",

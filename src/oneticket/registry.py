@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
-from oneticket.errors import unknown
+from oneticket.conversion import members
+from oneticket.errors import InputError, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=msgspec.Struct)
@@ -21,13 +23,17 @@ class NoFacts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Entry(Generic[F, S]):
-    """A registered function: its name, the function, a one-line summary, its publication, and its facts."""
+    """A registered function: its name, the function, a one-line summary, its publication, its facts, and where.
+
+    ``module`` is the module that registered it, which need not be the one that defines the function.
+    """
 
     name: str
     function: F
     summary: str
     source: str
     facts: S
+    module: str = field(default="", compare=False)
 
 
 class Registry(Generic[F, S]):
@@ -85,14 +91,21 @@ class Registry(Generic[F, S]):
             For an unknown fact, or a value of the wrong type.
         ValueError
             For a name that is registered already.
+        InputError
+            For a decorator without its name, which would register nothing.
         """
+        if not isinstance(name, str):
+            what = f"@{self.kind.replace('-', '')} without a name registers nothing"
+            function = getattr(name, "__name__", "name")
+            raise InputError(what, expected=f'@{self.kind.replace("-", "")}("{function.replace("_", "-")}")')
         stated = self._stated(name, facts)
+        module = str(sys._getframe(1).f_globals.get("__name__", ""))
 
         def register(function: F) -> F:
             if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
-            self._entries[name] = Entry(name, function, summary, source, stated)
+            self._entries[name] = Entry(name, function, summary, source, stated, module)
             return function
 
         return register
@@ -106,7 +119,13 @@ class Registry(Generic[F, S]):
             try:
                 msgspec.convert(value, kinds[fact])
             except msgspec.ValidationError as error:
-                raise TypeError(f"{where}: {fact} = {value!r}: {error}") from None
+                words = [str(word) for m in members(kinds[fact]) if get_origin(m) is Literal for word in get_args(m)]
+                told = (
+                    str(unknown(fact, str(value), words, where=where))
+                    if words
+                    else f"{where}: {fact} = {value!r}: {error}"
+                )
+                raise TypeError(told) from None
         return self._facts(**facts)
 
     def __getitem__(self, name: str) -> F:

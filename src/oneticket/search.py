@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
+from oneticket.conversion import check_keywords, conform, fit
 from oneticket.data import BatchSource
-from oneticket.errors import InputError, unknown
+from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.pruning import ScoreContext, prune
@@ -22,6 +23,8 @@ from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimiz
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
+
+_FRACTION = "a fraction above 0 and below 1, such as 0.2"
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,15 +51,12 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prunable: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "rewind", str(Step.parse(self.rewind)))
+        msgspec.structs.force_setattr(self, "rewind", str(Step.parse(self.rewind, "rewind")))
+        conform(self)
         if not 0 < self.prune < 1:
-            raise InputError(f"prune = {self.prune}", expected="a fraction between 0 and 1")
+            raise InputError(f"prune = {self.prune}", expected=_FRACTION)
         if self.rounds < 1:
             raise InputError(f"rounds = {self.rounds}", expected="at least 1")
-        kinds = {"method": Retraining, "optimizer_state": Restored, "norm_statistics": Restored}
-        for field, kind in kinds.items():
-            if getattr(self, field) not in get_args(kind):
-                raise unknown(field, str(getattr(self, field)), get_args(kind))
 
     @classmethod
     def for_density(
@@ -75,14 +75,19 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ------
         InputError : a number outside its range, or both ``rounds`` and ``prune``.
         """
+        check_keywords(options, cls)
+        density, rounds = fit("density", density, float), fit("rounds", rounds, int | None)
+        prune = fit("prune", prune, float | None)
         if not 0 < density < 1:
-            raise InputError(f"density = {density}", expected="a fraction between 0 and 1")
+            raise InputError(f"density = {density}", expected=_FRACTION)
         if rounds is not None and prune is not None:
             raise InputError(f"rounds = {rounds} and prune = {prune}", expected="only one: it determines the other")
         if prune is not None and not 0 < prune < 1:
-            raise InputError(f"prune = {prune}", expected="a fraction between 0 and 1")
+            raise InputError(f"prune = {prune}", expected=_FRACTION)
+        if rounds is not None and rounds < 1:
+            raise InputError(f"rounds = {rounds}", expected="at least 1")
         if rounds is not None:
-            return cls(rounds=rounds, prune=1 - density ** (1 / max(rounds, 1)), **options)
+            return cls(rounds=rounds, prune=1 - density ** (1 / rounds), **options)
         prune = 0.2 if prune is None else prune
         needed = max(1, math.ceil(round(math.log(density) / math.log1p(-prune), 9)))
         return cls(rounds=needed, prune=prune, **options)

@@ -63,6 +63,8 @@ def call(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """``call("run", "tiny.toml")`` is ``oneticket run tiny.toml`` in the test's folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cache / tmp_path.name))  # nothing is allowed yet
+    monkeypatch.delenv("ONETICKET_TRUST_CODE", raising=False)
 
     def oneticket(*arguments: str | Path) -> Told:
         with pytest.raises(SystemExit) as ended:

@@ -127,7 +127,7 @@ def test_a_model_without_a_head_is_told_how_to_name_one(call: Any, tiny: Tiny, t
         "        return x.mean(-1)\n"
     )
     file = tiny(('{ name = "lenet-300-100", options = { width = 0.05 } }', '"cli_headless:net"'))
-    refused(call("run", file), "tiny.toml: head", "can't be found", 'head="…"')
+    refused(call("run", file, "--trust-code"), "tiny.toml: head", "can't be found", 'head="…"')
 
 
 # -- stores and places --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from PIL import Image
 
 from oneticket.data import SOURCES
 from oneticket.data.cache import Decoded
+from oneticket.data.decoding import Reading
 from oneticket.data.derivations import Size
 from oneticket.errors import InputError
 
@@ -33,7 +34,7 @@ def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def read(kind: str, place: Path | str, size: Size | None = None) -> Decoded:
-    return SOURCES[kind](str(place), Path("/nowhere")).read(size)[0]
+    return SOURCES[kind](str(place), Path("/nowhere")).read(Reading(size))[0]
 
 
 GREY, COLOUR = noise(1, 4, 5), noise(2, 4, 5, 3)
@@ -118,7 +119,7 @@ def test_different_sizes_need_a_size(folder_of: FolderOf) -> None:
     home = folder_of({"train/x/a.png": encoded(noise(1, 4, 4)), "test/x/b.png": encoded(noise(2, 8, 6))})
     with pytest.raises(InputError, match=r"size: images have different sizes, such as 4×4 and 8×6"):
         read("images", home)
-    data, resized = SOURCES["images"](str(home), Path()).read(Size(8, "pad"))
+    data, resized = SOURCES["images"](str(home), Path()).read(Reading(Size(8, "pad")))
     assert resized
     assert data.train.images.shape == data.test.images.shape == (1, 1, 8, 8)
     assert np.array_equal(data.train.images[0, 0, 2:6, 2:6].numpy(), noise(1, 4, 4))
@@ -128,7 +129,7 @@ def test_different_sizes_need_a_size(folder_of: FolderOf) -> None:
 
 def test_one_size_is_left_alone_by_decoding(folder_of: FolderOf) -> None:
     home = folder_of({"train/x/a.png": encoded(GREY), "test/x/b.png": encoded(GREY)})
-    data, resized = SOURCES["images"](str(home), Path()).read(Size(8, "resize"))
+    data, resized = SOURCES["images"](str(home), Path()).read(Reading(Size(8, "resize")))
     assert not resized
     assert data.train.images.shape == (1, 1, 4, 5)
 
@@ -206,8 +207,8 @@ def test_parquet_that_cannot_be_used(animals: Path, parquet: Callable[..., None]
 
 
 def test_parquet_without_metadata_numbers_its_classes(tmp_path: Path, parquet: Callable[..., None]) -> None:
-    for part, labels in {"train": [0, 2], "test": [1, 1]}.items():
-        parquet(tmp_path / f"{part}.parquet", [encoded(GREY)] * 2, labels, None)
+    for part, labels in {"train": [0, 2, 1], "test": [1, 1, 0]}.items():
+        parquet(tmp_path / f"{part}.parquet", [encoded(GREY)] * 3, labels, None)
     assert read("path", tmp_path).classes == ("0", "1", "2")
 
 
@@ -253,7 +254,7 @@ def test_a_data_set_of_the_hub_is_found_by_the_types_of_its_columns(monkeypatch:
 def test_the_progress_bars_of_the_user_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    hub_of(monkeypatch, train=([GREY], [1]), test=([GREY], [0]))
+    hub_of(monkeypatch, train=([GREY], [1]), test=([GREY], [1]))
     datasets.enable_progress_bars()
     read("hub", "animals/pets")
     assert not datasets.are_progress_bars_disabled()

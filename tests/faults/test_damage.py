@@ -22,8 +22,9 @@ from filelock import LeaseSettingsMismatch
 import oneticket as ot
 from oneticket.data import DataSpec, open_data, resolve
 from oneticket.errors import OneticketError
+from oneticket.lab.cells.claims import Busy
 from oneticket.lab.cells.run import CellCheckpoint, Clock, Workplace, run_cell
-from oneticket.lab.cells.store import Busy, Store
+from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.cells.verification import verify
 from oneticket.lab.planning.plan import make_plan

@@ -27,6 +27,7 @@ from oneticket.training import (
     Start,
     StepDecay,
     Training,
+    TrainState,
     evaluate,
     train,
 )
@@ -201,6 +202,36 @@ def test_resumed_is_undisturbed_to_the_bit(
         assert made(found) == made(expected)
         for key, value in whole.state_dict().items():
             assert torch.equal(resumed.state_dict()[key], value), (epoch, key)
+
+
+class Kill(Callback):
+    """Ends the training after a step, once it has been saved."""
+
+    modifies = False
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, state: TrainState) -> None:
+        if state.step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8, 13, 19])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_killed_within_an_epoch_it_ends_with_the_same_bits(
+    name: str, step: int, images: ImageSet, tmp_path: Path
+) -> None:
+    whole, expected = run(name, images, "sgd")
+    runtime = Runtime(checkpoint=Checkpoint(tmp_path / "training.pt", every=0))
+    with pytest.raises(Killed):
+        run(name, images, "sgd", runtime=runtime, beside=[Kill(step)])
+    resumed, found = run(name, images, "sgd", model=network(seed=99), runtime=runtime)
+    assert found.resumed_at == step
+    assert found.history == expected.history
+    assert made(found) == made(expected)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("name", list(METHODS))

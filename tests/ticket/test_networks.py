@@ -184,16 +184,6 @@ def test_kept_refuses_a_copy_that_was_trained_without_masks() -> None:
         ticket.kept(torch.optim.SGD(other.parameters(), lr=0.1), model=other)
 
 
-def test_kept_takes_a_model_it_was_put_into_although_it_was_trained_without_masks() -> None:
-    model = Convolutional()
-    ticket = random_ticket(model)
-    ticket.put_into(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    step(model, optimizer, torch.Generator().manual_seed(0))
-    with ticket.kept(optimizer, model=model):
-        assert leaks(model, ticket) == []
-
-
 def test_the_last_placement_counts() -> None:
     ticket, model = random_ticket(Convolutional()), Convolutional()
     model.conv1 = nn.Conv2d(3, 6, 3)

@@ -368,3 +368,53 @@ def test_the_placement_reads_as_a_table() -> None:
     assert "matched  conv.weight" in text
     assert "fresh    fc.weight" in text
     assert "head drawn anew, seed 0" in text
+
+
+# -- what is counted -------------------------------------------------------------------------------------------------
+def test_the_density_counts_prunable_weights_without_a_mask() -> None:
+    """Of the whole model: what has no mask is dense."""
+    ticket = ticket_of(network(1), density=0.25)
+    whole = ticket.put_into(network(1))
+    assert (whole.dense, whole.density) == (0, ticket.density)
+    fresh = ticket.put_into(network(3), stem="fresh")
+    kept, conv, stem = int(ticket.masks["conv.weight"].sum()), 4 * 5 * 9, 3 * 4 * 9
+    assert (fresh.dense, fresh.density) == (stem, (kept + stem) / (conv + stem))
+    assert "(108 of its prunable weights have no mask)" in str(fresh)
+    with pytest.warns(UserWarning, match="refused"):
+        assert ticket.put_into(network(3), stem="strict").density == fresh.density
+    *body, head = network(1).named_children()
+    more = ticket.put_into(nn.Sequential(OrderedDict([*body, ("more", nn.Linear(5, 5)), head])))
+    assert (more.dense, more.density) == (25, (ticket.masks.kept + 25) / (ticket.masks.total + 25))
+
+
+def test_a_pruned_head_drawn_anew_is_dense_again() -> None:
+    ticket = ticket_of(network(), prune_head=True)
+    assert ticket.put_into(network(), head="copied").density == ticket.density
+    fresh = ticket.put_into(network(), head="fresh")
+    assert (fresh.dense, fresh.masks.total) == (15, ticket.masks.total - 15)
+
+
+def test_what_a_ticket_leaves_out_on_purpose_is_not_counted() -> None:
+    source = network()
+    masks = Masks({"conv.weight": torch.rand(5, 4, 3, 3) < 0.5})
+    state = source.state_dict()
+    rest = {name: tensor for name, tensor in state.items() if name not in masks}
+    ticket = Ticket(masks, {"conv.weight": state["conv.weight"]}, rest, "fc")
+    placement = ticket.put_into(network())
+    assert (placement.dense, placement.density) == (0, ticket.density)
+
+
+@pytest.mark.parametrize("name", ["classifier", "last"])
+def test_a_head_of_another_name_is_not_guessed(name: str) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            parts = dict(network().named_children())
+            self.stem, self.norm, self.conv = parts["stem"], parts["norm"], parts["conv"]
+            self.classifier, self.last = nn.Linear(5, 3), nn.Linear(5, 5)
+
+    with pytest.raises(InputError, match="more than one layer could be it; expected its name, as model_head="):
+        ticket_of(network()).put_into(Branching())
+    model = Branching()
+    placement = ticket_of(network()).put_into(model, model_head=name)
+    assert f"{name}.weight" in dict(placement.fresh)

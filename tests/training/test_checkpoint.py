@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from oneticket.data import Augmentation, ImageSet
 from oneticket.masks import Masks
 from oneticket.randomness import seeded
-from oneticket.training import Checkpoint, EpochRecord, OnEpoch, Recipe, Runtime, Start, StepDecay, Training, train
+from oneticket.training import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    OnEpoch,
+    Recipe,
+    Runtime,
+    Start,
+    StepDecay,
+    Training,
+    TrainState,
+    train,
+)
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 Data = tuple[Tensor, Tensor]
@@ -138,9 +150,89 @@ def test_killed_again_and_again(images: ImageSet, tmp_path: Path) -> None:
         assert torch.equal(last.state_dict()[key], value), key
 
 
-def test_a_training_killed_in_an_epoch_goes_on_at_its_beginning(
-    network: MakeNetwork, data: Data, tmp_path: Path
+class Counts(Callback):
+    """Observes, and has a memory."""
+
+    modifies = False
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_step_end(self, state: TrainState) -> None:
+        self.seen += 1
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        self.seen += 100
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.seen = saved["seen"]
+
+
+class Kill(Callback):
+    """Ends the training when that many steps are taken, after whatever was saved then."""
+
+    modifies = False
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, state: TrainState) -> None:
+        if state.step == self.steps:
+            raise Killed
+
+
+@pytest.mark.parametrize("steps", range(1, 2 * PER_EPOCH))
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_after_any_step_it_ends_with_the_same_bits(
+    name: str, steps: int, images: ImageSet, tmp_path: Path
 ) -> None:
+    """Batches, augmentation, dropout, statistics, losses of the epoch, snapshots and memories go on where they were."""
+    whole, dying, resumed = Counted(0), Counted(0), Counted(99)
+    counts = Counts(), Counts(), Counts()
+    expected = run(whole, images, RECIPES[name], callbacks=[counts[0]])
+    runtime = Runtime(checkpoint=Checkpoint(tmp_path / "training.pt", every=0))
+    with pytest.raises(Killed):
+        run(dying, images, RECIPES[name], runtime=runtime, callbacks=[counts[1], Kill(steps)])
+    torch.manual_seed(steps)
+    found = run(resumed, images, RECIPES[name], runtime=runtime, callbacks=[counts[2], Kill(-1)])
+    # The end of an epoch comes after its last step: killed between the two, a training repeats that step.
+    assert found.resumed_at == (steps if steps % PER_EPOCH else steps - 1)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+    assert found.history == expected.history
+    assert (found.work, found.samples) == (expected.work, expected.samples)
+    assert counts[2].seen == counts[0].seen
+    for moment, snapshot in expected.snapshots.items():
+        assert all(torch.equal(found.snapshots[moment].state[key], value) for key, value in snapshot.state.items())
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1, [15]), (6, [2, 4, 7, 9, 12, 14, 17, 19])])
+def test_within_an_epoch_it_saves_only_where_an_epoch_is_longer_than_the_interval(
+    network: MakeNetwork, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, expected: list[int]
+) -> None:
+    """A checkpoint is a write of the whole state: epochs of 5 steps and an interval of 12 seconds."""
+    now, saved = 0.0, list[int]()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+
+    class Told(Checkpoint):
+        def save(self, state: dict[str, Any]) -> None:
+            saved.append(state["step"])
+            super().save(state)
+
+    class Clock(Callback):
+        def before_forward(self, state: TrainState) -> None:
+            nonlocal now
+            now += seconds
+
+    runtime = Runtime(checkpoint=Told(tmp_path / "training.pt", every=12))
+    train(network(), data, Recipe.sgd(epochs=4, batch_size=5), callbacks=[Clock()], runtime=runtime)
+    assert saved == expected
+
+
+def test_a_training_killed_in_a_long_epoch_goes_on_within_it(network: MakeNetwork, data: Data, tmp_path: Path) -> None:
     whole, dying, resumed = network(), network(), network(seed=9)
     recipe = Recipe.adam(epochs=3, batch_size=5)
     train(whole, data, recipe)
@@ -157,7 +249,7 @@ def test_a_training_killed_in_an_epoch_goes_on_at_its_beginning(
     with pytest.raises(Killed):
         train(dying, data, recipe, runtime=Runtime(checkpoint=checkpoint))
     handle.remove()
-    assert train(resumed, data, recipe, runtime=Runtime(checkpoint=checkpoint)).resumed_at == 5
+    assert train(resumed, data, recipe, runtime=Runtime(checkpoint=checkpoint)).resumed_at == 8
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
 

@@ -267,7 +267,7 @@ def test_every_epoch_shows_each_sample_once_in_a_new_order(network: MakeNetwork,
 def test_augmentation_is_drawn_anew_in_each_epoch() -> None:
     pixels = torch.randint(0, 256, (1, 1, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = ImageSet(pixels.expand(8, -1, -1, -1).contiguous(), torch.zeros(8, dtype=torch.int64), ("only",))
-    model = Watched(nn.Sequential(nn.Flatten(), nn.Linear(25, 1)))
+    model = Watched(nn.Sequential(nn.Flatten(), nn.Linear(25, 2)))
     train(model, images, Recipe.sgd(epochs=2, batch_size=8, augment=Augmentation(crop=2)))
     first, second = model.batches
     assert not torch.equal(first.flatten(1).sort(0).values, second.flatten(1).sort(0).values)
@@ -383,8 +383,6 @@ def test_what_is_outside_the_training_is_refused_before_it(network: MakeNetwork,
         {"snapshots": [16]},
         {"snapshots": ["2it"], "start": Start(step="1ep")},
         {"start": Start(step="3ep1it")},
-        {"start": Start(step="later")},
-        {"start": Start(lr_schedule="lst")},
         {"masks": Masks({"0.bias2": torch.ones(8, dtype=torch.bool)})},
         {"masks": Masks({"0.weight": torch.ones(6, 8, dtype=torch.bool)})},
     ]
@@ -393,6 +391,9 @@ def test_what_is_outside_the_training_is_refused_before_it(network: MakeNetwork,
             train(model, data, RECIPES["sgd"], **options)
     with pytest.raises(InputError, match="the training set is empty"):
         train(model, (data[0][:0], data[1][:0]), RECIPES["sgd"])
+    for wrong in ({"step": "later"}, {"lr_schedule": "lst"}):
+        with pytest.raises(InputError):
+            Start(**wrong)  # type: ignore[arg-type]
     assert_equal(state_of(model), before)
 
 
@@ -454,7 +455,7 @@ def test_a_loss_that_is_not_finite_is_told_with_step_and_rate(value: float, netw
     at = (torch.randperm(22, generator=Streams(6).generator("data-order", 0)) == 11).nonzero().item() // 5
     recipe = Recipe.sgd(epochs=3, batch_size=5, warmup="5it")
     with pytest.raises(NonFiniteLoss, match=rf"the loss is nan at step {at} \(learning rate {0.02 * (at + 1):g}\)"):
-        train(network(), (inputs, data[1]), recipe, seed=6)
+        train(network(), list(zip(inputs, data[1], strict=True)), recipe, seed=6)
 
 
 def test_a_divergence_is_noticed_within_a_hundred_steps(network: MakeNetwork) -> None:
@@ -463,7 +464,7 @@ def test_a_divergence_is_noticed_within_a_hundred_steps(network: MakeNetwork) ->
     inputs[:] = float("nan")
     counted = Watched(network())
     with pytest.raises(NonFiniteLoss, match="step 0 "):
-        train(counted, (inputs, targets), Recipe.sgd(epochs=1, batch_size=2))
+        train(counted, list(zip(inputs, targets, strict=True)), Recipe.sgd(epochs=1, batch_size=2))
     assert len(counted.batches) == 100
 
 

@@ -105,7 +105,7 @@ def test_wrong_types_and_unknown_keys_of_a_file_are_refused(changes: dict[str, A
 def test_only_booleans_are_booleans(key: str, value: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `bool`"):
         msgspec.convert({**LITERAL, key: value}, Recipe)
-    with pytest.raises(InputError, match=f"{key} = {value}; expected True or False"):
+    with pytest.raises(InputError, match=f"{key} = {value!r}; expected True or False"):
         Recipe(**{**LITERAL, key: value})
 
 

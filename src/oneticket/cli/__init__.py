@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
 
 from oneticket.cli.bench_command import bench
+from oneticket.cli.code_options import trust
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.store_commands import store
-from oneticket.cli.text import harmless
+from oneticket.cli.text import harmless, shortened
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything
 from oneticket.errors import InputError, OneticketError
@@ -47,14 +49,26 @@ def group() -> None:
     """Find a winning ticket once; use it everywhere; know whether it really won."""
 
 
-for _command in (demo, plan, run, results, report, store, find, transfer, ticket, bench, list_everything, doctor):
+_COMMANDS = (
+    demo, plan, run, results, report, store, find, transfer, ticket, trust, bench, list_everything, doctor
+)  # fmt: skip
+for _command in _COMMANDS:
     group.add_command(_command)
+
+
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A warning as one line for the user of a command, without the place in the code."""
+    click.echo(f"Note: {harmless(str(message))}", err=True)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
     try:
-        code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            code = group.main(args=arguments, prog_name="oneticket", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()
@@ -63,7 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("Interrupted. Finished work is kept; run the same command to continue.", err=True)
         sys.exit(INTERRUPTED)
     except OneticketError as error:
-        click.echo(f"Error: {harmless(str(error))}", err=True)
+        click.echo(f"Error: {shortened(harmless(str(error)))}", err=True)
         sys.exit(BAD_INPUT if isinstance(error, InputError) else FAILED)
     except BrokenPipeError:
         # The reader has closed the pipe: what is still buffered must not be written again at exit.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oneticket.cli import tables
-from oneticket.cli.checks import check_device
+from oneticket.cli.checks import check_device, max_pixels
+from oneticket.cli.code_options import CodeOptions, allowed_code, code_options, registered_code
 from oneticket.cli.result_commands import say_cautions, write_page
 from oneticket.cli.text import harmless
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oneticket.lab.execution.events import Summary
     from oneticket.lab.planning.plan import Plan
     from oneticket.lab.planning.plan_cache import Origin
+    from oneticket.lab.spec.code import NamedCode
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
 
@@ -29,6 +30,7 @@ _store = click.option("--store", type=click.Path(path_type=Path), help="Folder o
 _cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of decoded data.  [default: per user]")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 _workers = click.option("--workers", type=click.IntRange(1), help="Cells side by side.  [default: as many as fit]")
+
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 
 
@@ -37,7 +39,7 @@ _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="
 @_workers
 def demo(out: Path, workers: int | None) -> int:
     """The quick start: tickets on built-in data, compared and reported, in under 3 minutes."""
-    code = _run(QUICKSTART, out / "store", None, "local", workers, 1, "cpu", as_json=False)
+    code = _run(QUICKSTART, out / "store", None, "local", workers, 1, "cpu", CodeOptions(), as_json=False)
     if code == 0:
         page = write_page(out / "store", out / "report")
         click.echo(f"\nThe report: {page}")
@@ -49,12 +51,17 @@ def demo(out: Path, workers: int | None) -> int:
 @_store
 @_cache
 @_workers
+@code_options
+@max_pixels
 @_json
-def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int | None, as_json: bool) -> None:
+def plan(
+    experiment: Path, store: Path | None, cache: Path | None, workers: int | None, code: CodeOptions, as_json: bool
+) -> None:
     """Show the cells of EXPERIMENT, the work they share and the estimated time; nothing is trained."""
     from oneticket.lab.spec.parsing import read_toml
 
-    read_toml(experiment)  # a fault in the syntax is reported before torch is loaded, which takes seconds
+    raw = read_toml(experiment)  # faults in syntax and code are reported before torch is loaded, which takes seconds
+    named = allowed_code(experiment, raw, code)
 
     from oneticket.cli.progress import duration
     from oneticket.data import default_cache
@@ -64,12 +71,13 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     from oneticket.lab.execution.scheduler import missing
 
     place = cache or default_cache()
-    graph, _ = _planned(experiment, place)
+    registered_code(experiment, named)
+    graph, _ = _planned(experiment, raw, place, named)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root) if is_store(root) else None
     lacking = missing(graph, opened)
     beside = Workers(workers, "as asked for") if workers else default_workers()
-    seconds = estimated_seconds(graph, store=opened, cache=place, folder=experiment.parent)
+    seconds = estimated_seconds(graph, store=opened, cache=place, folder=named.folder, packages=named.packages)
     facts: dict[str, Any] = {
         **_plan_facts(graph),
         "missing": len(lacking),
@@ -77,6 +85,7 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
         "workers_because": beside.reason,
         "estimated_seconds": round(seconds / beside.count, 1),
         "leaks": [str(leak) for leak in graph.leaks],
+        "densities": [{"asked": asked, "met": met} for asked, met in graph.densities.items()],
         "precision": _precisions(graph),
     }
     if as_json:
@@ -90,6 +99,10 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     click.echo(f"  {facts['missing']} not yet done in {root}")
     for leak in graph.leaks:
         click.echo(f"  {leak}")
+    for asked, met in graph.densities.items():
+        click.echo(
+            f"  density {asked:g} stands for {' and '.join(f'{density:.3g}' for density in met)}, the nearest round"
+        )
     for precision, found in facts["precision"].items():
         click.echo(f"  in {precision}: {found['reason']}")
     if lacking:
@@ -108,24 +121,26 @@ def plan(experiment: Path, store: Path | None, cache: Path | None, workers: int 
     "--layout", type=click.Choice(["channels-last", "contiguous"]), default="channels-last", show_default=True,
     help="How images lie in memory. Like threads, it changes rounding only.",
 )  # fmt: skip
+@code_options
+@max_pixels
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
-    device: str, layout: Layout, as_json: bool,
+    device: str, layout: Layout, code: CodeOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Compute the missing cells of EXPERIMENT. After an interruption the same command continues where it stopped."""
-    return _run(experiment, store, cache, engine, workers, threads, device, layout, as_json=as_json)
+    return _run(experiment, store, cache, engine, workers, threads, device, code, layout, as_json=as_json)
 
 
 def _run(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
-    device: str, layout: Layout = "channels-last", *, as_json: bool,
+    device: str, code: CodeOptions, layout: Layout = "channels-last", *, as_json: bool,
 ) -> int:  # fmt: skip
     from oneticket.lab.execution.events import Summary
     from oneticket.lab.planning.plan_cache import recall
     from oneticket.lab.spec.parsing import read_toml
 
-    read_toml(file)  # a fault in the syntax is reported before torch is loaded, which takes seconds
+    raw = read_toml(file)  # faults in syntax and code are reported before torch is loaded, which takes seconds
 
     # Another engine or device is checked first, even where nothing is left to compute.
     usual = (engine_name, device) == ("local", "cpu")
@@ -134,12 +149,7 @@ def _run(
         done = Summary(cells=known.cells, cached=known.cells)
         return _told(known.experiment, known.store, done, {}, as_json=as_json)
 
-    from oneticket.lab.execution.forkserver import start_server
-
-    if engine_name == "local":
-        with suppress(OSError, EOFError):  # loads while this process loads; a failure is reported when a cell needs it
-            start_server()
-
+    named = allowed_code(file, raw, code)
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
     from oneticket.lab.cells.run import Workplace, compared_data
@@ -150,17 +160,20 @@ def _run(
     from oneticket.lab.results.table import remember
     from oneticket.training import Runtime
 
-    make_engine = ENGINES[engine_name]
     check_device(device)
     place = cache or default_cache()
-    graph, origin = _planned(file, place)
+    registered = registered_code(file, named)
+    make_engine = ENGINES[engine_name]
+    graph, origin = _planned(file, raw, place, named)
     root = store or _default_store(graph.experiment)
     opened = Store.open(root, create=True)
     remember(graph, opened, origin, file)
     workplace = Workplace(
         store=str(root.resolve()),
         cache=str(place.resolve()),
-        folder=str(file.parent.resolve()),
+        folder=str(named.folder.resolve()),
+        packages=named.packages,
+        code=registered,
         runtime=Runtime(device=device, layout=layout, threads=threads),
         compared=compared_data(missing(graph, opened).values(), place),
     )
@@ -188,21 +201,22 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
     return 0 if summary.complete else 1
 
 
-def _planned(file: Path, cache: Path) -> tuple[Plan, Origin | None]:
+def _planned(file: Path, raw: dict[str, Any], cache: Path, code: NamedCode) -> tuple[Plan, Origin | None]:
     """The plan of an experiment file, and what it was made of; every fault names its place in the file."""
     import torch
 
     from oneticket.errors import InputError
     from oneticket.lab.planning.plan import make_plan
     from oneticket.lab.planning.plan_cache import origin
-    from oneticket.lab.spec.experiment import load_experiment
+    from oneticket.lab.spec.experiment import read_experiment
 
     # Planning is light work; a pool of threads would only compete with the cells.
     torch.set_num_threads(1)
-    experiment = load_experiment(file)
-    made_of = origin(file, experiment)  # before planning, so that a change during planning is noticed
     try:
-        return make_plan(experiment, folder=file.parent, cache=cache), made_of
+        experiment = read_experiment(raw)
+        made_of = origin(file, experiment)  # before planning, so that a change during planning is noticed
+        plan = make_plan(experiment, folder=file.parent, cache=cache, code=code.folder, packages=code.packages)
+        return plan, made_of
     except InputError as error:
         raise error.at(str(file)) from None
 

@@ -76,9 +76,9 @@ class _Counting(RunListener):
     def postponed(self, cell: str) -> None:
         self.running.pop(cell, None)
 
-    def retried(self, cell: str, reason: str) -> None:
+    def retried(self, cell: str, reason: str, *, alone: bool = True) -> None:
         self.running.pop(cell, None)
-        self.say(f"trying again, alone: {self.labels[cell]}: {harmless(reason)}")
+        self.say(f"trying again{', alone' if alone else ''}: {self.labels[cell]}: {harmless(reason)}")
 
     def failed(self, cell: str, reason: str) -> None:
         self.running.pop(cell, None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from oneticket.cli.checks import check_device, check_out
+from oneticket.cli.checks import check_device, check_out, max_pixels
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        max_pixels,
     ]
     for option in reversed(options):
         command = option(command)
@@ -64,18 +66,15 @@ def find(
     import msgspec
 
     from oneticket.finding import find_ticket
-    from oneticket.models import ModelSpec, build
-    from oneticket.prunable import find_head
-    from oneticket.randomness import Streams
+    from oneticket.models import ModelSpec
     from oneticket.training import Step, Training
 
     check_out(out)
     splits, recipe = _prepared(training)
     rewind = str(Step.parse(int(rewind) if rewind.isdecimal() else rewind))
     spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
-    classes = len(splits.train.classes)
     seed = training["seed"]
-    model = build(spec, input_shape=splits.train.shape, classes=classes, seed=Streams(seed).seed("init"))
+    model = _built(spec, splits, seed)
 
     def on_round(number: int, total: int, run: Training) -> None:
         loss = run.history[-1].train_loss
@@ -83,7 +82,7 @@ def find(
 
     ticket = find_ticket(
         model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
-        criterion=criterion, allocation=allocation, head=head or find_head(model, classes),
+        criterion=criterion, allocation=allocation, head=head,
         name=Path(training["data_place"]).name, device=training["device"], on_round=on_round,
     )  # fmt: skip
     ticket.provenance = msgspec.structs.replace(
@@ -108,19 +107,12 @@ def transfer(
     import msgspec
 
     from oneticket.finding import transfer as transfer_ticket
-    from oneticket.models import build
-    from oneticket.randomness import Streams
     from oneticket.ticket import Ticket
 
     ticket = Ticket.load(ticket_file)
     spec = _model_of(ticket, model_name, model_options, str(ticket_file))
     splits, recipe = _prepared(training)
-    model = build(
-        spec,
-        input_shape=splits.train.shape,
-        classes=len(splits.train.classes),
-        seed=Streams(training["seed"]).seed("init"),
-    )
+    model = _built(spec, splits, training["seed"])
     _check_fit(ticket, model, str(ticket_file))
     result = transfer_ticket(
         ticket, model, splits.train, recipe=recipe, head=how, seed=training["seed"], device=training["device"],
@@ -223,6 +215,18 @@ def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where:
     if name is None or (name == known.model and not options and ":" not in name):
         return ModelSpec(name=known.model, options=known.model_options)
     return ModelSpec(name=name, options=_parsed_options(options))
+
+
+def _built(spec: ModelSpec, splits: Splits, seed: int) -> nn.Module:
+    """The network of the command line; naming a module there is permission to import it."""
+    from oneticket.models import build
+    from oneticket.randomness import Streams
+
+    top = spec.name.partition(":")[0].partition(".")[0]
+    return build(
+        spec, input_shape=splits.train.shape, classes=len(splits.train.classes), seed=Streams(seed).seed("init"),
+        folder=Path.cwd(), packages=() if top in sys.stdlib_module_names else (top,),
+    )  # fmt: skip
 
 
 def _check_fit(ticket: Ticket, model: nn.Module, where: str) -> None:

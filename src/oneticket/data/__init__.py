@@ -3,6 +3,7 @@
 from oneticket.data.augmentation import Augmentation, Normalisation
 from oneticket.data.batches import BatchSource, DatasetBatches, ImageBatches, TensorBatches, as_batches
 from oneticket.data.cache import default_cache
+from oneticket.data.decoding import pixel_limit
 from oneticket.data.reference import DataRef, open_data, resolve
 from oneticket.data.sets import ImageSet, Splits
 from oneticket.data.sources import SOURCES, source
@@ -23,6 +24,7 @@ __all__ = [
     "as_batches",
     "default_cache",
     "open_data",
+    "pixel_limit",
     "resolve",
     "source",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from oneticket.conversion import conform
 from oneticket.data.sets import ImageSet
 from oneticket.errors import InputError
 
@@ -28,6 +29,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     crop: int = 0
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.crop < 0:
             raise InputError(f"crop = {self.crop}", expected="0 or more pixels")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
+from oneticket.data.decoding import Reading
 from oneticket.data.derivations import AnyDerivation, Channels, Selection, Size, View, held_out
 from oneticket.data.sets import ImageSet, Splits
 from oneticket.data.sources import SOURCES, Source
@@ -18,6 +20,7 @@ from oneticket.errors import InputError
 from oneticket.identity import digest
 
 DEFAULT_VALIDATION = 0.1
+RULES = 2  # of reading: a data set that was decoded under earlier ones is read again, since it may be refused now
 
 
 class DataRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,7 +69,9 @@ def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Pa
     """
     path = chain(specs, name)
     fingerprint = _decoded(path, folder, cache)
-    view = _whole(_base(cache, fingerprint))
+    base = _base(cache, fingerprint)
+    _say_empty(base, path[0][0])
+    view = _whole(base)
     steps: list[AnyDerivation] = []
     split, validation = 0, DEFAULT_VALIDATION
     for where, spec in path:
@@ -116,19 +121,33 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
     """The fingerprint of the base: from the memo if its files are unchanged, otherwise by decoding it."""
     where, base = path[0]
     kind, place = base.origin
+    compact = base.labels == "compact"
     size = next((Size(spec.size, spec.fit) for _, spec in path if spec.size is not None), None)
     try:
         found = SOURCES[kind](place, folder)
-        same_size, mixed = (digest([kind, _state(found) or place, to]) for to in (None, msgspec.to_builtins(size)))
+        for note in found.notes:
+            warnings.warn(f"data.{where}: {note}", stacklevel=4)
+        of = [RULES, kind, _state(found) or place, compact]
+        same_size, mixed = (digest([*of, to]) for to in (None, msgspec.to_builtins(size)))
         with locked(cache, same_size):
             fingerprint = remembered(cache, same_size) or remembered(cache, mixed)
             if fingerprint is None:
-                data, resized = found.read(size)
+                data, resized = found.read(Reading(size, compact))
                 fingerprint = keep(cache, data)
                 remember(cache, mixed if resized else same_size, fingerprint)
     except InputError as error:
         raise error.at(f"data.{where}") from None
     return fingerprint
+
+
+def _say_empty(base: Decoded, where: str) -> None:
+    """Warn of classes without images: an output of the network stands for each, and no image asks for it."""
+    for part_name, part in base.parts.items():
+        counts = torch.bincount(part.labels, minlength=len(base.classes)).tolist()
+        empty = [name for name, count in zip(base.classes, counts, strict=True) if not count]
+        if empty:
+            named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+            warnings.warn(f"data.{where}: no image in {part_name} of class {named}", stacklevel=3)
 
 
 def _state(found: Source) -> list[tuple[str, int, int]]:

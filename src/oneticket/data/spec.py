@@ -36,6 +36,9 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ``channels``: 1 or 3.
     Train only
         ``half``, ``per_class`` or ``fraction`` (equal in each class), ``labels = "shuffled"``.
+    Labels
+        ``labels = "compact"``, with an origin other than ``from``: labels that leave gaps or begin at 1 are numbered
+        anew, in their order; without it they are refused.
     Random choice
         ``split``: the number of the random split, which determines halves, subsets and validation images;
         ``validation``: the fraction of the training images of each class that is held out. Both are inherited
@@ -57,7 +60,7 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     half: Literal["a", "b"] | None = None
     per_class: int | None = None
     fraction: float | None = None
-    labels: Literal["true", "shuffled"] = "true"
+    labels: Literal["true", "shuffled", "compact"] = "true"
     size: int | None = None
     channels: Literal[1, 3] | None = None
     fit: Fit = "resize"
@@ -89,6 +92,8 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _check("validation", self.validation, self.validation is None or 0 <= self.validation < 1, "0 to below 1")
         if self.per_class is not None and self.fraction is not None:
             raise InputError("per_class and fraction are both given", where="fraction", expected="one of them")
+        if self.labels == "compact" and self.from_ is not None:
+            raise InputError('"compact" is about an origin', where="labels", expected=f"it in data.{self.from_}")
         if self.fit == "pad" and self.size is None:
             raise InputError('"pad" needs a size', where="fit", expected="size = 32, or another")
 

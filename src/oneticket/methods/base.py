@@ -131,7 +131,11 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for key in options:
         if key not in known:
-            raise unknown("option", key, known) if known else InputError(f"'{name}' has no option '{key}'")
+            raise (
+                unknown("option", key, known, where=f"method '{name}'")
+                if known
+                else InputError(f"unknown option '{key}'", where=f"method '{name}'", expected="none: it has no options")
+            )
     complete = {}
     for key, parameter in known.items():
         value = options.get(key, parameter.default)

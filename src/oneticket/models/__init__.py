@@ -10,6 +10,7 @@ from oneticket.models.base import (
     Factory,
     ModelSpec,
     build,
+    check_size,
     code_digest,
     complete,
     find_factory,
@@ -17,7 +18,18 @@ from oneticket.models.base import (
     model,
 )
 
-__all__ = ["MODELS", "Factory", "ModelSpec", "build", "code_digest", "complete", "find_factory", "initialise", "model"]
+__all__ = [
+    "MODELS",
+    "Factory",
+    "ModelSpec",
+    "build",
+    "check_size",
+    "code_digest",
+    "complete",
+    "find_factory",
+    "initialise",
+    "model",
+]
 
 # A new family of networks is one file in this folder: importing it registers what it holds.
 for _module in pkgutil.iter_modules(__path__):

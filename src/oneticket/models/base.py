@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json
-from oneticket.models.importing import file_digest, import_function, on_path
 from oneticket.randomness import seeded
 from oneticket.registry import NoFacts, Registry
+from oneticket.trust.importing import digest_of_entry, import_named, module_digest, split_path
 
 Shape = tuple[int, int, int]
 Factory = Callable[..., nn.Module]
@@ -25,6 +25,9 @@ MODELS: Registry[Factory, NoFacts] = Registry("model", NoFacts)
 """Factories by name: ``factory(input_shape, classes, **options)``, input_shape being channels, height, width."""
 
 model = MODELS.register
+
+MOST_PARAMETERS, USUAL = 10**9, 4
+"""Maximum of parameters of a built-in network, and the width up to which none of them comes near it."""
 
 _GIVEN = ("input_shape", "classes")
 
@@ -36,7 +39,15 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     options: dict[str, Any] = {}
 
 
-def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folder: Path | None = None) -> nn.Module:
+def build(
+    spec: ModelSpec,
+    *,
+    input_shape: Shape,
+    classes: int,
+    seed: int,
+    folder: Path | None = None,
+    packages: Collection[str] = (),
+) -> nn.Module:
     """Build the network that ``spec`` describes.
 
     Its weights are drawn on the CPU from ``seed`` alone; the caller's random state is neither read nor changed. It has
@@ -53,7 +64,9 @@ def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folde
     seed : int
         For the weights.
     folder : Path, optional
-        The folder that an import path is relative to; it is searched before the current directory.
+        The folder whose Python files an import path may name; none when None.
+    packages : collection of str
+        The installed packages that an import path may name.
 
     Returns
     -------
@@ -65,9 +78,9 @@ def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folde
         When there is no such network, when it refuses its options, or when its output for two images does not have
         the shape (2, classes).
     """
-    with _findable(spec, folder), _located(spec):
-        factory = find_factory(spec.name, folder)
-        arguments = complete(spec, folder=folder).options | _given(factory, input_shape, classes)
+    with _located(spec):
+        factory = find_factory(spec.name, folder, packages)
+        arguments = _completed(spec, factory).options | _given(factory, input_shape, classes)
         # the check is inside too: modules that wait for their first batch (nn.LazyLinear) draw their weights there
         with seeded(seed), torch.device("cpu"):
             network = _call(factory, arguments)
@@ -75,14 +88,14 @@ def build(spec: ModelSpec, *, input_shape: Shape, classes: int, seed: int, folde
     return network
 
 
-def find_factory(name: str, folder: Path | None = None) -> Factory:
-    """The factory registered as ``name``, or the function at the import path ``package.module:function``.
+def find_factory(name: str, folder: Path | None = None, packages: Collection[str] = ()) -> Factory:
+    """The factory registered as ``name``, or the function or class at the import path ``package.module:function``.
 
-    Modules are searched for in ``folder``, in the current directory, and among installed packages. Raises InputError,
-    with the nearest valid word, if there is no such factory.
+    Modules are searched for in ``folder`` and among ``packages``, and nowhere else. Raises InputError, with the nearest
+    valid word, if there is no such factory.
     """
     if ":" in name:
-        return import_function(name, folder)
+        return import_named(name, nn.Module, folder, packages)
     if name not in MODELS:
         error = unknown("model", name, MODELS)
         expected = f"{error.expected}, or an import path package.module:function"
@@ -90,18 +103,15 @@ def find_factory(name: str, folder: Path | None = None) -> Factory:
     return MODELS[name]
 
 
-def _findable(spec: ModelSpec, folder: Path | None) -> AbstractContextManager[None]:
-    # A registered model needs no search; to read the import path anew takes milliseconds.
-    return on_path(folder) if ":" in spec.name else nullcontext()
-
-
-def code_digest(spec: ModelSpec, *, folder: Path | None = None) -> str | None:
-    """The digest of the file of a user's model, which differs between its versions; None for a registered model."""
+def code_digest(spec: ModelSpec, *, folder: Path | None = None, packages: Collection[str] = ()) -> str | None:
+    """The digest of the code of a user's model, which differs between its versions; None for a built-in model."""
     with _located(spec):
-        return file_digest(spec.name, folder) if ":" in spec.name else None
+        if ":" in spec.name:
+            return module_digest(split_path(spec.name)[0], folder, packages)
+        return digest_of_entry(MODELS.entry(spec.name))
 
 
-def complete(spec: ModelSpec, *, folder: Path | None = None) -> ModelSpec:
+def complete(spec: ModelSpec, *, folder: Path | None = None, packages: Collection[str] = ()) -> ModelSpec:
     """``spec`` with every option of its factory written out, in the type that the factory's signature states.
 
     Specs of the same network become equal, such as one with ``width = 1`` and one that leaves it out. Defaults that a
@@ -112,7 +122,9 @@ def complete(spec: ModelSpec, *, folder: Path | None = None) -> ModelSpec:
     spec : ModelSpec
         The network.
     folder : Path, optional
-        The folder that an import path is relative to.
+        The folder whose Python files an import path may name; none when None.
+    packages : collection of str
+        The installed packages that an import path may name.
 
     Returns
     -------
@@ -123,15 +135,33 @@ def complete(spec: ModelSpec, *, folder: Path | None = None) -> ModelSpec:
     InputError
         For an option that the factory does not take, for a missing one, and for a value of a wrong type.
     """
-    with _findable(spec, folder), _located(spec):
-        parameters = _parameters(find_factory(spec.name, folder))
-        named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        own = {key: p for key, p in named.items() if key not in _GIVEN}
-        _check_keys(spec.options, own, any_key=_takes_any(parameters))
-        options = {key: _default(key, p) for key, p in own.items() if _can_be_written(p.default)}
-        for key, value in spec.options.items():
-            options[key] = _checked(key, value, own[key].annotation) if key in own else value
+    with _located(spec):
+        return _completed(spec, find_factory(spec.name, folder, packages))
+
+
+def _completed(spec: ModelSpec, factory: Factory) -> ModelSpec:
+    parameters = _parameters(factory)
+    named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    own = {key: p for key, p in named.items() if key not in _GIVEN}
+    _check_keys(spec.options, own, any_key=_takes_any(parameters))
+    options = {key: _default(key, p) for key, p in own.items() if _can_be_written(p.default)}
+    for key, value in spec.options.items():
+        options[key] = _checked(key, value, own[key].annotation) if key in own else value
     return ModelSpec(name=spec.name, options=options)
+
+
+def check_size(spec: ModelSpec, *, input_shape: Shape, classes: int) -> None:
+    """Raise InputError for a built-in network of more than :data:`MOST_PARAMETERS`, before memory is taken for it."""
+    # A factory of a user's own need not work on the device that has no memory, and torch loads for seconds to have one.
+    usual = all(not isinstance(value, int | float) or value <= USUAL for value in spec.options.values())
+    if usual or spec.name not in MODELS or not MODELS.entry(spec.name).module.startswith("oneticket."):
+        return
+    with _located(spec), torch.device("meta"), seeded(0):
+        factory = find_factory(spec.name)
+        network = _call(factory, _completed(spec, factory).options | _given(factory, input_shape, classes))
+        count = sum(parameter.numel() for parameter in network.parameters())
+        if count > MOST_PARAMETERS:
+            raise InputError(f"it has {count:.2g} parameters", expected=f"at most {MOST_PARAMETERS:.2g}")
 
 
 def _check_keys(options: Mapping[str, Any], own: Mapping[str, inspect.Parameter], *, any_key: bool) -> None:
@@ -167,16 +197,15 @@ def _located(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        # `build` calls `complete`: an error that has its place already keeps it.
-        raise error if error.where == where else error.at(where) from error.__cause__
+        raise error.at(where) from error.__cause__
 
 
 def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
-    try:
+    with suppress(Exception):  # annotations that only the type checker can resolve
         return inspect.signature(factory, eval_str=True).parameters
-    except NameError:  # annotations that only the type checker can resolve
+    try:
         return inspect.signature(factory).parameters
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError("its parameters cannot be read", expected="a function written in Python") from error
 
 
@@ -226,7 +255,8 @@ def _call(factory: Factory, arguments: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise InputError(f"cannot be built with {shown}: {type(error).__name__}: {error}") from error
+        reason = str(error).partition("\n")[0]  # torch adds its C++ stack
+        raise InputError(f"cannot be built with {shown}: {type(error).__name__}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"its factory returned a {type(network).__name__}", expected="a torch.nn.Module")
     return network

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Concatenate, Literal, TypeAlias
 
 import msgspec
 import torch
 from torch import Tensor
 
+from oneticket.conversion import checked
 from oneticket.errors import InputError, OneticketError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
@@ -99,6 +100,7 @@ def kept_count(density: float, total: int) -> int:
     return math.floor(density * total + 0.5)
 
 
+@checked
 def prune(
     model: Prunable,
     context: ScoreContext,
@@ -191,6 +193,8 @@ def allocate(allocation: str, scores: Scores, density: float, alive: Masks, head
     allocating = ALLOCATIONS.entry(allocation)
     told = {"head": head} if allocating.facts.needs == "head" else {}
     masks, count = allocating.function(scores, density, alive, **told), kept_count(density, alive.total)
+    if not isinstance(masks, Masks):
+        raise InputError(f"allocation '{allocation}' gave {_given(masks)}", expected="Masks")
     if masks.kept != count or not masks <= alive:
         raise OneticketError(
             f"allocation '{allocation}' is faulty: it kept {masks.kept} weights instead of {count}, "
@@ -233,12 +237,20 @@ def _matching(model: Prunable, alive: Masks) -> Masks:
     return Masks({name: alive[name].cpu() for name in shapes})
 
 
+def _given(value: object) -> str:
+    return "nothing: does it lack a `return`?" if value is None else f"a {type(value).__name__}"
+
+
 def _checked_scores(model: Prunable, scores: Scores, where: str) -> Scores:
     weights = dict(model.weights())
+    if not isinstance(scores, Mapping):
+        raise InputError(f"it gave {_given(scores)}", where=where, expected="a dictionary: parameter name → scores")
     for name in [*weights, *scores]:
         if name not in scores or name not in weights:
             fault = "has no score" if name in weights else "has a score, but is not a prunable weight"
             raise InputError(f"'{name}' {fault}", where=where, expected="one score for each prunable weight")
+        if not isinstance(scores[name], Tensor):
+            raise InputError(f"'{name}' has {_given(scores[name])}", where=where, expected="a tensor of scores")
         if scores[name].shape != weights[name].shape:
             raise InputError(
                 f"scores of '{name}' have the shape {tuple(scores[name].shape)}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,22 @@ from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
+from oneticket.ticket.keeping import Carrier, KeptTicket, Twins, caller, twins_of
 from oneticket.ticket.placement import Placement, carried, place
 from oneticket.ticket.provenance import Provenance
-from oneticket.training.masking import MaskKeeper
+from oneticket.wiring import unwrapped
+
+
+class _Placed(NamedTuple):
+    """What was put into a model last: the ticket, the masks by the model's names, and the model's twins then."""
+
+    ticket: Callable[[], Ticket | None]
+    masks: Masks
+    twins: Twins
+
+
+# Kept apart from tickets and models: two tickets must not both believe that a model carries them.
+_PLACED: weakref.WeakKeyDictionary[nn.Module, _Placed] = weakref.WeakKeyDictionary()
 
 
 class Ticket:
@@ -64,7 +78,6 @@ class Ticket:
         self.rest = {name: _own(rest[name]) for name in sorted(rest)}
         self.head = head
         self.provenance = (provenance or Provenance()).normalised()
-        self._placed: list[tuple[weakref.ref[nn.Module], Masks]] = []
         for name, weight in self.weights.items():
             if not bool(weight.isfinite().all()):
                 raise InputError(f"kept weights of '{name}' are not finite", expected="finite weights")
@@ -75,8 +88,11 @@ class Ticket:
         return self.masks.density
 
     def __repr__(self) -> str:
-        model = self.provenance.model or "unnamed model"
-        return f"Ticket({model}, density {self.density:.4g}, {self.masks.kept} of {self.masks.total} weights)"
+        model, asked = self.provenance.model or "unnamed model", self.provenance.density_asked
+        met = f"{self.density:.4g}"
+        if asked is not None and f"{asked:.4g}" != met:
+            met += f" (asked {asked:.4g})"
+        return f"Ticket({model}, density {met}, {self.masks.kept} of {self.masks.total} weights)"
 
     def __eq__(self, other: object) -> bool:
         """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
@@ -173,12 +189,16 @@ class Ticket:
             Before anything is changed, when no prunable tensor fits.
         """
         placement = place(self._contents(), model, head=head, seed=seed, stem=stem, model_head=model_head)
-        self._placed = [(ref, masks) for ref, masks in self._live() if ref() is not model]
-        self._placed.append((weakref.ref(model), placement.masks))
+        prefix, inner = unwrapped(model)
+        masks = _renamed(placement.masks, prefix)
+        _PLACED[inner] = _Placed(weakref.ref(self), masks, twins_of(inner, masks))
         return placement
 
-    def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> MaskKeeper:
-        """A context in which ``optimizer`` keeps every masked weight at exactly 0.0.
+    def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> KeptTicket:
+        """A context in which every masked weight is exactly 0.0 after each step of an optimiser.
+
+        It holds for all parameters of the models that carry the ticket and of which ``optimizer`` has any, also for
+        those that other optimisers step. It warns when it is dropped without having been entered.
 
         Parameters
         ----------
@@ -191,32 +211,46 @@ class Ticket:
         Raises
         ------
         InputError
-            When none of the optimiser's parameters carries the ticket.
+            When the optimiser has no parameter of a model that carries the ticket, when another ticket was put into
+            the model since, and when masked weights are not zero.
         """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise InputError(f"optimizer is a {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        masked: dict[int, tuple[Tensor, Tensor]] = {}
-        for carrier, masks in self._carriers(model):
-            masked |= {id(parameter): (parameter, mask) for parameter, mask in _masked_parameters(carrier, masks)}
-        pairs = [pair for key, pair in masked.items() if key in stepped]
-        if not pairs:
+        carriers = [
+            carrier
+            for carrier in self._carriers(model)
+            if any(id(parameter) in stepped for parameter in carrier.model.parameters())
+        ]
+        if not carriers:
+            others = [found for found, placed in list(_PLACED.items()) if placed.ticket() is not self]
+            other = any(id(parameter) in stepped for found in others for parameter in found.parameters())
             raise InputError(
-                "none of the optimiser's parameters carries this ticket",
+                "none of the optimiser's parameters carries this ticket"
+                + (": another ticket was put into their model since" if other else ""),
                 where="Ticket.kept",
                 expected="ticket.put_into(model) before, or model=… naming the one that carries it, "
                 "and an optimiser over the parameters of that model",
             )
-        return MaskKeeper(optimizer, pairs)
+        return KeptTicket(optimizer, carriers, caller())
 
-    def _carriers(self, model: nn.Module | None) -> list[tuple[nn.Module, Masks]]:
+    def _carriers(self, model: nn.Module | None) -> list[Carrier]:
         """The models that carry this ticket, or ``model`` alone, each with the masks that lie in it."""
-        placed = [(found, masks) for ref, masks in self._live() if (found := ref()) is not None]
         if model is None:
-            return placed
-        known = [masks for found, masks in placed if found is model]
-        return [(model, known[0] if known else carried(self._contents(), model))]
-
-    def _live(self) -> Iterator[tuple[weakref.ref[nn.Module], Masks]]:
-        return ((ref, masks) for ref, masks in self._placed if ref() is not None)
+            placed = [(found, placed) for found, placed in list(_PLACED.items()) if placed.ticket() is self]
+            return [Carrier(found, placed.masks, placed.twins) for found, placed in placed]
+        prefix, inner = unwrapped(model)
+        last = _PLACED.get(inner)
+        if last is not None and last.ticket() is self:
+            return [Carrier(inner, last.masks, last.twins)]
+        masks = _renamed(carried(self._contents(), model), prefix)
+        if last is not None and last.masks != masks:
+            raise InputError(
+                "the model carries another ticket, which was put in last",
+                where="Ticket.kept",
+                expected="the ticket that was put in last, or ticket.put_into(model) before",
+            )
+        return [Carrier(inner, masks, twins_of(inner, masks))]
 
     # -- beside another ----------------------------------------------------------------------------------------------
     def diff(self, other: Ticket) -> Difference:
@@ -224,14 +258,8 @@ class Ticket:
         return difference(self._contents(), other._contents())
 
 
-def _masked_parameters(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    if lost := [name for name in masks if name not in parameters]:
-        raise InputError(
-            f"the model no longer has the parameters {', '.join(lost)}",
-            expected="the names as they were when the ticket was put in",
-        )
-    return [(parameters[name], mask) for name, mask in masks.items()]
+def _renamed(masks: Masks, prefix: str) -> Masks:
+    return Masks({name.removeprefix(prefix): mask for name, mask in masks.items()})
 
 
 def _own(tensor: Tensor) -> Tensor:

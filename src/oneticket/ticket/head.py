@@ -5,24 +5,28 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.prunable import check_head, find_head
+from oneticket.prunable import check_head, has_layer, sole_head
 from oneticket.randomness import Streams, seeded
 
 
-def head_of(model: nn.Module, asked: str | None, same: str | None) -> str:
-    """The model's head: the one asked for, else the layer named as the ticket's head, else the last linear layer."""
+def head_of(model: nn.Module, asked: str | None, same: str | None, *, sure: bool = True) -> str:
+    """The model's head: the one asked for, else the layer named as the ticket's head, else the only one possible.
+
+    Where that leaves a doubt, InputError; or "", no head, if it need not be ``sure``.
+    """
     if asked is not None:
         check_head(model, asked)
         return asked
-    layer = dict(model.named_modules()).get(same) if same is not None else None
-    if same is not None and isinstance(getattr(layer, "weight", None), Tensor):
+    if same is not None and has_layer(model, same):
         return same
     try:
-        return find_head(model)
+        return sole_head(model)
     except InputError as error:
+        if not sure:
+            return ""
         raise InputError(error.what, where="Ticket.put_into", expected='its name, as model_head="…"') from error
 
 

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
+from oneticket.prunable import prunable_names
 from oneticket.ticket.format import Contents
 from oneticket.ticket.head import draw_head, head_of
 
@@ -34,7 +35,8 @@ class Placement:
     """The result of putting a ticket into a model.
 
     ``matched`` and ``fresh`` name tensors of the model, ``refused`` those of the ticket. ``masks`` are the masks now in
-    the model, by the names of its parameters; ``ticket_density`` is the density of the ticket.
+    the model, by the names of its parameters; ``ticket_density`` is the density of the ticket. ``dense`` counts the
+    prunable weights of the model that have no mask now: refused, in a first layer left as it was, not in the ticket.
     """
 
     matched: tuple[Outcome, ...]
@@ -42,11 +44,12 @@ class Placement:
     refused: tuple[Outcome, ...]
     masks: Masks
     ticket_density: float
+    dense: int = 0
 
     @property
     def density(self) -> float:
-        """ρ over the tensors of the model that are masked now."""
-        return self.masks.density
+        """ρ over all prunable weights of the model, those without a mask included."""
+        return (self.masks.kept + self.dense) / (self.masks.total + self.dense)
 
     @property
     def densities(self) -> dict[str, float]:
@@ -62,7 +65,8 @@ class Placement:
         width = max(len(name) for _, name, _, _ in rows)
         lines = [f"{kind:8} {name:{width}} {density:>7}  {reason}".rstrip() for kind, name, density, reason in rows]
         lines.append(f"{len(self.matched) - len(masked)} other tensors copied")
-        lines.append(f"density {self.density:.4g} in the model, {self.ticket_density:.4g} in the ticket")
+        unmasked = f" ({self.dense} of its prunable weights have no mask)" if self.dense else ""
+        lines.append(f"density {self.density:.4g} in the model{unmasked}, {self.ticket_density:.4g} in the ticket")
         return "\n".join(lines)
 
 
@@ -89,13 +93,13 @@ class _Plan:
 class _Sides:
     """The tensors of ticket and model under common names: wrappers' prefixes stripped, heads kept apart."""
 
-    def __init__(self, ticket: Contents, model: nn.Module, model_head: str | None) -> None:
+    def __init__(self, ticket: Contents, model: nn.Module, model_head: str | None, *, sure: bool = True) -> None:
         self.ticket, self.model = ticket, model
         names = [*ticket.weights, *ticket.rest]
         tensors = _tensors(model)
         self.prefix, ticket_prefix = _wrapping(tensors), _wrapping(names)
         source_head = ticket.head.removeprefix(ticket_prefix)
-        self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None)
+        self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None, sure=sure)
         target_head = self.model_head.removeprefix(self.prefix)
         targets = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
         self.head = {s: t for name, t in targets.items() if (s := _suffix(name, target_head)) is not None}
@@ -137,8 +141,19 @@ def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str
         listed = "; ".join(f"{name}: {reason}" for name, reason in refused)
         warnings.warn(f"{len(refused)} of {len(ticket.masks)} masked tensors refused: {listed}", stacklevel=3)
     return Placement(
-        tuple(plan.matched), tuple(plan.fresh), tuple(plan.refused), Masks(plan.masks), ticket.masks.density
-    )
+        tuple(plan.matched), tuple(plan.fresh), tuple(plan.refused), Masks(plan.masks), ticket.masks.density,
+        _dense(sides, plan),
+    )  # fmt: skip
+
+
+def _dense(sides: _Sides, plan: _Plan) -> int:
+    """The prunable weights of the model without a mask; what the ticket holds without one was left out on purpose."""
+    tensors = _tensors(sides.model)
+    left_out = [sides.prefix + name for name, own in sides.own_body.items() if own not in sides.ticket.masks]
+    counted = {id(tensors[name]) for name in (*plan.masks, *left_out) if name in tensors}
+    prune_head = any(name in sides.ticket.masks for name in sides.own_head.values())
+    names = prunable_names(sides.model, sides.model_head, prune_head)
+    return sum(tensors[name].numel() for name in names if id(tensors[name]) not in counted)
 
 
 def carried(ticket: Contents, model: nn.Module) -> Masks:
@@ -146,7 +161,7 @@ def carried(ticket: Contents, model: nn.Module) -> Masks:
 
     Raises InputError for a tensor that fits but has masked weights other than zero: it was trained without the masks.
     """
-    plan = _plan(_Sides(ticket, model, None), "copied", 0, "adapt")
+    plan = _plan(_Sides(ticket, model, None, sure=False), "copied", 0, "adapt")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     zero = {n: not bool(parameters[n].detach()[~m.to(parameters[n].device)].any()) for n, m in plan.masks.items()}
     if drifted := [name for name in plan.masks if not zero[name] and name not in plan.adapted]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.training.former import in_present_form
+from oneticket.training.watching import refuse_other_moments, watched
 
 if TYPE_CHECKING:
     from oneticket.training.state import TrainState
@@ -83,16 +84,21 @@ class CallbackList:
     """Calls, at each moment, only those callbacks that override its method.
 
     Callbacks that modify come first, in their order (in ``after_backward`` in reverse: the last replacement is undone
-    first), then ``built_in`` ones, then those that only observe.
+    first), then ``built_in`` ones, then those that only observe: first those with a memory, then ``saving``, which
+    writes all memories as they are after the same step, then those without.
 
     Raises InputError for a callback with ``modifies = False`` that adds to the loss or swaps weights.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self, callbacks: Sequence[Callback], built_in: Sequence[Callback] = (), saving: Sequence[Callback] = ()
+    ) -> None:
         self._own = [_checked(in_present_form(callback)) for callback in callbacks]
         self._acting = [callback for callback in self._own if callback.modifies]
         self._remembering = [callback for callback in self._own if _does(callback, "state_dict")]
-        self._looking = [*built_in, *(callback for callback in self._own if not callback.modifies)]
+        observers = [callback for callback in self._own if not callback.modifies]
+        before = [callback for callback in observers if callback in self._remembering]
+        self._looking = [*built_in, *before, *saving, *(callback for callback in observers if callback not in before)]
         for callback in self._looking:
             for word in ("penalty", "evaluation_weights"):
                 if _does(callback, word):
@@ -104,7 +110,13 @@ class CallbackList:
 
     def _that(self, word: str) -> list[Any]:
         """The methods ``word`` of all callbacks that override it."""
-        return [getattr(callback, word) for callback in (*self._acting, *self._looking) if _does(callback, word)]
+        every = [callback for callback in (*self._acting, *self._looking) if _does(callback, word)]
+        return [self._call(callback, word) for callback in every]
+
+    def _call(self, callback: Callback, word: str) -> Any:
+        """The method ``word`` of a callback; it is watched if the user says that it only looks."""
+        own = callback in self._own and not callback.modifies
+        return watched(getattr(callback, word), callback, word) if own else getattr(callback, word)
 
     @property
     def modifies(self) -> bool:
@@ -117,7 +129,7 @@ class CallbackList:
             callback.on_train_start(state)
         saved = state.resume()
         for callback in self._looking:
-            callback.on_train_start(state)
+            self._call(callback, "on_train_start")(state)
         if saved is not None:
             self.load_state_dict(saved)
 
@@ -194,6 +206,7 @@ class CallbackList:
 def _checked(callback: Any) -> Callback:
     """``callback``; InputError unless it is an instance of Callback."""
     if isinstance(callback, Callback):
+        refuse_other_moments(callback, _MOMENTS)
         return callback
     if isinstance(callback, type):
         raise InputError(f"the callback {callback.__name__} is a class", expected=f"an instance, {callback.__name__}()")

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was killed continues from the last saved epoch, bit for bit."""
+"""Checkpoints: a training that was killed continues from the last saved step, bit for bit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,16 @@ class Checkpoint:
 
     It is written beside and renamed, so that it is complete or missing, and at most every ``every`` seconds. Its last
     32 bytes are the SHA-256 of the others.
+
+    Parameters
+    ----------
+    path : the file.
+    every : seconds between two checkpoints.
+    on_step : called after each step of the training: whoever watches the process sees that it advances.
     """
 
-    def __init__(self, path: Path, *, every: float = 20.0) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, *, every: float = 20.0, on_step: Callable[[], None] | None = None) -> None:
+        self.path, self.every, self.on_step = path, every, on_step
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -38,15 +45,19 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Write ``state`` (tensors, numbers, strings, and lists and dicts of them)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".writing")
+        beside = self.path.with_suffix(f".{os.getpid()}.writing")
         content = io.BytesIO()
         torch.save(state, content)
-        with beside.open("wb") as file:
-            file.write(content.getbuffer())
-            file.write(hashlib.sha256(content.getbuffer()).digest())
-            file.flush()
-            os.fsync(file.fileno())  # otherwise a power cut may keep the rename, but lose the content
-        os.replace(beside, self.path)
+        try:
+            with beside.open("wb") as file:
+                file.write(content.getbuffer())
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.flush()
+                os.fsync(file.fileno())  # otherwise a power cut may keep the rename, but lose the content
+            os.replace(beside, self.path)
+        except OSError:
+            beside.unlink(missing_ok=True)  # on a full disk, the file holds only a part
+            raise
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneticket.conversion import checked
 from oneticket.data import BatchSource, ImageSet, Normalisation, as_batches
 from oneticket.errors import InputError
+from oneticket.training.examination import check_targets
 
 
 @contextmanager
@@ -27,12 +29,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@checked
 def evaluate(
     model: nn.Module,
     data: Any,
     *,
     normalisation: Normalisation | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     batch_size: int = 512,
     channels_last: bool = False,
 ) -> tuple[float, float]:
@@ -51,11 +54,22 @@ def evaluate(
         for inputs, targets in batches.ordered():
             if channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            logits = model(inputs).float()
+            outputs = model(inputs)
+            if not isinstance(outputs, Tensor) or outputs.dim() != 2 or targets.dim() != 1:
+                check_targets(outputs, targets, "evaluate", soft=False)
+            logits = outputs.float()
             right.append((logits.argmax(1) == targets).sum())
-            losses.append(F.cross_entropy(logits, targets, reduction="sum"))
+            losses.append(_summed_loss(logits, targets))
             count += len(targets)
     if not count:
         raise InputError("there is nothing to evaluate on: the split is empty")
     # Summed at the end, so that no batch waits for the result of the previous one.
     return sum(torch.stack(right).tolist()) / count, math.fsum(torch.stack(losses).tolist()) / count
+
+
+def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    except Exception:
+        check_targets(logits, targets, "evaluate", soft=False)
+        raise

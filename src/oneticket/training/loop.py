@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from oneticket.data import as_batches
+from oneticket.conversion import Seed, checked
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.callbacks import Callback, CallbackList
+from oneticket.training.examination import check_state, examine
 from oneticket.training.former import former_keywords
 from oneticket.training.observers import observing
 from oneticket.training.recipe import Recipe
@@ -25,6 +26,7 @@ from oneticket.training.step import Step
 
 
 @former_keywords
+@checked
 def train(
     model: nn.Module,
     train_set: Any,
@@ -36,7 +38,7 @@ def train(
     snapshots: Sequence[str | int | Step] = (),
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
-    seed: int = 0,
+    seed: Seed = 0,
     runtime: Runtime = Runtime(),
 ) -> Training:
     """Train ``model`` in place by ``recipe``; masked weights are exactly 0.0 throughout.
@@ -73,9 +75,13 @@ def train(
     12
     """
     began = time.perf_counter()
-    data = as_batches(train_set, recipe.batch_size, augmentation=recipe.augment, device=runtime.device)
+    if snapshots or runtime.checkpoint is not None:
+        check_state(model)
+    data, evaluated = examine(
+        model, train_set, recipe, device=runtime.device, loss=loss, evaluated={"validation": validation}
+    )
     times = Timetable.of(recipe, data.steps_per_epoch, start, snapshots)
-    hooks = CallbackList([*start.callbacks, *callbacks], observing(data, validation, recipe, runtime))
+    hooks = CallbackList([*start.callbacks, *callbacks], *observing(evaluated.get("validation"), runtime))
     streams = Streams(seed)
     state = TrainState(model, masks, recipe, data, times, start, runtime, loss=loss, callbacks=hooks, streams=streams)
     with state.active():
@@ -86,6 +92,7 @@ def train(
                 state.network.train()
                 batches = data.epoch(streams.generator("data-order", epoch), streams.generator("augmentation", epoch))
                 with seeded(streams.seed("noise", epoch)):
+                    state.resume_noise()
                     for inputs, targets in islice(batches, done, None):
                         train_step(state, hooks, inputs, targets, clip_norm=recipe.clip_norm)
                 with hooks.evaluation_weights():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oneticket.data import BatchSource, as_batches
+from oneticket.data import BatchSource
 from oneticket.errors import NonFiniteLoss
 from oneticket.training.callbacks import Callback
 from oneticket.training.checkpoint import Checkpoint
 from oneticket.training.evaluation import evaluate
-from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord
 from oneticket.training.runtime import Runtime
 from oneticket.training.state import TrainState
@@ -71,6 +71,20 @@ class History(Observer):
         self._recent: list[tuple[Tensor, int, float]] = []
         self._loss_sum, self._seen = 0.0, 0
 
+    def on_train_start(self, state: TrainState) -> None:
+        if state.within_epoch:
+            saved = state.within_epoch["losses"]
+            self._recent = list(zip(saved["values"].unbind(), saved["counts"], saved["rates"], strict=True))
+            self._loss_sum, self._seen = saved["sum"], saved["seen"]
+
+    def since_epoch(self) -> dict[str, Any]:
+        """The losses of the running epoch, for a checkpoint within it."""
+        losses, counts, rates = zip(*self._recent, strict=True) if self._recent else ((), (), ())
+        values = torch.stack(losses) if losses else torch.empty(0)
+        return {
+            "values": values, "counts": list(counts), "rates": list(rates), "sum": self._loss_sum, "seen": self._seen
+        }  # fmt: skip
+
     def on_step_end(self, state: TrainState) -> None:
         self._recent.append((state.loss, state.batch, state.lr))
         if len(self._recent) == _CHECK_EVERY or state.step % state.times.per_epoch == 0:
@@ -87,27 +101,36 @@ class History(Observer):
 
 
 class Checkpointer(Observer):
-    """Writes the running state at the end of an epoch, when the checkpoint is due."""
+    """Writes the running state when the checkpoint is due: at the end of an epoch, or within one that takes longer."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, history: History) -> None:
+        self._checkpoint, self._history = checkpoint, history
+        self._epoch_began = time.monotonic()
+
+    def on_step_end(self, state: TrainState) -> None:
+        checkpoint = self._checkpoint
+        if checkpoint.on_step is not None:
+            checkpoint.on_step()
+        if time.monotonic() - self._epoch_began < checkpoint.every or not checkpoint.due():
+            return
+        if state.step % state.times.per_epoch:
+            noise = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+            within = {"losses": self._history.since_epoch(), "noise": noise}
+            checkpoint.save(state.state_dict() | {"within_epoch": within})
 
     def on_epoch_end(self, state: TrainState) -> None:
+        self._epoch_began = time.monotonic()
         if state.step < state.times.total and self._checkpoint.due():
             self._checkpoint.save(state.state_dict())
 
 
-def observing(data: BatchSource, validation: Any, recipe: Recipe, runtime: Runtime) -> list[Callback]:
-    """The observers of one training on ``data``, in the order in which they are called."""
-    found: list[Callback] = [Snapshots(), History()]
+def observing(validation: BatchSource | None, runtime: Runtime) -> tuple[list[Callback], list[Callback]]:
+    """The observers of one training, in their order, and those that save the memory of all callbacks."""
+    history = History()
+    found: list[Callback] = [Snapshots(), history]
     if validation is not None:
-        # For evaluation, too, images are normalised with the statistics of the training split.
-        normalisation = getattr(data, "normalisation", None)
-        size = max(recipe.batch_size, 512)
-        found.append(Validation(as_batches(validation, size, normalisation=normalisation, device=runtime.device)))
-    if runtime.checkpoint is not None:
-        found.append(Checkpointer(runtime.checkpoint))
-    return found
+        found.append(Validation(validation))
+    return found, [Checkpointer(runtime.checkpoint, history)] if runtime.checkpoint is not None else []
 
 
 def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import nn
 
+from oneticket.conversion import check_keywords, conform
 from oneticket.data import Augmentation
-from oneticket.errors import InputError, unknown
+from oneticket.errors import InputError
 from oneticket.training.schedule import Constant, Schedule
 from oneticket.training.step import Step
 
@@ -64,17 +65,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if not holds:
                 raise InputError(f"{field} = {getattr(self, field)}", expected=expected)
 
-        # Values from a file are checked as they are read; those of a Recipe(...) in Python only here.
-        for field, kind in (("optimizer", Optimizer), ("precision", Precision)):
-            if getattr(self, field) not in get_args(kind):
-                raise unknown(field, str(getattr(self, field)), get_args(kind))
-        for field in ("nesterov", "decay_norms"):
-            require(isinstance(getattr(self, field), bool), field, "True or False")
+        put("warmup", str(Step.parse(self.warmup, "warmup")))
+        conform(self)
         if self.momentum is None and self.optimizer in ("sgd", "rmsprop"):
             put("momentum", 0.9 if self.optimizer == "sgd" else 0.0)
         if self.betas is None and self.optimizer in ("adam", "adamw"):
             put("betas", (0.9, 0.999))
-        put("warmup", str(Step.parse(self.warmup)))
         adaptive = self.optimizer in ("adam", "adamw")
         require(self.momentum is None or not adaptive, "momentum", f"no momentum with {self.optimizer}: use betas")
         require(self.betas is None or adaptive, "betas", f"no betas with {self.optimizer}: use momentum")
@@ -87,16 +83,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         require(self.betas is None or all(0 <= b < 1 for b in self.betas), "betas", "numbers from 0 to below 1")
         require(0 <= self.weight_decay < float("inf"), "weight_decay", "a number of at least 0")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 to below 1")
-        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "a number above 0")
+        require(self.clip_norm is None or 0 < self.clip_norm < float("inf"), "clip_norm", "a number above 0")
 
     @classmethod
     def sgd(cls, *, epochs: int, lr: float = 0.1, **options: Any) -> Recipe:
         """SGD with momentum 0.9, learning rate 0.1 and weight decay 1e-4 unless said otherwise."""
+        check_keywords(options, cls)
         return cls(optimizer="sgd", lr=lr, epochs=epochs, **options)
 
     @classmethod
     def adam(cls, *, epochs: int, lr: float = 3e-4, **options: Any) -> Recipe:
         """Adam with learning rate 3e-4 and weight decay 1e-4 (L2) unless said otherwise."""
+        check_keywords(options, cls)
         return cls(optimizer="adam", lr=lr, epochs=epochs, **options)
 
     def make_optimizer(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.Optimizer:

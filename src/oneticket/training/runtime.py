@@ -6,10 +6,13 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import msgspec
 import torch
 
+from oneticket.conversion import conform
+from oneticket.errors import InputError
 from oneticket.kernels.trial import Layout
 from oneticket.training.checkpoint import Checkpoint
 
@@ -34,8 +37,24 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     layout: Layout = "contiguous"
     compact: bool = True
-    threads: int | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     checkpoint: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.device, torch.device):
+            msgspec.structs.force_setattr(self, "device", str(self.device))
+        conform(self)
+        check_device(self.device)
+
+
+def check_device(device: str) -> None:
+    """Raise InputError for a device that torch does not know, or that this machine does not have."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device = '{device}' is not a device of torch", expected="cpu, cuda or cuda:1") from None
+    if kind == "meta" or (kind == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"device = '{device}': this machine has no such device", expected="cpu")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from oneticket.conversion import conform
 from oneticket.errors import InputError
 from oneticket.training.step import Step
 
@@ -26,7 +27,9 @@ class StepDecay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     decay: float = msgspec.field(default=0.1, name="factor")
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "at", tuple(str(Step.parse(moment)) for moment in self.at))
+        if isinstance(self.at, list | tuple):
+            msgspec.structs.force_setattr(self, "at", tuple(str(Step.parse(moment, "at")) for moment in self.at))
+        conform(self)
         if not 0 < self.decay <= 1:
             raise InputError(f"factor = {self.decay}", expected="a number above 0, at most 1")
 
@@ -42,6 +45,7 @@ class Cosine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        conform(self)
         if not 0 <= self.final <= 1:
             raise InputError(f"final = {self.final}", expected="a number from 0 to 1")
 

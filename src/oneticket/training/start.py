@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 from torch import Tensor
 
-from oneticket.errors import InputError, unknown
+from oneticket.conversion import conform, fit
+from oneticket.errors import InputError
 from oneticket.training.callbacks import Callback
 from oneticket.training.recipe import Recipe
 from oneticket.training.schedule import learning_rates
@@ -35,6 +36,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     lr_schedule: LrSchedule = "recipe"
     lr_factors: Mapping[str, float] = {}
     callbacks: tuple[Callback, ...] = ()
+
+    def __post_init__(self) -> None:
+        Step.parse(self.step, "step")
+        conform(self)
+        for name, factor in self.lr_factors.items():
+            if not 0 <= fit(f"lr_factors['{name}']", factor, float) < float("inf"):
+                raise InputError(f"lr_factors['{name}'] = {factor}", expected="a number of at least 0")
 
 
 class Timetable(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +72,6 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not per_epoch:
             raise InputError("there is nothing to train on: the training set is empty")
-        if start.lr_schedule not in get_args(LrSchedule):
-            raise unknown("lr_schedule", start.lr_schedule, get_args(LrSchedule))
         total, first = recipe.epochs * per_epoch, Step.parse(start.step).iterations(per_epoch)
         if first > total:
             raise InputError(f"the training would start at step {first}, but it has only {total}", where="start")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -21,15 +21,14 @@ from oneticket.randomness import Streams
 from oneticket.training.callbacks import CallbackList
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from oneticket.training.compact import CompactModel, compacted
+from oneticket.training.examination import Loss as Loss
+from oneticket.training.examination import check_targets
 from oneticket.training.kernels import Kernels, choose_kernels
 from oneticket.training.masking import MaskKeeper
 from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord, Snapshot, Training
 from oneticket.training.runtime import Runtime, kept_heap, threads_of
 from oneticket.training.start import Start, Timetable
-
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Network, inputs and targets → mean loss of the batch, a scalar."""
 
 
 class TrainState:
@@ -52,6 +51,7 @@ class TrainState:
     loss, lr, batch : mean loss (a scalar on the device), learning rate and number of samples of the step.
     history, snapshots, work : as in :class:`oneticket.training.Training`, up to now.
     validated : accuracy and loss on the validation split at the end of this epoch; None without one.
+    within_epoch : what a checkpoint within an epoch holds besides: the losses so far, and the state of the noise.
     times, samples, names : timetable; samples in an epoch; names of the masked parameters.
     """
 
@@ -103,6 +103,7 @@ class TrainState:
         self.snapshots: dict[str, Snapshot] = {}
         self.work: dict[tuple[int, ...], int] = {}
         self.validated: tuple[float | None, float | None] = (None, None)
+        self.within_epoch: dict[str, Any] = {}
 
     # -- for callbacks ---------------------------------------------------------------------------------------------
     @property
@@ -201,7 +202,17 @@ class TrainState:
         saved = self._runtime.checkpoint.load() if self._runtime.checkpoint else None
         if saved is not None:
             self.load_state_dict(saved)
+            self.within_epoch = saved.get("within_epoch", {})
         return saved
+
+    def resume_noise(self) -> None:
+        """Set torch's global generators to where a checkpoint within this epoch found them."""
+        if self.within_epoch:
+            states = self.within_epoch["noise"]
+            torch.set_rng_state(states[0])
+            for device, state in enumerate(states[1 : 1 + torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state, device)
+            self.within_epoch = {}
 
     def _load_optimizer(self, memory: Mapping[str, Tensor]) -> None:
         load_optimizer_tensors(self.network, self.optimizer, self._compact.to_compact(memory))
@@ -242,7 +253,14 @@ class TrainState:
 
 
 def _cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(model(inputs), targets, label_smoothing=label_smoothing)
+    outputs = model(inputs)
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] == 1:
+        check_targets(outputs, targets, "train_set")
+    try:
+        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+    except Exception:  # the first batch was right, but not this one
+        check_targets(outputs, targets, "train_set")
+        raise
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -24,15 +24,16 @@ class Step:
     its: int = 0
 
     @classmethod
-    def parse(cls, value: str | int | Step) -> Step:
-        """Read ``"1ep"``, ``"500it"``, ``"2ep50it"`` or a whole number of optimiser steps."""
+    def parse(cls, value: str | int | Step, name: str = "") -> Step:
+        """Read ``"1ep"``, ``"500it"``, ``"2ep50it"`` or a whole number of steps. ``name`` is for the error."""
         if isinstance(value, Step):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(0, value)
         found = _PATTERN.fullmatch(value) if isinstance(value, str) and value else None
         if found is None:
-            raise InputError(f"'{value}' is not a valid moment", expected="such as 1ep, 500it, 2ep50it or 0")
+            given = f"{name} = {value!r}" if name else repr(value)
+            raise InputError(f"{given} is not a valid moment", expected="such as 1ep, 500it, 2ep50it or 0")
         return cls(int(found[1] or 0), int(found[2] or 0))
 
     def iterations(self, steps_per_epoch: int) -> int:

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from oneticket.conversion import checked
 from oneticket.errors import InputError
 from oneticket.lazy import Context, Given
 from oneticket.masks import Masks
@@ -124,6 +125,7 @@ Call them by :func:`rescale`.
 rescaling = RESCALINGS.register
 
 
+@checked
 def rescale(
     name: str, weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext, *, optimizer: str
 ) -> Rescaled:
@@ -161,6 +163,9 @@ def rescale(
     """
     check_optimizer(name, optimizer)
     made = RESCALINGS[name](weights, masks, context)
+    if not isinstance(made, Rescaled | Mapping):
+        what = "nothing: does it lack a `return`?" if made is None else f"a {type(made).__name__}"
+        raise InputError(f"rescaling '{name}' gave {what}", expected="weights by parameter name, or Rescaled")
     return made if isinstance(made, Rescaled) else Rescaled(made)
 
 

@@ -22,7 +22,7 @@ from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.description import ArmStart, Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
-from oneticket.lab.cells.run import CellCheckpoint, Clock, run_cell
+from oneticket.lab.cells.run import CellCheckpoint, Clock, Watch, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
@@ -750,8 +750,8 @@ def test_a_killed_cell_goes_on_to_the_same_bytes(world: World, normalised: World
     first = 2 if kind == "round" else 1
     for _ in range(first, cell.recipe.epochs):
         with pytest.raises(Killed):
-            run_cell(cell, workplace, parts, kill)
-    resumed = run_cell(cell, workplace, parts, lambda record: epochs.append(record.epoch))
+            run_cell(cell, workplace, parts, Watch(on_epoch=kill))
+    resumed = run_cell(cell, workplace, parts, Watch(on_epoch=lambda record: epochs.append(record.epoch)))
     assert epochs == list(range(first, cell.recipe.epochs + 1)), "every epoch trained once"
     assert resumed["outcome"] == expected["outcome"]
     for key in ("steps", "samples", "train_flops", "masked_flops"):
@@ -776,7 +776,7 @@ def test_seconds_add_up_over_resumptions(world: World, tmp_path: Path, monkeypat
 
     for _ in range(1, cell.recipe.epochs):
         with pytest.raises(Killed):
-            run_cell(cell, workplace, parts, kill)
+            run_cell(cell, workplace, parts, Watch(on_epoch=kill))
     assert run_cell(cell, workplace, parts)["cost"]["seconds"] == expected == cell.recipe.epochs
 
 

@@ -21,9 +21,10 @@ from filelock import SoftFileLease
 
 from oneticket.errors import InputError
 from oneticket.identity import digest
+from oneticket.lab.cells.claims import LEASE_SECONDS, Busy
 from oneticket.lab.cells.marker import STORE_VERSION, version_of, write_marker
 from oneticket.lab.cells.records import sealed
-from oneticket.lab.cells.store import LEASE_SECONDS, Busy, Store, is_store
+from oneticket.lab.cells.store import Store, is_store
 
 PATIENCE = 600.0  # seconds until what has not happened is taken never to happen
 RECORD = {"description": {"seed": 0}, "outcome": {"test_accuracy": 0.5}, "cost": {"seconds": 1.0}}
@@ -432,7 +433,7 @@ def test_a_claim_that_its_holder_refreshes_is_busy(store: Store) -> None:
 
 def test_a_claim_that_nobody_refreshes_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a process that died on another machine: nothing but its silence tells."""
-    monkeypatch.setattr("oneticket.lab.cells.store.LEASE_SECONDS", 0.5)
+    monkeypatch.setattr("oneticket.lab.cells.claims.LEASE_SECONDS", 0.5)
     lease = silent(claim(store, seconds=0.5))
     with store.claimed(CELL) as working:
         assert working.is_dir()
@@ -470,10 +471,10 @@ def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
     place = store.root / "leases" / f"{CELL}.lease"
     place.parent.mkdir(exist_ok=True)
     place.touch()
-    monkeypatch.setattr("oneticket.lab.cells.store.RECORDLESS_SECONDS", 3600.0)
+    monkeypatch.setattr("oneticket.lab.cells.claims.RECORDLESS_SECONDS", 3600.0)
     with pytest.raises(Busy), store.claimed(CELL):
         pass
-    monkeypatch.setattr("oneticket.lab.cells.store.RECORDLESS_SECONDS", 0.0)
+    monkeypatch.setattr("oneticket.lab.cells.claims.RECORDLESS_SECONDS", 0.0)
     with store.claimed(CELL):
         assert [file.name for file in place.parent.iterdir()] == [place.name]
         assert place.stat().st_size
@@ -483,7 +484,7 @@ def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
 
 
 def test_who_lost_a_claim_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneticket.lab.cells.store.LEASE_SECONDS", 0.3)
+    monkeypatch.setattr("oneticket.lab.cells.claims.LEASE_SECONDS", 0.3)
     told = threading.Event()
     with store.claimed(CELL, on_lost=told.set):
         (store.root / "leases" / f"{CELL}.lease").unlink()

@@ -93,7 +93,7 @@ class Heard(RunListener):
     def postponed(self, cell: str) -> None:
         self.events.append(("postponed", cell))
 
-    def retried(self, cell: str, reason: str) -> None:
+    def retried(self, cell: str, reason: str, *, alone: bool = True) -> None:
         self.events.append(("retried", cell, reason))
 
     def failed(self, cell: str, reason: str) -> None:

@@ -76,6 +76,45 @@ def test_a_model_whose_head_cannot_be_found_is_refused_and_told_how_to_name_it(l
     assert {cell.network.head for cell in plan.cells.values()} == {"2"}
 
 
+SURPRISING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.scores, self.body, self.spare = nn.Linear(8, classes), nn.Linear(inputs, 8), nn.Linear(8, 16)
+
+    def forward(self, x):
+        return self.scores(self.body(x.flatten(1)).relu())
+
+class Two(Net):
+    def forward(self, x):
+        return self.scores(self.body(x.flatten(1))) + self.spare(x.flatten(1)[:, :8])[:, :self.scores.out_features]
+
+def net(input_shape, classes):
+    return Net(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+def doubtful(input_shape, classes):
+    return Two(input_shape[0] * input_shape[1] * input_shape[2], classes)
+
+def normed(input_shape, classes):
+    model = net(input_shape, classes)
+    nn.utils.spectral_norm(model.body)
+    return model
+"""
+
+
+def test_the_head_is_found_by_watching_and_layers_without_use_are_told(lab: Any) -> None:
+    (lab.folder / "surprising_nets.py").write_text(SURPRISING)
+    with pytest.warns(UserWarning, match=r"model 'surprising_nets:net': the network never uses 'spare\.weight'"):
+        plan = lab.plan(model="surprising_nets:net", seeds=1)
+    assert {cell.network.head for cell in plan.cells.values()} == {"scores"}
+    assert "'scores', 'spare' together" in refused(lab, model="surprising_nets:doubtful", seeds=1)
+    message = refused(lab, model="surprising_nets:normed", seeds=1)
+    assert message.startswith("model: 'body.weight' is computed by a hook")
+
+
 def test_a_head_that_is_no_layer_is_refused_with_the_nearest(lab: Any) -> None:
     message = refused(lab, head="heat")
     assert message.startswith("head: ")

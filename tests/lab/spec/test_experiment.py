@@ -9,6 +9,7 @@ import pytest
 
 from oneticket.errors import InputError
 from oneticket.lab.spec.experiment import load_experiment, read_experiment, split_role
+from oneticket.lab.spec.parsing import read_toml
 from oneticket.models import ModelSpec
 
 
@@ -52,26 +53,26 @@ def test_the_valid_keys_are_those_of_the_schedule_that_was_meant(lab: Any) -> No
 
 
 WRONG_TYPES = [
-    ("name", 3, "name: this is a whole number; expected text"),
-    ("seeds", True, "seeds: this is true or false; expected a whole number or a list"),
-    ("seeds", "3", "seeds: this is text"),
-    ("seeds", 2.5, "seeds: this is a number"),
-    ("recipe/sgd/lr", "0.1", "recipe.sgd.lr: this is text; expected a number"),
-    ("recipe/sgd/epochs", 2.5, "recipe.sgd.epochs: this is a number; expected a whole number"),
-    ("recipe/sgd/epochs", True, "recipe.sgd.epochs: this is true or false; expected a whole number"),
-    ("recipe/sgd/nesterov", "False", "recipe.sgd.nesterov: this is text; expected true or false"),
-    ("recipe/sgd/nesterov", 1, "recipe.sgd.nesterov: this is a whole number; expected true or false"),
+    ("name", 3, "name: 3 is a whole number; expected text"),
+    ("seeds", True, "seeds: true is a truth value; expected a whole number or a list"),
+    ("seeds", "3", "seeds: '3' is text"),
+    ("seeds", 2.5, "seeds: 2.5 is a number"),
+    ("recipe/sgd/lr", "0.1", "recipe.sgd.lr: '0.1' is text; expected a number"),
+    ("recipe/sgd/epochs", 2.5, "recipe.sgd.epochs: 2.5 is a number; expected a whole number"),
+    ("recipe/sgd/epochs", True, "recipe.sgd.epochs: true is a truth value; expected a whole number"),
+    ("recipe/sgd/nesterov", "False", "recipe.sgd.nesterov: 'False' is text; expected true or false"),
+    ("recipe/sgd/nesterov", 1, "recipe.sgd.nesterov: 1 is a whole number; expected true or false"),
     ("recipe/adam/betas", [0.9], "recipe.adam.betas"),
-    ("recipe/sgd/schedule", "step", "recipe.sgd.schedule: this is text; expected a table"),
-    ("search/prune_head", "False", "search.prune_head: this is text; expected true or false"),
-    ("search", 3, "search: this is a whole number; expected a table"),
+    ("recipe/sgd/schedule", "step", "recipe.sgd.schedule: 'step' is text; expected a table"),
+    ("search/prune_head", "False", "search.prune_head: 'False' is text; expected true or false"),
+    ("search", 3, "search: 3 is a whole number; expected a table"),
     ("transfer", {}, "transfer: this is a table; expected a list"),
-    ("transfer/0/densities", ["0.5"], "transfer[0].densities[0]: this is text; expected a number"),
-    ("transfer/0/arms", "winning", "transfer[0].arms: this is text; expected a list"),
+    ("transfer/0/densities", ["0.5"], "transfer[0].densities[0]: '0.5' is text; expected a number"),
+    ("transfer/0/arms", "winning", "transfer[0].arms: 'winning' is text; expected a list, such as ['winning']"),
     ("data", [], "data: this is a list; expected a table"),
-    ("data/digits", "digits", "data.digits: this is text; expected a table"),
+    ("data/digits", "digits", "data.digits: 'digits' is text; expected a table"),
     ("data/low/classes", [0.5], "data.low.classes[0]"),
-    ("arm/mine", {"mask": 1, "weights": "rewound"}, "arm.mine.mask: this is a whole number; expected text"),
+    ("arm/mine", {"mask": 1, "weights": "rewound"}, "arm.mine.mask: 1 is a whole number; expected text"),
 ]
 
 
@@ -244,6 +245,84 @@ def test_whole_numbers_for_numbers_and_spelled_out_defaults_make_no_difference(l
     assert isinstance(read_experiment(plain).recipe["sgd"].lr, float)
 
 
+# -- names that mean a missing value ------------------------------------------------------------------------------
+MISSING = ["NA", "na", "Na", "null", "NULL", "nan", "NaN", "None", "none", "N.A.", "nil", "NaT", "missing"]
+
+
+@pytest.mark.parametrize("word", MISSING)
+def test_no_name_is_one_that_programs_take_for_a_missing_value(lab: Any, word: str) -> None:
+    """In the columns experiment, target, target_recipe and arm such a name would be an empty field."""
+    raw = lab.raw()
+    arm = {"mask": "ticket", "weights": "initial"}
+    for path, value, place in (
+        ("name", word, "name"),
+        (f"data/{word}", {"builtin": "digits"}, "data"),
+        (f"recipe/{word}", raw["recipe"]["sgd"], "recipe"),
+        (f"arm/{word}", arm, "arm"),
+    ):
+        with pytest.raises(InputError, match=f"^{place}: '{word}' is not a valid name: .* a missing value"):
+            read_experiment(lab.raw(**{path.replace("/", "__"): value}))
+
+
+def test_what_pandas_reads_as_missing_is_no_name(lab: Any) -> None:
+    io = pytest.importorskip("pandas.io.parsers.readers")
+    for word in io.STR_NA_VALUES:
+        with pytest.raises(InputError, match="is not a valid name"):
+            read_experiment(lab.raw(name=word))
+
+
+@pytest.mark.parametrize("word", ["nano", "NAS", "nulls", "none-at-all", "na1", "N-A", "1.5", "inf"])
+def test_names_that_only_look_alike_are_names(lab: Any, word: str) -> None:
+    assert read_experiment(lab.raw(name=word)).name == word
+
+
+# -- sizes that nothing could hold ----------------------------------------------------------------------------------
+TOO_LARGE = [
+    ({"seeds": 10_000, "transfer__0__densities": [0.5] * 4}, "networks"),
+    ({"transfer__0__lr": [0.1 + i for i in range(20_000)]}, "networks"),
+    ({"model": ["lenet-300-100"] * 101}, "101 models"),
+    ({"model": []}, "0 models"),
+    ({"data": {f"d{i}": {"builtin": "digits"} for i in range(1001)}}, "1001 tables"),
+    ({"arm": {f"a{i}": {"mask": "ticket", "weights": "initial"} for i in range(1001)}}, "1001 tables"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), TOO_LARGE)
+def test_a_grid_that_is_too_large_is_refused_before_it_is_planned(lab: Any, changes: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_experiment(lab.raw(**changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000, "nested too deeply"),
+        ("x = " + "[" * 20 + "]" * 20, "nested too deeply"),
+        (".".join("a" * 20) + " = 1", "too many dots"),
+        ("x = {" + ".".join(["'a.'"] * 20) + " = 1}", "too many dots"),
+        ("[" + " . ".join(['"a"'] * 20) + "]", "too many dots"),
+        (f"x = {'9' * 5000}", "not valid TOML"),
+        ("#" * (2**20 + 1), "at most 1048576"),
+    ],
+)
+def test_a_file_that_would_take_time_or_memory_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "large.toml").write_text(text)
+    with pytest.raises(InputError, match=f"large.toml: .*{said}"):
+        load_experiment(tmp_path / "large.toml")
+
+
+def test_dots_in_texts_numbers_and_comments_are_no_depth(tmp_path: Path) -> None:
+    file = tmp_path / "dots.toml"
+    lines = [
+        "# " + "." * 99,
+        "# a. b. c",
+        "x = [" + ", ".join(["0.5"] * 99) + "]",
+        'y = "../../../../../../../../../a"',
+    ]
+    file.write_text("\n".join(lines))
+    assert len(read_toml(file)["x"]) == 99
+
+
 # -- the file itself ----------------------------------------------------------------------------------------------
 def test_a_missing_file_is_told_with_the_nearest_beside_it(tmp_path: Path) -> None:
     (tmp_path / "quickstart.toml").touch()
@@ -254,7 +333,7 @@ def test_a_missing_file_is_told_with_the_nearest_beside_it(tmp_path: Path) -> No
 def test_broken_toml_is_told_with_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.toml"
     file.write_text('name = "x"\nseeds = \n')
-    with pytest.raises(InputError, match=r"broken.toml: is not valid TOML: .*line 2"):
+    with pytest.raises(InputError, match=r"broken.toml: the file is not valid TOML: .*line 2"):
         load_experiment(file)
 
 
@@ -263,7 +342,7 @@ def test_a_folder_and_a_file_that_is_no_text_are_refused(tmp_path: Path) -> None
         load_experiment(tmp_path)
     file = tmp_path / "latin.toml"
     file.write_bytes(b'name = "\xff"')
-    with pytest.raises(InputError, match=r"latin.toml: cannot be read"):
+    with pytest.raises(InputError, match=r"latin.toml: the file cannot be read"):
         load_experiment(file)
 
 

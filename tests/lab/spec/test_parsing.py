@@ -56,7 +56,7 @@ def test_a_default_has_the_type_that_its_field_declares() -> None:
         ({"shapes": [{"form": "round"}]}, "shapes[0]: the key 'radius' is missing"),
         ({"pair": [1, {"colour": "grean"}]}, "expected one of red, green (did you mean 'green'?)"),
         ({"pair": [1, {"color": "red"}]}, "pair[1]: unknown key 'color'; expected one of size, colour"),
-        ({"pair": [1, {"size": "1"}]}, "pair[1].size: this is text; expected a number"),
+        ({"pair": [1, {"size": "1"}]}, "pair[1].size: '1' is text; expected a number"),
         ({"pair": [1]}, "pair"),
     ],
 )

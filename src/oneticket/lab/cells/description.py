@@ -79,7 +79,11 @@ CellStart = Initial | Round | ArmStart | PretrainingStart
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """The complete description of one training of one network; its digest is the name of the cell."""
+    """The complete description of one training of one network; its digest is the name of the cell.
+
+    ``code`` has the digest of the code of each criterion, control, draw, … that is not a part of oneticket; where all
+    are, it is not written.
+    """
 
     schema: int = SCHEMA
     network: Network
@@ -89,6 +93,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     start: CellStart
     snapshots: tuple[str, ...] = ()
     test: bool = True
+    code: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def identity(self) -> str:
@@ -127,8 +132,12 @@ class CellNamer:
 
     def _joined(self, value: Description | CellStart) -> str:
         """The canonical JSON of a struct, from those of its fields."""
-        pieces = [lead + self._text(getattr(value, field)) if field else lead for lead, field in _outline(type(value))]
-        return "".join(pieces) + "}"
+        pieces = []
+        for lead, field in _outline(type(value)):
+            content = getattr(value, field) if field else ""
+            if content is not msgspec.UNSET:
+                pieces.append(lead + self._text(content) if field else lead)
+        return f"{{{','.join(pieces)}}}"
 
     def _text(self, value: Any) -> str:
         known = self._written.get(id(value))
@@ -149,4 +158,4 @@ def _outline(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
     leads = {key: (f"{canonical_json(key)}:", field) for key, field in keys.items()}
     if about.tag_field is not None:
         leads[about.tag_field] = (f"{canonical_json(about.tag_field)}:{canonical_json(about.tag)}", "")
-    return [(("," if number else "{") + lead, field) for number, (_, (lead, field)) in enumerate(sorted(leads.items()))]
+    return [leads[key] for key in sorted(leads)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -33,11 +33,12 @@ class ParentCells:
     ----------
     store : the store of the finished cells.
     data : the cache of decoded images.
-    folder : the folder of the experiment file, where import paths of models begin.
+    folder : the folder whose Python files may be imported; none when None.
+    packages : the installed packages that may be imported.
     """
 
-    def __init__(self, store: Store, data: Path, folder: Path) -> None:
-        self.store, self.data, self.folder = store, data, folder
+    def __init__(self, store: Store, data: Path, folder: Path | None, packages: Collection[str] = ()) -> None:
+        self.store, self.data, self.folder, self.packages = store, data, folder, packages
         self.description: Callable[[str], Description] = cache(self._description)
         self.initial: Callable[[str], State] = cache(self._initial)
 
@@ -49,13 +50,16 @@ class ParentCells:
         """The network at its initialisation; the head comes from a stream of its own, so that every arm shares it."""
         streams = Streams(seed)
         spec = ModelSpec(name=network.name, options=network.options)
-        if code_digest(spec, folder=self.folder) != network.code:
+        if code_digest(spec, folder=self.folder, packages=self.packages) != network.code:
             raise InputError(
-                "the file of the model has changed since the run began", where=network.name, expected="a new run"
+                "the code of the model has changed since the run began", where=network.name, expected="a new run"
             )
 
         def drawn(key: int) -> nn.Module:
-            return build(spec, input_shape=network.input, classes=network.classes, seed=key, folder=self.folder)
+            return build(
+                spec, input_shape=network.input, classes=network.classes, seed=key,
+                folder=self.folder, packages=self.packages,
+            )  # fmt: skip
 
         model = drawn(streams.seed("init", *([draw_key] if draw_key else [])))
         headed = drawn(streams.seed("head"))

@@ -16,12 +16,13 @@ from torch import nn
 
 from oneticket.data import ImageBatches, Normalisation, open_data
 from oneticket.data.cache import State, compared, trust
-from oneticket.errors import NonFiniteLoss
+from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
 from oneticket.lab.cells.assembly import assemble
 from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
+from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.parents import ParentCells, view_of
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import save_masks, save_state
@@ -40,6 +41,32 @@ from oneticket.training import (
     training_flops,
 )
 from oneticket.training.kernels import Kernels
+from oneticket.trust.importing import load_code
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a worker may be without progress, a step of a training, before it counts as stalled.
+
+    Parameters
+    ----------
+    seconds : at least so long.
+    steps : and at least as long as so many of its slowest steps: where memory is swapped, steps are slow.
+    """
+
+    seconds: float = 600.0
+    steps: float = 20.0
+
+    def limit(self, slowest: float) -> float:
+        """Seconds without progress after which a worker has stalled whose slowest step took ``slowest`` seconds."""
+        return max(self.seconds, self.steps * slowest)
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls to whoever watches the computation of a cell: after each epoch, after each step, before each checkpoint."""
+
+    on_epoch: Callable[[EpochRecord], None] | None = None
+    on_step: Callable[[], None] | None = None
+    before_save: Callable[[], None] | None = None
 
 
 class Workplace(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,17 +74,23 @@ class Workplace(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    store, cache, folder : paths of the store, of the data cache, and of the folder of the experiment file.
+    store, cache, folder : paths of the store, of the data cache, and of the folder whose Python files may be imported.
+    packages : the installed packages that may be imported.
+    code : the modules that register what cells name, each with the digest that its code must have.
     runtime : how its trainings are computed; each cell has its own checkpoint.
     checkpoint_every : seconds between two checkpoints.
+    patience : how long a worker may be without progress.
     compared : cached data that the run has compared with its fingerprint, so that its workers need not.
     """
 
     store: str
     cache: str
     folder: str
+    packages: tuple[str, ...] = ()
+    code: dict[str, str] = {}
     runtime: Runtime = Runtime(layout="channels-last", threads=1)
     checkpoint_every: float = 20.0
+    patience: Patience = Patience()
     compared: tuple[State, ...] = ()
 
 
@@ -85,12 +118,14 @@ class Clock:
 class CellCheckpoint(Checkpoint):
     """The checkpoint of a part of a cell, which says of which, and how long the cell had taken when it was written."""
 
-    def __init__(self, path: Path, *, every: float, cell: str, clock: Clock) -> None:
-        super().__init__(path, every=every)
-        self._owner, self._clock = f"{cell}/{path.stem}", clock
+    def __init__(self, path: Path, *, every: float, cell: str, clock: Clock, watch: Watch = Watch()) -> None:
+        super().__init__(path, every=every, on_step=watch.on_step)
+        self._owner, self._clock, self._watch = f"{cell}/{path.stem}", clock, watch
 
     def save(self, state: dict[str, Any]) -> None:
         """Write ``state``, with owner and time."""
+        if self._watch.before_save is not None:
+            self._watch.before_save()
         super().save({**state, "of": self._owner, "seconds": self._clock.seconds()})
 
     def load(self) -> dict[str, Any] | None:
@@ -98,7 +133,7 @@ class CellCheckpoint(Checkpoint):
         state = super().load()
         if state is None:
             return None
-        if state.pop("of", self._owner) != self._owner:  # earlier versions did not say
+        if state.pop("of", self._owner) != self._owner:  # those of earlier versions do not say
             self.drop("is the checkpoint of another training")
             return None
         self._clock.resumed(state.pop("seconds", 0.0))
@@ -116,19 +151,21 @@ class _Made(msgspec.Struct, frozen=True):
     kernels: Kernels
 
 
-def run_cell(
-    cell: Description, workplace: Workplace, working: Path, on_epoch: Callable[[EpochRecord], None] | None = None
-) -> dict[str, Any]:
+def run_cell(cell: Description, workplace: Workplace, working: Path, watch: Watch = Watch()) -> dict[str, Any]:
     """Compute ``cell`` into the folder ``working`` and return the content of its ``cell.json``.
 
     Continues from the checkpoint in ``working`` if there is one. Divergence is a valid outcome, not an error.
     """
     clock = Clock()
     trust(workplace.compared)
-    parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), Path(workplace.folder))
+    folder, packages = Path(workplace.folder), workplace.packages
+    load_code(workplace.code, folder, packages)
+    if OwnCode().of(cell.start) != (cell.code or {}):
+        raise InputError("the code of what it names has changed since the run began", expected="a new run")
+    parents = ParentCells(Store(Path(workplace.store)), Path(workplace.cache), folder, packages)
     inherited = inherited_divergence(cell, parents.store)
     made = (
-        _compute(cell, parents, workplace, working, clock, on_epoch)
+        _compute(cell, parents, workplace, working, clock, watch)
         if inherited is None
         else _nothing(cell, parents, workplace, inherited)
     )
@@ -156,7 +193,7 @@ def _compute(
     workplace: Workplace,
     working: Path,
     clock: Clock,
-    on_epoch: Callable[[EpochRecord], None] | None,
+    watch: Watch,
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
     splits = parents.splits(cell)
@@ -167,7 +204,7 @@ def _compute(
 
     def checkpoint(part: str) -> Checkpoint:
         path = working / "checkpoint" / f"{part}.pt"
-        return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock)
+        return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock, watch=watch)
 
     begun = assemble(cell, parents)
     model = begun.model
@@ -180,7 +217,7 @@ def _compute(
             training = PRETRAININGS[cell.start.task](
                 PretrainingTask(
                     model, cell.network.head, train_set, cell.recipe, cell.seed, runtime=runtime,
-                    checkpoint=checkpoint, on_epoch=on_epoch,
+                    checkpoint=checkpoint, on_epoch=watch.on_epoch,
                 )
             )  # fmt: skip
         else:
@@ -192,7 +229,7 @@ def _compute(
                 start=begun.start,
                 validation=batches(splits.validation, 512) if len(splits.validation) else None,
                 snapshots=cell.snapshots,
-                callbacks=[OnEpoch(on_epoch)] if on_epoch else (),
+                callbacks=[OnEpoch(watch.on_epoch)] if watch.on_epoch else (),
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )

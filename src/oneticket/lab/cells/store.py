@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from filelock import SoftFileLease, Timeout
 
-from oneticket.errors import InputError, OneticketError, unknown
+from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json, digest
+from oneticket.lab.cells.claims import Busy, Claim, claimed, sweep
 from oneticket.lab.cells.durable import make_folder, sync, sync_all, write_whole
 from oneticket.lab.cells.marker import LOG, prepare, say_lost, version_of
 from oneticket.lab.cells.marker import is_store as is_store
@@ -32,15 +31,7 @@ from oneticket.lab.cells.records import (
     sealed,
 )
 
-RECORDLESS_SECONDS = 5.0  # a claim is made and signed within a millisecond: unsigned for this long, its holder is dead
-LEASE_SECONDS = 30.0  # a claim not refreshed for this long is taken over; that of a dead process at once
-
-
 _Part = TypeVar("_Part", bound=Named)
-
-
-class Busy(OneticketError):
-    """Another process is computing this cell."""
 
 
 class Store:
@@ -53,6 +44,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._claims: dict[str, Claim] = {}
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
@@ -75,20 +67,8 @@ class Store:
             say_lost(root)
         if create:
             prepare(root, new_marker=lost)
-            cls(root)._sweep()
+            sweep(root / "leases", cls(root).has)
         return cls(root)
-
-    def _sweep(self) -> None:
-        """Remove claims on finished cells, whose holders were killed between the rename and the release."""
-        for place in (self.root / "leases").glob("*.lease"):
-            if not self.has(place.stem):
-                continue
-            try:
-                with SoftFileLease(str(place), lease_duration=LEASE_SECONDS, timeout=0):
-                    pass
-            except Timeout:
-                if _untouched(place) > LEASE_SECONDS:
-                    place.unlink(missing_ok=True)
 
     # -- finished cells ------------------------------------------------------------------------------------------
     def folder(self, identity: str) -> Path:
@@ -209,28 +189,26 @@ class Store:
         ------
         Busy : another process is computing the cell.
         """
-        (self.root / "leases").mkdir(exist_ok=True)
-        place = self.root / "leases" / f"{identity}.lease"
-        lost = on_lost
-        _remove_unsigned(place)
-        lease = SoftFileLease(
-            str(place), lease_duration=LEASE_SECONDS, on_compromise=(lambda _: lost()) if lost else None
-        )
-        try:
-            # A claim counts as dead only after this object has watched it for its whole duration. So waiting pays only
-            # if the claim looks dead: a living holder touches it every few seconds.
-            lease.acquire(timeout=LEASE_SECONDS * 1.2 if _untouched(place) > LEASE_SECONDS else 0)
-        except Timeout:
-            raise Busy(f"cell {identity[:12]} is being computed by another process") from None
-        try:
+        with claimed(self.root / "leases", identity, on_lost) as claim:
+            self._claims[identity] = claim
             working = self.root / "working" / identity
             working.mkdir(parents=True, exist_ok=True)
-            yield working
-        finally:
-            lease.release()
+            try:
+                yield working
+            finally:
+                del self._claims[identity]
+
+    def check_claim(self, identity: str) -> None:
+        """Raise Busy if the claim on a cell was taken over: another process writes its files now."""
+        if identity in self._claims and not self._claims[identity].holds():
+            raise Busy(f"cell {identity[:12]} was taken over by another process, which waited in vain for this one")
 
     def commit(self, identity: str, working: Path, record: Mapping[str, Any]) -> None:
-        """Turn a working folder into the finished cell: everything on disk first, then one rename."""
+        """Turn a working folder into the finished cell: everything on disk first, then one rename.
+
+        Raises Busy if the claim on the cell was taken over meanwhile.
+        """
+        self.check_claim(identity)
         shutil.rmtree(working / "checkpoint", ignore_errors=True)
         files = {path.name: digest_of_file(path) for path in working.iterdir() if path.name != "cell.json"}
         (working / "cell.json").write_text(sealed({**record, "files": files}), encoding="utf-8")
@@ -317,25 +295,3 @@ class Store:
             remedy = "a table that `run` wrote: run the experiment again, which writes it anew"
             raise InputError(f"is damaged ({error})", where=str(path), expected=remedy) from None
         return content
-
-
-def _remove_unsigned(place: Path) -> None:
-    """Remove a claim whose holder was killed before signing it: otherwise nobody could take it over."""
-    with suppress(FileNotFoundError), place.open("rb") as file:  # kept open, so that its inode is not reused meanwhile
-        seen = os.fstat(file.fileno())
-        if seen.st_size or time.time() - seen.st_ctime < RECORDLESS_SECONDS:
-            return
-        aside = place.with_name(f"{place.name}.{os.getpid()}.unsigned")
-        os.rename(place, aside)
-        if os.stat(aside).st_ino != seen.st_ino:  # another process was faster, and this claim is alive
-            with suppress(FileExistsError):
-                os.link(aside, place)
-        aside.unlink()
-
-
-def _untouched(path: Path) -> float:
-    """Seconds since a file was last changed, by the clock of this machine; 0 if it is missing."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0

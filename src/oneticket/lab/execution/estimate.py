@@ -24,7 +24,15 @@ SEEN = 20  # finished cells of a kind that are read; more would add nothing
 Kind = tuple[int, int, int]
 
 
-def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: Path, device: str = "cpu") -> float:
+def estimated_seconds(
+    plan: Plan,
+    *,
+    store: Store | None,
+    cache: Path,
+    folder: Path,
+    packages: Collection[str] = (),
+    device: str = "cpu",
+) -> float:
     """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
     For each kind of training (network, data, recipe), the time of a step comes from the plan's finished cells of that
@@ -37,7 +45,7 @@ def estimated_seconds(plan: Plan, *, store: Store | None, cache: Path, folder: P
     for cell in lacking.values():
         kind = _kind(cell)
         if kind not in known:
-            known[kind] = _seconds_per_step(cell, cache, folder, device)
+            known[kind] = _seconds_per_step(cell, cache, folder, packages, device)
         if (kind, cell.test) not in steps:
             steps[kind, cell.test] = _steps(cell, cache)
         total += OVERHEAD + known[kind] * steps[kind, cell.test]
@@ -69,11 +77,12 @@ def _steps(cell: Description, cache: Path) -> int:
     return cell.recipe.epochs * per_epoch - started
 
 
-def _seconds_per_step(cell: Description, cache: Path, folder: Path, device: str) -> float:
+def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Collection[str], device: str) -> float:
     splits = open_data(cell.data, cache=cache)
     network = cell.network
     spec = ModelSpec(name=network.name, options=network.options)
-    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder).to(device).train()
+    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder, packages=packages)
+    model = model.to(device).train()
     batches = ImageBatches(
         splits.train,
         cell.recipe.batch_size,

@@ -79,8 +79,8 @@ class RunListener:
     def postponed(self, cell: str) -> None:
         """A cell is being computed by another run; it will be looked at again."""
 
-    def retried(self, cell: str, reason: str) -> None:
-        """A cell will be tried again."""
+    def retried(self, cell: str, reason: str, *, alone: bool = True) -> None:
+        """A cell will be tried again, with nothing else running if ``alone``."""
 
     def failed(self, cell: str, reason: str) -> None:
         """A cell has failed for good."""

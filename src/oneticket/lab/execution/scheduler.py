@@ -9,17 +9,29 @@ from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for
 
 from oneticket.errors import OneticketError
+from oneticket.lab.cells.claims import Busy
 from oneticket.lab.cells.description import Description, Network
 from oneticket.lab.cells.run import Workplace
-from oneticket.lab.cells.store import Busy, Store
+from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.capacity import Memory
-from oneticket.lab.execution.engines import Crashed, DiskFull, Done, Engine, OutOfMemory, Progress, Task, WorkerDied
+from oneticket.lab.execution.engines import (
+    Crashed,
+    DiskFull,
+    Done,
+    Engine,
+    OutOfMemory,
+    Progress,
+    Stalled,
+    Task,
+    WorkerDied,
+)
 from oneticket.lab.execution.events import RunListener, Summary
 from oneticket.lab.planning.plan import Plan
 
 __all__ = ["ATTEMPTS", "RunListener", "Summary", "missing", "run_plan"]
 
 ATTEMPTS = 3  # for a cell whose worker died or ran out of memory; all but the first run alone
+STALLS = 2  # attempts for a cell whose worker did not advance; others go on beside the second
 ENOUGH = 2  # crashes of one network with one signal, after which its cells are not tried again
 ASK_AGAIN = 0.5  # seconds until a cell that another process computes is checked again
 
@@ -121,8 +133,12 @@ class _Run:
         except (OutOfMemory, WorkerDied) as error:
             given_up = self._given_up(identity, error)
             if given_up is None:
-                self.listener.retried(identity, str(error))
-                self.alone.append(identity)
+                beside = isinstance(error, Stalled)
+                self.listener.retried(identity, str(error), alone=not beside)
+                if beside:
+                    heapq.heappush(self.ready, self.place[identity])
+                else:
+                    self.alone.append(identity)
             else:
                 self._fail(identity, f"{error} ({given_up})")
         except DiskFull as error:
@@ -152,8 +168,9 @@ class _Run:
             kind = (self.plan.cells[identity].network, error.number)
             known = self.crashes.count(kind) >= ENOUGH
             self.crashes.append(kind)
-        if self.attempts[identity] >= ATTEMPTS:
-            return f"tried {ATTEMPTS} times"
+        most = STALLS if isinstance(error, Stalled) else ATTEMPTS
+        if self.attempts[identity] >= most:
+            return f"tried {self.attempts[identity]} times"
         return "not tried again: cells of this network crashed like this before in this run" if known else None
 
     def _fail(self, identity: str, reason: str) -> None:
@@ -173,10 +190,10 @@ def run_plan(
 ) -> Summary:
     """Compute the cells of ``plan`` that ``store`` lacks; a cell that fails stops only the cells that build on it.
 
-    A cell whose worker dies or runs out of memory is retried with nothing else running. After two crashes in native
-    code with the same signal in cells of one network, a cell that crashes likewise is not retried. KeyboardInterrupt
-    passes through after the workers have ended; finished cells are kept, and unfinished ones go on from their
-    checkpoints.
+    A cell whose worker dies or runs out of memory is retried with nothing else running, one whose worker did not
+    advance once, beside others. After two crashes in native code with the same signal in cells of one network, a cell
+    that crashes likewise is not retried. KeyboardInterrupt passes through after the workers have ended; finished cells
+    are kept, and unfinished ones go on from their checkpoints.
     """
     listener = listener or RunListener()
     try:

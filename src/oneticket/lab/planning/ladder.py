@@ -41,13 +41,21 @@ class Ladder:
         self.reach = (1 - search.prune) ** -0.5 * (1 + 1e-9)
         self._nearest = {rung.density: rung for rung in reversed(self.rungs)}
 
+    def _dense(self, density: float) -> InputError:
+        shown = ", ".join(f"{rung.density:.3g}" for rung in self.rungs[1:4])
+        return InputError(
+            f"density {density:g} is nearer to the dense network than to any round (the first have {shown})",
+            expected="the density of a round, or a smaller prune under [search]",
+        )
+
     def nearest(self, density: float) -> Rung:
         """The round whose density is nearest on a logarithmic scale.
 
         Raises
         ------
         InputError
-            For a density far below that of the last round.
+            For a density far below that of the last round, and for one that is nearer to the dense network than to
+            round 1, whose ticket would be all weights.
         """
         if density not in self._nearest:
             rung = min(self.rungs, key=lambda rung: distance(density, rung))
@@ -58,8 +66,14 @@ class Ladder:
                     f"density {density:g} is below that of the last round ({last.density:.3g} in round {last.number})",
                     expected="a larger density, or more rounds under [search]",
                 )
+            if rung.number == 0:
+                raise self._dense(density)
             self._nearest[density] = rung
         return self._nearest[density]
+
+
+NOTABLE = 1.05
+"""The factor from which a round misses its density so far that the plan says so."""
 
 
 def distance(density: float, rung: Rung) -> float:

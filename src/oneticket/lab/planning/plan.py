@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ from oneticket.lab.cells.description import (
     Round,
     TicketRef,
 )
+from oneticket.lab.cells.own_code import OwnCode
+from oneticket.lab.planning.ladder import NOTABLE, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Row
@@ -32,7 +34,8 @@ from oneticket.weights import RESCALINGS
 class Plan(msgspec.Struct, frozen=True):
     """The cells by identity, parents before children; the rows of the table; and a short human name for each cell.
 
-    ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated.
+    ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated. ``densities`` maps
+    each density that was asked for, and that no round meets closely, to those of the rounds that stand for it.
     """
 
     experiment: str
@@ -40,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     rows: list[Row]
     labels: dict[str, str] = {}
     leaks: tuple[Leak, ...] = ()
+    densities: dict[float, tuple[float, ...]] = {}
 
 
 class _Role(msgspec.Struct, frozen=True):
@@ -55,11 +59,12 @@ class _Role(msgspec.Struct, frozen=True):
 class _Planner:
     def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
         self.experiment, self.resolved = experiment, resolved
-        self.namer = CellNamer()
+        self.namer, self.own = CellNamer(), OwnCode()
         self.cells: dict[str, Description] = {}
         self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
+        self.met: dict[float, set[float]] = {}
         self._recipes: dict[tuple[str, float | None], Recipe] = {}
         self._tickets: dict[tuple[str, _Role, int, Search], list[TicketRef]] = {}
 
@@ -75,9 +80,12 @@ class _Planner:
                     self._add_transfer(spec, transfer, seed)
                 self.cells |= by_data(self.replicate)
         leaks = tuple(self.resolved.leaks)
-        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks)
+        met = {asked: tuple(sorted(found)) for asked, found in sorted(self.met.items(), reverse=True)}
+        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks, met)
 
     def _add(self, description: Description, what: str) -> str:
+        if code := self.own.of(description.start):
+            description = msgspec.structs.replace(description, code=code)
         identity = self.namer.identity(description)
         if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)
@@ -167,6 +175,8 @@ class _Planner:
         owners = {"source": origin, "target": to}
         search = self.resolved.search_of(name)
         giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
+        if not arm.stays_dense and distance(density, rung) > NOTABLE:
+            self.met.setdefault(density, set()).add(rung.density)
         ticket = values = pretrained = None
         cost = 0
         if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
@@ -291,7 +301,9 @@ def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
     return ordered
 
 
-def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
+def make_plan(
+    experiment: Experiment, *, folder: Path, cache: Path, code: Path | None = None, packages: Collection[str] = ()
+) -> Plan:
     """Expand an experiment into its plan.
 
     Parameters
@@ -302,6 +314,10 @@ def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
         The folder to which paths in the experiment are relative.
     cache : Path
         The folder into which data is decoded on first use.
+    code : Path, optional
+        The folder whose Python files may be imported; ``folder`` when None.
+    packages : collection of str
+        The installed packages that may be imported.
 
     Returns
     -------
@@ -314,7 +330,7 @@ def make_plan(experiment: Experiment, *, folder: Path, cache: Path) -> Plan:
         For everything that would not work: data that is missing or damaged, classes that a data set lacks, a model
         without a head, tickets that do not fit a target, densities below that of the last round.
     """
-    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache)).plan()
+    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)).plan()
 
 
 def _model_label(spec: ModelSpec) -> str:

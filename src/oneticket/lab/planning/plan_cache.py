@@ -41,10 +41,10 @@ class Finished(msgspec.Struct, frozen=True):
 def origin(file: Path, experiment: Experiment) -> Origin | None:
     """The inputs of the plan of ``experiment``, which was read from ``file``.
 
-    None where only planning can decide: for the user's own networks, whose code it imports, and for unusable data,
+    None where only planning can decide: for the user's own code, which it imports, and for unusable data,
     about which it raises the error.
     """
-    if any(":" in spec.name for spec in experiment.models):
+    if experiment.code or any(":" in spec.name for spec in experiment.models):
         return None
     try:
         data = tuple(sorted(_places(file.parent, experiment)))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Collection
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
+from oneticket.census import take_census
 from oneticket.data import DataRef, Splits, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
@@ -14,8 +18,7 @@ from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
-from oneticket.models import ModelSpec, build, code_digest, complete
-from oneticket.prunable import Prunable, check_head, find_head
+from oneticket.models import ModelSpec, build, check_size, code_digest, complete
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
@@ -23,6 +26,13 @@ from oneticket.search import Search
 from oneticket.training import Step
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class _Places(TypedDict):
+    """Where code may be imported from."""
+
+    folder: Path
+    packages: Collection[str]
 
 
 class ResolvedExperiment:
@@ -35,10 +45,21 @@ class ResolvedExperiment:
     experiment : the experiment.
     folder : the folder to which paths in it are relative.
     cache : the folder into which data is decoded on first use.
+    code : the folder whose Python files may be imported; ``folder`` when None.
+    packages : the installed packages that may be imported.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, cache: Path) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        cache: Path,
+        *,
+        code: Path | None = None,
+        packages: Collection[str] = (),
+    ) -> None:
         self.experiment, self.folder, self.cache = experiment, folder, cache
+        self._code = _Places(folder=code or folder, packages=packages)
         self._searches: dict[str, Search] = {}
         self._ladders: dict[Search, Ladder] = {}
         self._refs: dict[str, DataRef] = {}
@@ -52,7 +73,7 @@ class ResolvedExperiment:
             try:
                 self._refs[name] = resolve(self.experiment.data, name, folder=self.folder, cache=self.cache)
             except OSError as error:
-                raise InputError(f"cannot be read ({error})", where=f"data.{name}") from None
+                raise InputError(f"the data cannot be read ({error})", where=f"data.{name}") from None
         return self._refs[name]
 
     def splits(self, name: str) -> Splits:
@@ -78,27 +99,28 @@ class ResolvedExperiment:
             classes = len(train.classes)
             search = self.experiment.search
             try:
-                model = build(spec, input_shape=train.shape, classes=classes, seed=0, folder=self.folder)
+                check_size(spec, input_shape=train.shape, classes=classes)
+                model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
             except InputError as error:
-                raise error.at("model") from None
-            head = self.experiment.head
+                raise error if (error.where or "").startswith("model") else error.at("model") from None
+            images = torch.zeros(2, *train.shape)
             try:
-                if head is None:
-                    head = find_head(model, classes)
-                check_head(model, head)
+                census = take_census(
+                    model, images, head=self.experiment.head, classes=classes, prune_head=search.prune_head,
+                    only=search.prunable,
+                )  # fmt: skip
             except InputError as error:
-                raise error.at("head") from None
-            try:
-                view = Prunable(model, head=head, prune_head=search.prune_head, only=search.prunable)
-            except InputError as error:
-                raise error.at("search.prunable") from None
+                raise error if error.where in ("head", "model") else error.at("search.prunable") from None
+            view = census.view
+            if told := census.told():
+                warnings.warn(f"model '{spec.name}': {told}", stacklevel=2)
             network = Network(
                 name=spec.name,
-                options=complete(spec, folder=self.folder).options,
-                code=code_digest(spec, folder=self.folder),
+                options=complete(spec, **self._code).options,
+                code=code_digest(spec, **self._code),
                 input=train.shape,
                 classes=classes,
-                head=head,
+                head=view.head,
                 prune_head=search.prune_head,
                 prunable=search.prunable,
             )
@@ -183,7 +205,7 @@ class ResolvedExperiment:
             rung = self.ladder(search).nearest(density)
             if distance(density, rung) > reach:
                 raise InputError(
-                    f"has no round near density {density:g}: round {rung.number} has {rung.density:.3g}",
+                    f"no round is near density {density:g}: round {rung.number} has {rung.density:.3g}",
                     where=place,
                     expected="a value of prune whose rounds meet the densities of the grid",
                 )

@@ -64,7 +64,7 @@ def footprints(
     experiment : str, optional
         The name of an experiment; all experiments when None.
     folder : Path, optional
-        The folder where import paths of the user's own models begin; the current one when None.
+        The folder whose Python files may be imported, for the user's own models; none when None.
     clock : Callable[[], float]
         Returns the time in seconds.
 
@@ -78,7 +78,7 @@ def footprints(
     InputError
         For an experiment that the store lacks, and if there is no such network.
     """
-    cells = ParentCells(store, Path(), folder or Path.cwd())  # no images are looked at
+    cells = ParentCells(store, Path(), folder)  # no images are looked at
     places: dict[tuple[Any, ...], dict[tuple[Any, ...], list[TidyRow]]] = {}
     for row in tidy(store, experiment=experiment):
         networks = places.setdefault(_of(row, _PLACE), {})

@@ -57,8 +57,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model : the network in which an ``elastic`` mask was found.
     """
 
-    mask: str
-    weights: str
+    mask: str = ""
+    weights: str = ""
     method: str = "train"
     options: dict[str, Any] = {}
     norms: str = "as-drawn"
@@ -69,20 +69,20 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model: str | ModelSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.mask not in (masks := mask_words()):
-            raise unknown("mask", self.mask, masks)
-        if self.weights not in (weights := [*DRAWS, *PRETRAININGS]):
-            raise unknown("weights", self.weights, weights)
-        if self.method not in METHODS:
-            raise unknown("method", self.method, list(METHODS))
-        if self.norms not in (choices := [*NORMS, INTERPOLATED]):
-            raise unknown("norms", self.norms, choices)
-        if self.allocation not in ALLOCATIONS:
-            raise unknown("allocation", self.allocation, list(ALLOCATIONS))
+        choices = {
+            "mask": mask_words(),
+            "weights": [*DRAWS, *PRETRAININGS],
+            "method": list(METHODS),
+            "norms": [*NORMS, INTERPOLATED],
+            "allocation": list(ALLOCATIONS),
+        }
+        for key, words in choices.items():
+            _check_word(key, getattr(self, key), words)
         msgspec.structs.force_setattr(self, "options", method_options(self.method, self.options))
         if self.makes_masks and self.mask != DENSE:
             raise InputError(
-                f"mask = '{self.mask}' with a method that makes its own masks", expected=f"mask = '{DENSE}'"
+                f"mask = '{self.mask}' with method = '{self.method}', which makes its own masks",
+                expected=f"mask = '{DENSE}'",
             )
         if self.mask == DENSE and self.weights in ("re-drawn", "reshuffled", "rewound"):
             raise InputError(
@@ -156,6 +156,13 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def scored_on_target(self) -> bool:
         """Whether the mask comes from scores of the untrained network on the target's training data."""
         return self.mask in CRITERIA and self.mask not in (DENSE, TICKET) and self.mask not in CONTROLS
+
+
+def _check_word(key: str, word: str, words: list[str]) -> None:
+    if not word:
+        raise InputError(f"the key '{key}' is missing", expected=f"one of {', '.join(words)}")
+    if word not in words:
+        raise unknown(key, word, words)
 
 
 def mask_words() -> list[str]:

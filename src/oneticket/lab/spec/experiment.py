@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable
 from itertools import product
@@ -25,6 +26,12 @@ from oneticket.weights import RESCALINGS, check_optimizer
 MOST = 10_000
 """Maximum of replicates, and of rounds: larger numbers are surely a slip, and planning them would fill the memory."""
 
+MOST_NETWORKS, MOST_TABLES, MOST_MODELS = 100_000, 1000, 100
+"""Maximum of networks that the grids compare, of tables of one kind, and of models, for the same reason."""
+
+_MISSING = frozenset(("na", "n.a", "n.a.", "nan", "nat", "nil", "none", "null", "missing"))
+"""Names, in small letters, that programs which read the table of results take for a missing value."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -47,7 +54,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A whole experiment. ``seeds`` is a number of replicates (0, 1, …) or a list of them.
 
     ``model`` is one model or a list of them, each a name or a table of name and options; ``head`` names the classifier
-    if it can't be found in the model.
+    if it can't be found in the model. ``code`` lists Python files, relative to the file, that register what it names.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     search: Search = Search()
     arm: dict[str, Arm] = {}
     head: str | None = None
+    code: tuple[str, ...] = ()
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -99,6 +107,9 @@ def read_experiment(raw: dict[str, Any]) -> Experiment:
     for table, kind in (("data", DataSpec), ("recipe", Recipe), ("arm", Arm)):
         named = raw.get(table)
         for word, content in named.items() if isinstance(named, dict) else ():
+            if table == "arm" and isinstance(content, dict) and "rescale" in content:
+                expected = "rescale under [[transfer]], for all arms, or under [search], for the rounds"
+                raise InputError("unknown key 'rescale'", where=f"arm.{word}", expected=expected)
             convert(content, kind, f"{table}.{word}")
     experiment = convert(raw, Experiment)
     _check(experiment)
@@ -116,11 +127,14 @@ def split_role(text: str) -> tuple[str, str]:
 def _check(experiment: Experiment) -> None:
     _check_name(experiment.name, "name")
     for kind, table in (("data", experiment.data), ("recipe", experiment.recipe), ("arm", experiment.arm)):
+        if len(table) > MOST_TABLES:
+            raise InputError(f"{len(table)} tables", where=kind, expected=f"at most {MOST_TABLES}")
         for word in table:
             _check_name(word, kind)
     _check_replicates(experiment)
-    if not experiment.models:
-        raise InputError("the list is empty", where="model", expected="at least one model")
+    if not 1 <= len(experiment.models) <= MOST_MODELS:
+        raise InputError(f"{len(experiment.models)} models", where="model", expected=f"1 to {MOST_MODELS}")
+    _check_size(experiment)
     for word in experiment.data:
         chain(experiment.data, word)
     for word, arm in experiment.arm.items():
@@ -141,6 +155,12 @@ def _check_name(word: str, where: str) -> None:
     if not _NAME.fullmatch(word):
         expected = "letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
         raise InputError(f"'{word}' is not a valid name", where=where, expected=expected)
+    if word.lower() in _MISSING:
+        raise InputError(
+            f"'{word}' is not a valid name: programs that read the table of results take it for a missing value",
+            where=where,
+            expected="another name",
+        )
 
 
 def _check_replicates(experiment: Experiment) -> None:
@@ -150,6 +170,18 @@ def _check_replicates(experiment: Experiment) -> None:
         raise InputError(f"{count} replicates", where="seeds", expected=f"1 to {MOST}")
     if not isinstance(seeds, int) and (min(seeds) < 0 or len(set(seeds)) != count):
         raise InputError(f"seeds = {list(seeds)}", where="seeds", expected="each seed once, none negative")
+
+
+def _check_size(experiment: Experiment) -> None:
+    """Refuse grids that are too large to be planned: each network takes a line of the table."""
+    count = 0
+    for grid in experiment.transfer:
+        densities = experiment.search.rounds if isinstance(grid.densities, str) else len(grid.densities)
+        lists = (grid.targets, grid.sources, grid.arms, grid.rescale, grid.lr)
+        count += densities * math.prod(max(len(entries), 1) for entries in lists)
+    count *= len(experiment.models) * len(experiment.replicates)
+    if count > MOST_NETWORKS:
+        raise InputError(f"{count} networks", where="transfer", expected=f"at most {MOST_NETWORKS} in one experiment")
 
 
 def _check_search(search: Search, where: str) -> None:
@@ -232,7 +264,9 @@ def _check_densities(densities: Collection[float], where: str) -> None:
         raise InputError("the list is empty", where=where, expected='at least one density, or "all"')
     for density in densities:
         if not 0 < density <= 1:
-            raise InputError(f"density {density}", where=where, expected="above 0, at most 1 (a fraction, not %)")
+            raise InputError(
+                f"density {density}", where=where, expected="a fraction above 0, at most 1, such as 0.05 (not %)"
+            )
 
 
 def _check_known(kind: str, word: str, known: Iterable[str], where: str) -> None:

@@ -143,7 +143,7 @@ class Killer(RunListener):
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
 
-    def retried(self, cell: str, reason: str) -> None:
+    def retried(self, cell: str, reason: str, *, alone: bool = True) -> None:
         self.reasons.append(reason)
 
 

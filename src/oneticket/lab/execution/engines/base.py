@@ -14,6 +14,9 @@ from oneticket.lab.cells.description import Description
 from oneticket.lab.cells.run import Workplace
 from oneticket.registry import NoFacts, Registry
 
+STACK = signal.SIGUSR2
+"""The signal with which a worker is asked to write the stacks of its threads."""
+
 
 class Task(msgspec.Struct, frozen=True):
     """One cell to compute, complete: it can be sent to another process or machine as JSON."""
@@ -77,6 +80,22 @@ class Crashed(WorkerDied):
         )
 
 
+class Stalled(WorkerDied):
+    """The process that computed the cell did not advance for ``seconds``, and was ended.
+
+    ``stopped`` says that it had been stopped from outside. ``stack`` is the file with its stacks, None without one.
+    """
+
+    def __init__(self, seconds: float, stopped: bool = False, stack: str | None = None) -> None:
+        super().__init__(seconds, stopped, stack)
+        self.seconds, self.stopped, self.stack = seconds, stopped, stack
+
+    def __str__(self) -> str:
+        why = "its process was stopped by a signal" if self.stopped else "its process was alive"
+        where = f"; its stack is in {self.stack}" if self.stack else ""
+        return f"no step was done in {self.seconds:.0f} s, though {why}{where}"
+
+
 class DiskFull(OneticketError):
     """The store's disk is full: no cell can be finished."""
 
@@ -84,8 +103,8 @@ class DiskFull(OneticketError):
 class Engine(Protocol):
     """Computes cells; ``submit`` returns at once.
 
-    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied (or its subclass Crashed), DiskFull,
-    or Busy when another process is computing that cell.
+    The future gives :class:`Done`, or raises CellFailed, OutOfMemory, WorkerDied (or a subclass: Crashed, Stalled),
+    DiskFull, or Busy when another process is computing that cell.
     """
 
     def submit(self, task: Task, on_progress: Callable[[Progress], None]) -> Future[Done]:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +22,7 @@ FATAL = {
 """The signals of crashes in native code, and the beginning of Python's name for each."""
 
 KEPT = 2**14  # bytes of a crashed worker's standard error that are kept with its stacks
+TICK = 1.0  # seconds between two looks at a worker
 HANGS = 5.0  # seconds that a crashed worker has to write its stacks, which takes a tenth of a second
 
 
@@ -41,12 +42,19 @@ class LastWords:
         self._stack = bytearray()
         self._crashed_at: float | None = None
 
-    def hear_until(self, awaited: Connection | int, process: BaseProcess) -> None:
-        """Wait until ``awaited`` is ready, and meanwhile pass on the output of the worker."""
+    def hear_until(
+        self, awaited: Connection | int, process: BaseProcess, tick: Callable[[], None] | None = None
+    ) -> None:
+        """Wait until ``awaited`` is ready, and meanwhile pass on the output of the worker.
+
+        ``tick`` is called at least once a second, and each time that something is heard.
+        """
         ready: Collection[Any] = ()
         while awaited not in ready:
-            ready = wait([awaited, *self._open], timeout=None if self._crashed_at is None else 1.0)
+            ready = wait([awaited, *self._open], timeout=None if self._crashed_at is None and tick is None else TICK)
             self._read(ready)
+            if tick is not None:
+                tick()
             if self._crashed_at is not None and time.monotonic() - self._crashed_at > HANGS:
                 # The native stack is written with memory from the heap, whose lock the crash may have left taken.
                 process.kill()

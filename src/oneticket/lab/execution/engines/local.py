@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cells.store import Busy, Store
+from oneticket.lab.cells.claims import Busy
+from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines.base import (
     CellFailed,
     Crashed,
@@ -22,11 +23,13 @@ from oneticket.lab.execution.engines.base import (
     Done,
     OutOfMemory,
     Progress,
+    Stalled,
     Task,
     WorkerDied,
     engine,
 )
 from oneticket.lab.execution.engines.lastwords import LastWords
+from oneticket.lab.execution.engines.stall import Stall
 from oneticket.lab.execution.forkserver import start_server
 
 _KINDS: dict[str, type[OneticketError]] = {
@@ -78,10 +81,14 @@ class LocalEngine:
     ) -> None:
         ended: Done | OneticketError | None = None
         bytes_seen = 0
+        stall = Stall(task.workplace.patience, process)
         with contextlib.suppress(EOFError, OSError):
             while ended is None:
-                words.hear_until(receiver, process)
+                words.hear_until(receiver, process, stall.tick)
                 kind, content = receiver.recv()
+                stall.heard(content if kind == "beat" else 0.0)
+                if kind == "beat":
+                    continue
                 if kind == "progress":
                     progress = msgspec.convert(content, Progress)
                     bytes_seen = progress.bytes
@@ -97,9 +104,12 @@ class LocalEngine:
         with self._lock:
             process.join()
             self._running.discard(process)
-        if ended is None:
+        if ended is None and stall.noticed is not None:
+            file = Store(Path(task.workplace.store)).note_stacks(task.cell.identity, words.stacks())
+            ended = Stalled(stall.noticed, stall.stopped, str(file) if file else None)
+        elif ended is None:
             ended = _death(task, process.exitcode or 0, words, bytes_seen)
-        if not isinstance(ended, (Busy, Crashed)):
+        if not isinstance(ended, (Busy, Crashed, Stalled)):
             Store(Path(task.workplace.store)).forget_stacks(task.cell.identity)  # of an earlier attempt
         if not isinstance(ended, Done):
             future.set_exception(ended)

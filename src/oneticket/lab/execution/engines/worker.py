@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,9 +22,10 @@ import msgspec
 import torch
 
 from oneticket.errors import OneticketError
-from oneticket.lab.cells.run import run_cell
-from oneticket.lab.cells.store import Busy, Store
-from oneticket.lab.execution.engines.base import Done, Progress, Task
+from oneticket.lab.cells.claims import Busy
+from oneticket.lab.cells.run import Patience, Watch, run_cell
+from oneticket.lab.cells.store import Store
+from oneticket.lab.execution.engines.base import STACK, Done, Progress, Task
 from oneticket.training import EpochRecord
 from oneticket.training.kernels import LOG
 
@@ -34,6 +36,7 @@ def work(encoded: bytes, sender: Connection, errors: Connection, crash: Connecti
     """Claim the cell, compute it, commit it, report how it went."""
     _leave_last_words(errors, crash)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    faulthandler.register(STACK, crash, all_threads=True)  # the parent asks for it when nothing advances
     _end_with_parent()
     LOG.setLevel(logging.CRITICAL)  # standard error is the run's terminal, and the run reports once for many cells
     task = _TASK.decode(encoded)
@@ -72,6 +75,7 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
     cell = task.cell
     identity = cell.identity
     store = Store(Path(task.workplace.store))
+    pulse = Pulse(task.workplace.patience, lambda slowest: say("beat", slowest))
     # A worker that was suspended so long that its claim was taken over must not write beside its successor.
     with store.claimed(identity, on_lost=lambda: os._exit(1)) as working:
         if store.has(identity):
@@ -82,7 +86,8 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
             progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy, _own_bytes())
             say("progress", msgspec.to_builtins(progress))
 
-        record = run_cell(cell, task.workplace, working, on_epoch)
+        watch = Watch(on_epoch=on_epoch, on_step=pulse.beat, before_save=lambda: store.check_claim(identity))
+        record = run_cell(cell, task.workplace, working, watch)
         store.commit(identity, working, record)
     outcome, environment = record["outcome"], record["environment"]
     unchecked = environment.get("kernels_unchecked")
@@ -93,6 +98,37 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
         diverged=outcome.get("diverged"),
         plain=environment.get("plain_layers", {}) | ({"": unchecked} if unchecked else {}),
     )
+
+
+class Pulse:
+    """Progress: each step tells the parent, at most once a second, how long the slowest so far took.
+
+    Without progress for longer than ``patience`` and some more, this process ends itself: its parent should have ended
+    it by then, and the claim that it keeps alive would keep others from computing the cell.
+    """
+
+    def __init__(self, patience: Patience, tell: Callable[[float], None]) -> None:
+        self._patience, self._tell = patience, tell
+        self._last = self._told = time.monotonic()
+        self._every = min(1.0, patience.seconds / 10)
+        self._slowest = self._silent = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def beat(self) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        # The time for which this process was stopped as a whole is not a slow step.
+        self._slowest = max(self._slowest, min(now - self._last, self._silent + 2 * self._every))
+        self._last, self._silent = now, 0.0
+        if now - self._told >= self._every:
+            self._told = now
+            self._tell(self._slowest)
+
+    def _watch(self) -> None:
+        while self._silent < 1.5 * self._patience.limit(self._slowest):
+            time.sleep(self._every)
+            self._silent += self._every
+        os._exit(1)
 
 
 def _leave_last_words(errors: Connection, crash: Connection) -> None:

@@ -1,0 +1,331 @@
+"""Keeping a ticket's masks while any loop trains: whatever happens to parameters, groups and optimisers meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from oneticket.errors import InputError
+from oneticket.masks import Masks
+
+Twins: TypeAlias = tuple[weakref.ref[nn.Module], ...]
+"""Modules of the same kind and with the same masked tensors as a model that are no part of it."""
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by the size of a number in bytes."""
+
+
+class Carrier(NamedTuple):
+    """A model that carries a ticket, the masks that lie in it by the names of its parameters, and its twins."""
+
+    model: nn.Module
+    masks: Masks
+    twins: Twins
+
+
+class KeptTicket:
+    """A context in which the masked weights of some models are exactly 0.0 after every step of every optimiser.
+
+    * A gradient is masked as it arises, so that what looks at gradients between ``backward`` and ``step`` (clipping, a
+      norm, noise) never sees masked weights; and again before a step, as it may have been written since.
+    * Weights are masked after each step, so that no weight decay, momentum or exotic optimiser brings one back.
+    * An optimiser's memory of masked weights is zeroed when it first steps, and after its ``load_state_dict``.
+
+    Models are looked up by name at each step, and all optimisers are listened to: added groups, parameters put anew and
+    further optimisers over the same model are kept, too. It is told where that came too late: masked weights that
+    something other than an optimiser wrote (and that a forward pass may have used), and a copy of the model that does
+    not carry the ticket and is changed without an optimiser, as an average made before the ticket was put in.
+
+    Parameters
+    ----------
+    optimizer : an optimiser over parameters of the models.
+    carriers : the models, with their masks.
+    place : file and line to which warnings point.
+
+    Raises
+    ------
+    InputError
+        On entering, for a model whose masked weights are not zero; in a step, for a masked parameter that the model
+        no longer has.
+    """
+
+    _entered = True  # until there is an object that could be entered
+    _warned = staticmethod(warnings.warn_explicit)  # held: at the end of a program modules are emptied before objects
+
+    def __init__(self, optimizer: torch.optim.Optimizer, carriers: Sequence[Carrier], place: tuple[str, int]) -> None:
+        self.optimizer = optimizer
+        self._place = place
+        self._carriers = carriers
+        self._spots = [_Spot(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
+        self._handles: list[Any] = []
+        self._told: set[str] = set()
+        # The memory of each optimiser as it was last masked; `load_state_dict` puts another in its place.
+        self._memories: weakref.WeakKeyDictionary[torch.optim.Optimizer, Any] = weakref.WeakKeyDictionary()
+        self._copies: list[_Copy] = []
+        self._stepped: set[int] = set()
+        self._steps = 0
+        self.check()
+        self._entered = False
+
+    def check(self) -> None:
+        """Raise InputError unless all masked weights are zero."""
+        if drifted := [spot.name for spot in self._spots if spot.nonzero(spot.parameter())]:
+            raise InputError(
+                f"the model does not carry this ticket: masked weights of {', '.join(drifted)} are not zero",
+                where="Ticket.kept",
+                expected="ticket.put_into(model) before, and no step without ticket.kept(…) since",
+            )
+
+    def __enter__(self) -> KeptTicket:
+        if self._handles:
+            raise InputError("this context is entered twice", where="Ticket.kept", expected="a context of its own")
+        self._entered = True
+        self.check()
+        self._copies = self._copies_without_ticket()
+        self._stepped, self._steps = set(), 0
+        for spot in self._spots:
+            spot.renew()
+        self._mask_memory(self.optimizer)
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step),
+        ]  # fmt: skip
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        try:
+            if error is None:
+                self._renew()
+                self._look_at_copies()
+        finally:
+            for spot in self._spots:
+                spot.release()
+
+    def __del__(self) -> None:
+        if not self._entered:
+            self._warn("ticket.kept(…) was never entered, so no mask was kept; write `with ticket.kept(optimizer):`")
+
+    # -- around a step -----------------------------------------------------------------------------------------------
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any] | None:
+        self._renew()
+        spots = self._of(optimizer)
+        if not spots:
+            return None
+        if self._steps & (self._steps - 1) == 0:  # ever more rarely: it reads whole tensors
+            self._look_at_copies()
+        self._steps += 1
+        _mask_gradients(spots)
+        if self._memories.get(optimizer) is not optimizer.state:
+            self._mask_memory(optimizer)
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        # What a closure does to gradients happens inside the step.
+        def masking() -> Any:
+            loss = closure()
+            _mask_gradients(spots)
+            return loss
+
+        return (args[0], masking, *args[2:]), {key: value for key, value in kwargs.items() if key != "closure"}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for spot in self._of(optimizer):
+            spot.mask()
+
+    def _of(self, optimizer: torch.optim.Optimizer) -> list[_Spot]:
+        """Those that the optimiser steps; of the others, a backward pass under way may yet need the values."""
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self._stepped |= stepped
+        return [spot for spot in self._spots if id(spot.held) in stepped]
+
+    def _renew(self) -> None:
+        """Take up parameters that were put anew; tell of masked weights that were written outside of a step."""
+        written = [spot.name for spot in self._spots if spot.renew()]
+        if written:
+            self._warn(
+                f"masked weights of {', '.join(written)} were written outside of an optimiser's step (load_state_dict, "
+                "a parameter put anew); they are 0.0 again, but a forward pass may have used them"
+            )
+
+    @torch.no_grad()
+    def _mask_memory(self, optimizer: torch.optim.Optimizer) -> None:
+        for spot in self._spots:
+            for value in optimizer.state.get(spot.parameter(), {}).values():
+                if isinstance(value, Tensor) and value.shape == spot.gone.shape:
+                    value.masked_fill_(spot.gone.to(value.device), 0)
+        self._memories[optimizer] = optimizer.state
+
+    # -- what can't be kept ------------------------------------------------------------------------------------------
+    def _copies_without_ticket(self) -> list[_Copy]:
+        found = []
+        for carrier in self._carriers:
+            spots = [spot for spot in self._spots if spot.model is carrier.model]
+            found += [_Copy(module, spots) for twin in carrier.twins if (module := twin()) is not None]
+        return [copy for copy in found if not copy.carries]
+
+    def _look_at_copies(self) -> None:
+        for copy in [copy for copy in self._copies if copy.averages(self._stepped)]:
+            self._copies.remove(copy)
+            self._warn(
+                f"a copy of the model ({copy.kind}) is changed beside it, as an average (EMA) of its weights is, but "
+                "does not carry the ticket: its masked weights are not 0.0; put the ticket into it, too, or make it "
+                "after put_into"
+            )
+
+    def _warn(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._warned(text, UserWarning, *self._place)
+
+
+def _mask_gradients(spots: Sequence[_Spot]) -> None:
+    for spot in spots:
+        spot.mask_gradient()
+
+
+class _Spot:
+    """A masked parameter of a model, by its name: which tensor it is may change."""
+
+    def __init__(self, model: nn.Module, name: str, mask: Tensor) -> None:
+        self.model, self.name, self.gone = model, name, ~mask
+        self.held: Tensor | None = None
+        self._bits: Tensor | None = None
+        self._version = -1
+        self._handle: Any = None
+
+    def parameter(self) -> nn.Parameter:
+        """The parameter as it is now; InputError if there is none of this name and shape."""
+        layer, _, leaf = self.name.rpartition(".")
+        weight = None
+        with suppress(AttributeError):
+            weight = getattr(self.model.get_submodule(layer), leaf)
+        if not isinstance(weight, nn.Parameter) or weight.shape != self.gone.shape:
+            raise InputError(
+                f"the model no longer has the parameters {self.name} that the ticket masks",
+                where="Ticket.kept",
+                expected="names and shapes as they were when the ticket was put in",
+            )
+        return weight
+
+    @torch.no_grad()
+    def nonzero(self, weight: Tensor) -> bool:
+        """Whether a masked weight is anything but 0.0."""
+        return bool((weight.detach() != 0).logical_and_(self._on(weight)).any())
+
+    def renew(self) -> bool:
+        """Hold the parameter of today, masked; True if it was written since, and masked weights were not 0.0."""
+        weight = self.parameter()
+        if weight is not self.held:
+            self.release()
+            self.held, self._handle = weight, _on_gradient(weight, self.mask_gradient)
+        elif weight._version == self._version:
+            return False
+        written = self.nonzero(weight)
+        self.mask()
+        return written
+
+    @torch.no_grad()
+    def mask(self) -> None:
+        """Zero the masked weights."""
+        if self.held is not None:
+            self._zero(self.held)
+            self._version = self.held._version
+
+    def mask_gradient(self, *_: Any) -> None:
+        """Zero the gradients of masked weights."""
+        if self.held is None or (gradient := self.held.grad) is None:
+            return
+        if gradient.is_sparse or gradient.requires_grad:
+            self.held.grad = gradient * ~self._on(gradient)
+        else:
+            self._zero(gradient)
+
+    def release(self) -> None:
+        """Hold nothing, and leave no hook."""
+        if self._handle is not None:
+            self._handle.remove()
+        self.held = self._handle = None
+
+    @torch.no_grad()
+    def _zero(self, tensor: Tensor) -> None:
+        # By its bits: a product would make nan of inf, and to fill by a boolean mask takes 16 times as long.
+        bits = tensor.view(_INTEGERS[tensor.element_size()])
+        if self._bits is None or self._bits.dtype != bits.dtype or self._bits.device != bits.device:
+            self._bits = torch.empty_like(bits).fill_(-1).masked_fill_(self._on(tensor), 0)
+        bits.bitwise_and_(self._bits)
+
+    def _on(self, tensor: Tensor) -> Tensor:
+        if self.gone.device != tensor.device:
+            self.gone = self.gone.to(tensor.device)
+        return self.gone
+
+
+def _on_gradient(weight: Tensor, hook: Any) -> Any:
+    trained = weight.requires_grad
+    weight.requires_grad_()  # a frozen one takes no hook, and may be trained later
+    try:
+        return weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+    finally:
+        weight.requires_grad_(trained)
+
+
+class _Copy:
+    """A module made like a model that carries the ticket, with masked weights that are not zero."""
+
+    def __init__(self, module: nn.Module, spots: Sequence[_Spot]) -> None:
+        self.kind = type(module).__name__
+        self._module = weakref.ref(module)
+        self._spots = spots
+        self._before = self._total(module)
+
+    def averages(self, stepped: set[int]) -> bool:
+        """Whether its masked weights have changed without a step of an optimiser, and are not zero."""
+        module = self._module()
+        if module is None or any(id(parameter) in stepped for parameter in module.parameters()):
+            return False
+        now = self._total(module)
+        return now != self._before and now[0] != 0
+
+    def _total(self, module: nn.Module) -> tuple[float, float]:
+        """Sums over the masked weights, of magnitudes and of values."""
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            parts = [parameters[s.name][s.gone.to(parameters[s.name].device)].double() for s in self._spots]
+            return sum(float(p.abs().sum()) for p in parts), sum(float(p.sum()) for p in parts)
+
+    @property
+    def carries(self) -> bool:
+        return self._before[0] == 0
+
+
+def twins_of(model: nn.Module, masks: Masks) -> Twins:
+    """The live modules that may be copies of ``model``, such as an average that is made of it."""
+    own = {id(module) for module in model.modules()}
+    alike = (thing for thing in gc.get_objects() if type(thing) is type(model) and id(thing) not in own)
+    return tuple(weakref.ref(thing) for thing in alike if _fits(thing, masks))
+
+
+def _fits(module: nn.Module, masks: Masks) -> bool:
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return all(shapes.get(name) == mask.shape for name, mask in masks.items())
+
+
+def caller() -> tuple[str, int]:
+    """File and line of the code that called the function that calls this."""
+    frame = sys._getframe(2)
+    return frame.f_code.co_filename, frame.f_lineno
