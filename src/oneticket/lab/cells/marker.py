@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 from oneticket.errors import InputError
@@ -66,6 +67,12 @@ def prepare(root: Path, *, new_marker: bool) -> None:
     except OSError as error:
         expected = "a folder that can be written"
         raise InputError(f"cannot be written ({error.strerror})", where=str(root), expected=expected) from None
+
+
+@cache
+def say_lost(root: Path) -> None:
+    """Tell once that the store at ``root`` has lost its marker."""
+    LOG.warning("%s: store.json was lost, as in a power cut; the cells are there", root)
 
 
 def write_marker(root: Path, version: int) -> None:

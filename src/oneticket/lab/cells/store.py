@@ -17,7 +17,7 @@ from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json, digest
 from oneticket.lab.cells.claims import Busy, Claim, claimed, sweep
 from oneticket.lab.cells.durable import make_folder, sync, sync_all, write_whole
-from oneticket.lab.cells.marker import LOG, prepare, version_of
+from oneticket.lab.cells.marker import LOG, prepare, say_lost, version_of
 from oneticket.lab.cells.marker import is_store as is_store
 from oneticket.lab.cells.records import (
     FIGURES,
@@ -64,7 +64,7 @@ class Store:
             raise InputError("is not a store of oneticket", where=str(root), expected="a folder that `run` created")
         lost = version_of(root) is None
         if lost and known:
-            LOG.warning("%s: store.json was lost, as in a power cut; the cells are there", root)
+            say_lost(root)
         if create:
             prepare(root, new_marker=lost)
             sweep(root / "leases", cls(root).has)
