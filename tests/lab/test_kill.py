@@ -143,11 +143,13 @@ def test_a_finished_experiment_trains_nothing_when_it_is_run_again(place: Place,
     assert place.table("undisturbed") == undisturbed.table
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "seed"), [(1, 1), (2, 2), *(pytest.param(2, seed, marks=pytest.mark.faults) for seed in (3, 4, 5))]
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_table(
-    place: Place, undisturbed: Undisturbed, workers: int
+    place: Place, undisturbed: Undisturbed, workers: int, seed: int
 ) -> None:
-    chance, store = random.Random(workers), f"killed-{workers}"
+    chance, store = random.Random(seed), f"killed-{seed}"
     for number in range(KILLS):
         moment = MOMENTS[number % len(MOMENTS)]
         usual = undisturbed.start if moment is Moment.START else 1.5 * undisturbed.pace
@@ -171,3 +173,47 @@ def test_two_runs_on_one_store_do_each_cell_once(place: Place, undisturbed: Undi
     assert all(run["trained"] + run["elsewhere"] + run["cached"] == cells for run in facts)
     assert all(run["trained"] for run in facts), "both have worked"
     assert place.table("shared") == undisturbed.table
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("hours", [-7, 7])
+def test_a_clock_that_is_set_changes_nothing(place: Place, undisturbed: Undisturbed, hours: int) -> None:
+    """The claims of killed workers and of living ones seem to be of another time."""
+    store, moved = f"clock{hours}", 0
+    run = place.start(store, 2)
+    place.kill_at_random(run, store, Moment.WITHIN_A_CELL, 0.2)
+    since = time.monotonic()
+    runs = [place.start(store, 1) for _ in range(2)]
+    while any(run.poll() is None for run in runs):
+        for lease in (place.folder / store / "leases").glob("*.lease"):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(lease, (time.time() + 3600 * hours,) * 2)
+                moved += 1
+        time.sleep(0.1)
+    facts = [place.finish(run) for run in runs]
+    assert moved
+    assert sum(run["trained"] for run in facts) <= facts[0]["cells"], "no cell was computed twice"
+    assert place.table(store) == undisturbed.table
+    assert time.monotonic() - since < PATIENCE
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("most", [0, 2_000, 50_000])
+def test_a_store_that_cannot_grow_says_so_and_is_finished_later(
+    place: Place, undisturbed: Undisturbed, most: int
+) -> None:
+    """As on a full disk: no file may become larger than ``most`` bytes."""
+    store = f"small-{most}"
+    limited = (
+        f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most})); "
+        "sys.argv = ['oneticket', *sys.argv[1:]]; runpy.run_module('oneticket', run_name='__main__')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", limited, "run", "short.toml", "--store", store, "--cache", str(place.cache)],
+        cwd=place.folder, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert run.returncode in (1, 2), run.stderr
+    assert "Traceback" not in run.stderr
+    assert re.search("File too large|cannot be written|too large", run.stderr + run.stdout), run.stderr
+    assert place.finish(place.start(store, 2))["complete"]
+    assert place.table(store) == undisturbed.table
