@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -283,3 +285,13 @@ def test_a_network_that_fails_is_refused() -> None:
     stuck.derived = stuck.weight * 2  # type: ignore[assignment]
     with pytest.raises(InputError, match="Linear can't be copied"):
         watch(stuck, VECTORS)
+
+
+@pytest.mark.slow
+def test_watching_does_not_load_the_compiler() -> None:
+    """Which takes a second, and would be most of the time of a plan."""
+    code = (
+        "import sys, torch; from oneticket.wiring import watch; "
+        "watch(torch.nn.Linear(3, 2), torch.zeros(1, 3)); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

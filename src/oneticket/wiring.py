@@ -104,6 +104,10 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Marks tensors by their storage, which views share; each is held, so that no storage is used twice."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True loads the compiler, which takes a second, to keep it away; here nothing is compiled anyway
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
