@@ -440,6 +440,28 @@ def test_a_claim_that_nobody_refreshes_is_taken_over(store: Store, monkeypatch: 
     assert lease.is_locked, "it was not given back"
 
 
+@pytest.mark.parametrize("content", [b"garbage", bytes(64), b"{}", b"another duration"])
+def test_a_damaged_claim_is_busy_and_taken_over_after_its_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """It names no holder, or another duration, so that nobody could take it over."""
+    place = store.root / "leases" / f"{CELL}.lease"
+    lease = claim(store, seconds=7.0 if content == b"another duration" else LEASE_SECONDS)
+    whole = place.read_bytes()
+    silent(lease)
+    lease.release()
+    place.write_bytes(whole if content == b"another duration" else content)
+    with pytest.raises(Busy), store.claimed(CELL):
+        pass
+    assert place.exists(), "its holder may live"
+    monkeypatch.setattr("oneticket.lab.cells.claims.LEASE_SECONDS", 0.2)
+    os.utime(place, (time.time() - 60,) * 2)
+    with pytest.raises(Busy), store.claimed(CELL):
+        pass
+    with store.claimed(CELL) as working:
+        assert working.is_dir()
+
+
 def test_claims_on_finished_cells_go_when_the_store_is_opened_if_their_holders_are_gone(
     store: Store, holder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from oneticket.errors import OneticketError
 
@@ -51,7 +51,10 @@ def claimed(folder: Path, identity: str, on_lost: Callable[[], None] | None = No
         # A claim counts as dead only after this object has watched it for its whole duration, by a clock that nobody
         # can set. So waiting pays only if the claim looks dead: a living holder touches it every few seconds.
         lease.acquire(timeout=LEASE_SECONDS * 1.2 if _untouched(place) > LEASE_SECONDS else 0)
-    except Timeout:
+    except (Timeout, LeaseSettingsMismatch):
+        # A claim that is damaged names no holder, or another duration, so nobody could take it over.
+        if _untouched(place) > LEASE_SECONDS:
+            place.unlink(missing_ok=True)
         raise Busy(f"cell {identity[:12]} is being computed by another process") from None
     try:
         yield Claim(place)
@@ -67,7 +70,7 @@ def sweep(folder: Path, finished: Callable[[str], bool]) -> None:
         try:
             with SoftFileLease(str(place), lease_duration=LEASE_SECONDS, timeout=0):
                 pass
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch):
             if _untouched(place) > LEASE_SECONDS:
                 place.unlink(missing_ok=True)
 
