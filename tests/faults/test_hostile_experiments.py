@@ -110,7 +110,7 @@ CODE: dict[str, Hostile] = {
     "code elsewhere": Hostile(text(top='code = ["/etc/passwd"]'), "code[0]: '/etc/passwd' is not"),
     "code above": Hostile(text(top='code = ["../mine.py"]'), "code[0]: '../mine.py' is not"),
     "code that is missing": Hostile(text(top='code = ["mine.py"]'), "code[0]: there is no module 'mine'"),
-    "code of another type": Hostile(text(top="code = [1]"), "code[0]: this is a whole number"),
+    "code of another type": Hostile(text(top="code = [1]"), "a whole number; expected text"),
     "a class that starts processes": Hostile(
         text('{ name = "mine:Popen", options = { args = "touch touched" } }'),
         "is a type",
