@@ -418,6 +418,7 @@ def test_trap_another_number_of_classes_is_not_noticed(classes: int, data: Data)
             input_shape=(1, 2, 2),
             classes=classes,
             seed=0,
+            packages=("torch",),
         )
 
 

@@ -72,7 +72,7 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
         trial = copy.deepcopy(inner).eval()
     except Exception as error:
         what = f"{name} can't be copied: {type(error).__name__}: {error}"
-        raise InputError(what, expected="a network that copy.deepcopy takes") from error
+        raise InputError(what, expected="a network that copy.deepcopy takes, or head = its classifier") from error
     place = next((p.device for p in trial.parameters()), inputs.device)
     mode = _Watching(trial)
     # With gradients, attention and encoder layers compute step by step, not in one fused operation.

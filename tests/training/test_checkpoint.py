@@ -271,7 +271,7 @@ def test_checkpoints_are_written_no_more_often_than_asked_and_never_at_the_end(
     assert saved == [0, 0, 0, 1, 1, 1]
     found = often.load()
     assert found is not None
-    assert found["step"] == 10
+    assert found["step"] == 14
 
 
 # -- the file ------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _copied(model: nn.Module) -> nn.Module | None:
 
 def _first_batch(data: BatchSource) -> tuple[Tensor, Tensor] | None:
     try:
-        return next(iter(data.ordered()))
+        return next(iter(data.ordered()), None)
     except NotImplementedError:  # a source that only trains
         return None
 

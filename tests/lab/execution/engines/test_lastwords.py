@@ -35,7 +35,7 @@ class Crashing(nn.Module):
         self.body, self.head, self.kind = nn.Linear(inputs, 8), nn.Linear(8, classes), kind
 
     def forward(self, x):
-        if torch.is_grad_enabled() and not Path(__file__).with_name("calm").exists():
+        if self.training and torch.is_grad_enabled() and not Path(__file__).with_name("calm").exists():
             print("a word of the model's own", file=sys.stderr)
             self.crash()
         return self.head(self.body(x.flatten(1)))

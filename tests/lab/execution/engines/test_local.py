@@ -35,7 +35,7 @@ class Trouble(nn.Module):
         self.body, self.head, self.kind = nn.Linear(inputs, 8), nn.Linear(8, classes), kind
 
     def forward(self, x):
-        if torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled():
             if self.kind == "memory":
                 raise MemoryError
             if self.kind == "allocator":
@@ -98,7 +98,7 @@ def test_what_is_said_of_kernels_is_told_by_the_run_and_not_by_each_worker(
     lab: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (lab.folder / "unseen.py").write_text(UNSEEN)
-    plan = lab.plan(seeds=2, model="unseen:net", recipe__sgd__precision="bf16", transfer=[DENSE])
+    plan = lab.plan(seeds=2, model="unseen:net", head="head", recipe__sgd__precision="bf16", transfer=[DENSE])
     store = lab.store()
     summary = lab.run(plan, store, LocalEngine(), 2)
     reason = "the network can't be examined (TypeError: there is only one)"
