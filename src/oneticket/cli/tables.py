@@ -29,12 +29,20 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
 
 
 def cautions(place: Path, experiment: str | None) -> list[str]:
-    """Warnings about networks of a store whose numbers may be wrong; a table in CSV does not hold enough to say."""
+    """Warnings about networks of a store whose numbers may be wrong, or were computed in different ways.
+
+    A table in CSV does not hold enough to say.
+    """
     from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.surroundings import facts_of, mixtures
     from oneticket.lab.results.suspects import suspects
 
-    found = None if place.is_file() else suspects(Store.open(place), experiment=experiment)
-    return [str(found)] if found else []
+    if place.is_file():
+        return []
+    store = Store.open(place)
+    facts = facts_of(store, experiment)
+    found = suspects(store, facts=facts)
+    return [*([str(found)] if found else []), *mixtures(facts)]
 
 
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:

@@ -121,11 +121,9 @@ class Store:
         """The environment in which a finished cell was computed; the rest of its file is not decoded."""
         return self._decoded(identity, SURROUNDINGS).environment
 
-    def mentions(self, identity: str, key: str) -> bool:
-        """Whether ``key`` stands in the ``cell.json`` of a finished cell, which is neither checked nor decoded."""
-        with suppress(OSError):
-            return f'"{key}"'.encode() in bytes_of(self._record(identity))
-        return False
+    def raw(self, identity: str) -> bytes:
+        """The bytes of the ``cell.json`` of a finished cell, neither checked nor decoded; OSError if it can't be read."""
+        return bytes_of(self._record(identity))
 
     def file(self, identity: str, name: str) -> Path:
         """The path of a file of a finished cell, whose bytes agree with the digest in ``cell.json``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import msgspec
 from oneticket.errors import InputError
 from oneticket.identity import canonical_json
 from oneticket.lab.cells.store import Store
+from oneticket.lab.results.surroundings import Facts, facts_of
 
 if TYPE_CHECKING:  # a store without cells of an earlier version is looked through without torch
     from torch import nn
@@ -44,7 +45,7 @@ class Suspects(msgspec.Struct, frozen=True):
         )
 
 
-def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
+def suspects(store: Store, *, experiment: str | None = None, facts: Sequence[Facts] | None = None) -> Suspects | None:
     """Find the suspects among the finished cells of all experiments, or of one.
 
     All cells of a plan are checked, including those of its searches: an arm that this version trained may build on
@@ -55,6 +56,7 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
     ----------
     store : the store with the finished cells.
     experiment : the name of an experiment; all experiments when None.
+    facts : those of the experiment, if they are known already.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
     found: dict[str, str] = {}
     threaded = 0
     networks: dict[str, nn.Module | None] = {}
-    for cell, environment in _earlier(store, experiment):
+    for cell, environment in _earlier(store, facts_of(store, experiment) if facts is None else facts):
         record = store.read(cell)
         description = record["description"]
         network = description.get("network") or {}
@@ -86,16 +88,9 @@ def suspects(store: Store, *, experiment: str | None = None) -> Suspects | None:
     return Suspects(tuple(found), tuple(sorted(set(found.values()))), threaded)
 
 
-def _earlier(store: Store, experiment: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _earlier(store: Store, facts: Sequence[Facts]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The finished cells that were trained on a CPU by a version that did not yet record its processor."""
-    cells: dict[str, None] = {}
-    for content in store.experiments(experiment):
-        place = content["columns"].index("cell")
-        cells |= dict.fromkeys([*(values[place] for values in content["rows"]), *content.get("cells", ())])
-    there = store.finished(cells)
-    for cell in cells:
-        if cell not in there or store.mentions(cell, "processor"):
-            continue
+    for cell in (fact.cell for fact in facts if not fact.knows_processor):
         with suppress(InputError):  # damaged cells are reported where their figures are read
             environment = store.environment(cell)
             if str(environment.get("device", "")).startswith("cpu") and "processor" not in environment:
