@@ -122,7 +122,7 @@ class Store:
         return self._decoded(identity, SURROUNDINGS).environment
 
     def raw(self, identity: str) -> bytes:
-        """The bytes of the ``cell.json`` of a finished cell, neither checked nor decoded; OSError if it can't be read."""
+        """The bytes of a finished cell's ``cell.json``, neither checked nor decoded; OSError if they can't be read."""
         return bytes_of(self._record(identity))
 
     def file(self, identity: str, name: str) -> Path:

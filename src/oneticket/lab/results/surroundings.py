@@ -40,7 +40,8 @@ def facts_of(store: Store, experiment: str | None = None) -> list[Facts]:
             with suppress(OSError):
                 data = store.raw(cell)
                 known = b'"processor"' in data
-                found.append(Facts(cell, *(_value(data, key) for key in _KINDS), known))
+                threads, device, precision = (_value(data, key) for key in _KINDS)
+                found.append(Facts(cell, threads, device, precision, known))
     return found
 
 
@@ -61,7 +62,7 @@ def mixtures(facts: Sequence[Facts]) -> list[str]:
 
 
 def _value(data: bytes, key: str) -> str:
-    """The value of the first occurrence of a key in a JSON text, if it is a number or a plain text; empty if missing."""
+    """The value of the first occurrence of a key in a JSON text: a number or a plain text; empty without one."""
     word = f'"{key}":'.encode()
     start = data.find(word)
     if start < 0:
