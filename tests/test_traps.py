@@ -414,7 +414,7 @@ def test_trap_another_number_of_classes_is_not_noticed(classes: int, data: Data)
     assert all(part in told["head.weight"] for part in ("(4, 12)", "does not fit", f"({classes}, 12)"))
     with pytest.raises(InputError, match="its output for a batch of 2 is"):
         build(
-            ModelSpec(name="torch.nn:LazyLinear", options={"out_features": 4}),
+            ModelSpec(name="torch.nn.modules.linear:LazyLinear", options={"out_features": 4}),
             input_shape=(1, 2, 2),
             classes=classes,
             seed=0,

@@ -78,7 +78,7 @@ class Meter:
             handle.remove()
 
     def count(self, network: nn.Module, given: tuple[torch.Tensor]) -> None:
-        if self.training and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             weights = sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
             gone = sum(int((mask == 0).sum()) for mask in self.keepers[-1]._masks)
             self.samples += len(given[0])
