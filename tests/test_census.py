@@ -30,7 +30,7 @@ class LoRA(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A matrix that is no weight: entry by entry, as a table of places."""
+    """A matrix that is not a weight: entry by entry, as a table of places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ OLD = {
 
 @pytest.mark.parametrize("kind", OLD)
 def test_weights_that_a_hook_computes_are_refused(kind: str) -> None:
-    """They are no parameters, and can't be copied after a pass."""
+    """They are not parameters, and can't be copied after a pass."""
     tensor = "bias" if kind == "bias" else "weight"
     with pytest.raises(InputError, match=rf"model: '2\.{tensor}' is computed by a hook .*prune\.remove"):
         take_census(network(OLD[kind](nn.Linear(8, 8))), X)

@@ -112,7 +112,7 @@ def _dense(view: Prunable, wiring: Wiring) -> tuple[str, ...]:
 
 
 def refuse_computed_weights(model: nn.Module) -> None:
-    """Raise InputError for a weight that a hook computes anew before each pass: it is no parameter any more."""
+    """Raise InputError for a weight that a hook computes anew before each pass: it is not a parameter any more."""
     for name, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
             if any(kind.__module__.startswith("torch.nn.utils.") for kind in type(hook).__mro__):

@@ -132,7 +132,7 @@ def redrawn(cache: Path, name: str, draw: Callable[[str], Tensor]) -> dict[str, 
 
 
 def remembered(cache: Path, key: str) -> str | None:
-    """The fingerprint noted under ``key``; None if there is none, or if the cache does not have that data whole."""
+    """The fingerprint noted under ``key``; None without one, or if the cache does not have that data whole."""
     memo = _home(cache) / "memo" / key
     try:
         text = memo.read_bytes()

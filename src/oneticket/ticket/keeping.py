@@ -207,7 +207,7 @@ class _Spot:
         self._handle: Any = None
 
     def parameter(self) -> nn.Parameter:
-        """The parameter as it is now; InputError if there is none of this name and shape."""
+        """The parameter as it is now; InputError if the model has none of this name and shape."""
         layer, _, leaf = self.name.rpartition(".")
         weight = None
         with suppress(AttributeError):

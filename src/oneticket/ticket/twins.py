@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from oneticket.masks import Masks
 
 Twins: TypeAlias = tuple[weakref.ref[nn.Module], ...]
-"""Modules of the same kind and with the same masked tensors as a model that are no part of it."""
+"""Modules of the same kind and with the same masked tensors as a model that are not part of it."""
 
 
 class Twin:

@@ -61,7 +61,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None if there is none, or if it is damaged: then it is dropped, with one line.
+        """The state that was saved last; None without one, or if it is damaged: then it is dropped, with one line.
 
         Only tensors and plain values are unpickled.
         """

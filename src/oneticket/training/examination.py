@@ -82,7 +82,7 @@ def examine(
 
 
 def _copied(model: nn.Module) -> nn.Module | None:
-    """A copy that shares nothing with ``model``; None if there is none, or hooks could reach the model from it."""
+    """A copy that shares nothing with ``model``; None if it can't be made, or hooks could reach the model from it."""
     if any(hooks for m in model.modules() for name, hooks in vars(m).items() if name.endswith("_hooks")):
         return None
     try:

@@ -129,7 +129,7 @@ class CellCheckpoint(Checkpoint):
         super().save({**state, "of": self._owner, "seconds": self._clock.seconds()})
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last; None if there is none, or if it is damaged or another cell's."""
+        """The state that was saved last; None without one, or if it is damaged or another cell's."""
         state = super().load()
         if state is None:
             return None
