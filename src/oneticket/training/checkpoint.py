@@ -31,7 +31,8 @@ class Checkpoint:
     ----------
     path : the file.
     every : seconds between two checkpoints.
-    on_step : called after each step of the training: whoever watches the process sees that it advances.
+    on_step : called after each step of the training, and each batch of its validation: whoever watches the process sees
+        that it advances.
     """
 
     def __init__(self, path: Path, *, every: float = 20.0, on_step: Callable[[], None] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,11 +38,13 @@ def evaluate(
     device: str | torch.device = "cpu",
     batch_size: int = 512,
     channels_last: bool = False,
+    on_batch: Callable[[], None] | None = None,
 ) -> tuple[float, float]:
     """Accuracy (a fraction) and mean cross-entropy over every sample of ``data``, in evaluation mode.
 
     An ImageSet needs the ``normalisation`` of the split on which the model was trained. ``channels_last`` sets the
-    layout of images as in :func:`oneticket.training.train`; only rounding differs.
+    layout of images as in :func:`oneticket.training.train`; only rounding differs. ``on_batch`` is called after each
+    batch.
     """
     if isinstance(data, ImageSet) and normalisation is None:
         raise InputError(
@@ -61,6 +63,8 @@ def evaluate(
             right.append((logits.argmax(1) == targets).sum())
             losses.append(_summed_loss(logits, targets))
             count += len(targets)
+            if on_batch is not None:
+                on_batch()
     if not count:
         raise InputError("there is nothing to evaluate on: the split is empty")
     # Summed at the end, so that no batch waits for the result of the previous one.

@@ -40,14 +40,14 @@ class OnEpoch(Observer):
 
 
 class Validation(Observer):
-    """Evaluates the network on ``batches`` at the end of each epoch."""
+    """Evaluates the network on ``batches`` at the end of each epoch; ``on_batch`` is called after each of them."""
 
-    def __init__(self, batches: BatchSource) -> None:
-        self._batches = batches
+    def __init__(self, batches: BatchSource, on_batch: Callable[[], None] | None = None) -> None:
+        self._batches, self._on_batch = batches, on_batch
 
     def on_validation(self, state: TrainState) -> None:
         channels_last = state.kernels.layout == "channels-last"
-        state.validated = evaluate(state.network, self._batches, channels_last=channels_last)
+        state.validated = evaluate(state.network, self._batches, channels_last=channels_last, on_batch=self._on_batch)
 
 
 class Snapshots(Observer):
@@ -126,11 +126,11 @@ class Checkpointer(Observer):
 
 def observing(validation: BatchSource | None, runtime: Runtime) -> tuple[list[Callback], list[Callback]]:
     """The observers of one training, in their order, and those that save the memory of all callbacks."""
-    history = History()
+    history, checkpoint = History(), runtime.checkpoint
     found: list[Callback] = [Snapshots(), history]
     if validation is not None:
-        found.append(Validation(validation))
-    return found, [Checkpointer(runtime.checkpoint, history)] if runtime.checkpoint is not None else []
+        found.append(Validation(validation, checkpoint.on_step if checkpoint is not None else None))
+    return found, [Checkpointer(checkpoint, history)] if checkpoint is not None else []
 
 
 def check_finite(model: nn.Module, loss: float | None, step: int, lr: float) -> None:

@@ -62,7 +62,10 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls to whoever watches the computation of a cell: after each epoch, after each step, before each checkpoint."""
+    """Calls to whoever watches the computation of a cell.
+
+    After each epoch; after each step, and each batch of an evaluation; before each checkpoint.
+    """
 
     on_epoch: Callable[[EpochRecord], None] | None = None
     on_step: Callable[[], None] | None = None
@@ -233,7 +236,8 @@ def _compute(
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )
-        tested = _test(model, training, batches(splits.test, 512), workplace.runtime.device) if cell.test else None
+        test_set = batches(splits.test, 512)
+        tested = _test(model, training, test_set, workplace.runtime.device, watch) if cell.test else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
@@ -249,11 +253,13 @@ def _compute(
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
-def _test(model: nn.Module, training: Training, test_set: ImageBatches, device: str) -> tuple[float, float]:
+def _test(
+    model: nn.Module, training: Training, test_set: ImageBatches, device: str, watch: Watch
+) -> tuple[float, float]:
     """Accuracy and loss on the test split; raises NonFiniteLoss where the loss is not a finite number."""
     as_trained = training.kernels.layout == "channels-last"
     with training.kernels.at_work(model):
-        accuracy, loss = evaluate(model, test_set, device=device, channels_last=as_trained)
+        accuracy, loss = evaluate(model, test_set, device=device, channels_last=as_trained, on_batch=watch.on_step)
     if not math.isfinite(loss):
         text = f"the test loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from oneticket.lab.cells.run import Patience
+from oneticket.lab.cells.claims import Busy
+from oneticket.lab.cells.run import Patience, Watch, run_cell
 from oneticket.lab.execution.engines import LocalEngine, Progress
 from oneticket.lab.execution.engines.stall import Stall
 from oneticket.lab.execution.engines.worker import Pulse
@@ -166,10 +167,16 @@ def test_a_pulse_tells_the_slowest_step_and_ends_a_process_that_nobody_ends(monk
     assert ended.wait(timeout=600)
 
 
-def test_a_worker_whose_claim_was_taken_over_writes_nothing(lab: Any, tmp_path: Path) -> None:
-    """It was stopped for longer than the lease, and another process computes the cell now."""
-    from oneticket.lab.cells.claims import Busy
+def test_the_batches_of_evaluations_are_progress(lab: Any, tmp_path: Path) -> None:
+    """Otherwise a long validation or a large test split would count as a stall."""
+    (cell,) = lab.plan(seeds=1, transfer=[DENSE]).cells.values()
+    beats: list[None] = []
+    record = run_cell(cell, lab.workplace(lab.store()), tmp_path, Watch(on_step=lambda: beats.append(None)))
+    assert len(beats) == record["cost"]["steps"] + cell.recipe.epochs + 1, "a batch for each validation, one to test"
 
+
+def test_a_worker_whose_claim_was_taken_over_writes_nothing(lab: Any) -> None:
+    """It was stopped for longer than the lease, and another process computes the cell now."""
     store, identity = lab.store(), "ab" + "0" * 62
     with store.claimed(identity) as working:
         (working / "weights-end.safetensors").write_bytes(b"...")
