@@ -462,28 +462,37 @@ def test_a_damaged_claim_is_busy_and_taken_over_after_its_time(
         assert working.is_dir()
 
 
-def test_claims_on_finished_cells_go_when_the_store_is_opened_if_their_holders_are_gone(
-    store: Store, holder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_claims_on_finished_cells_go_when_the_store_is_opened(store: Store) -> None:
     """A process killed between the rename and the release leaves its claim, and nobody would ever ask for it again."""
-    lease = store.root / "leases" / f"{CELL}.lease"
-    working = store.root / "working" / CELL
-    store.commit(CELL, working, RECORD)
-    Store.open(store.root, create=True)
-    assert lease.exists(), "its holder lives"
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
-    Store.open(store.root, create=True)
-    assert not lease.exists()
-
-
-def test_a_silent_claim_on_a_finished_cell_goes_and_one_on_an_unfinished_cell_stays(store: Store) -> None:
     other = "cd" + "0" * 62
     finish(store)
     leases = [silent(claim(store, identity)) for identity in (CELL, other)]
+    for lease in leases:
+        Path(f"{lease.lock_file}.4711.unsigned").touch()
     Store.open(store.root, create=True)
-    assert [path.stem for path in (store.root / "leases").iterdir()] == [other]
+    left = {path.name for path in (store.root / "leases").iterdir()}
+    assert left == {f"{other}.lease", f"{other}.lease.4711.unsigned"}
     assert all(lease.is_locked for lease in leases), "neither was given back"
+
+
+def test_a_holder_whose_cell_is_finished_may_find_its_claim_gone(store: Store) -> None:
+    """Another run may have been started just now."""
+    with store.claimed(CELL) as working:
+        store.commit(CELL, working, RECORD)
+        Store.open(store.root, create=True)
+        assert not list((store.root / "leases").iterdir())
+    assert store.has(CELL)
+    assert not list((store.root / "leases").iterdir())
+
+
+def test_the_claim_of_a_killed_process_that_its_parent_has_not_heard_of(store: Store, holder: Any) -> None:
+    """Until then it looks alive: its cell, if finished, needs no claim."""
+    store.commit(CELL, store.root / "working" / CELL, RECORD)
+    os.kill(holder.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it is dead and still has its number
+    os.kill(holder.pid, 0)
+    Store.open(store.root, create=True)
+    assert not list((store.root / "leases").iterdir())
 
 
 def test_a_claim_that_was_never_signed_is_taken_away_and_one_just_made_is_left(
