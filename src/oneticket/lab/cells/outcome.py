@@ -50,6 +50,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Units without a path through them.
     test_accuracy, test_loss : float, float or None
         On the test split, evaluated once; set only for cells that are tested.
+    naturally_zero : float
+        The fraction of the prunable weights that dense training drove to zero; set only where the masks were corrected
+        for them.
     """
 
     diverged: str | UnsetType = UNSET
@@ -67,6 +70,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dead_units: int | None
     test_accuracy: float | UnsetType = UNSET
     test_loss: float | UnsetType | None = UNSET
+    naturally_zero: float | UnsetType = UNSET
 
 
 def trained_outcome(
@@ -78,6 +82,7 @@ def trained_outcome(
     *,
     traced: nn.Module,
     tested: tuple[float, float] | None,
+    naturally_zero: float | None = None,
 ) -> Outcome:
     """The outcome of a training that finished.
 
@@ -89,6 +94,8 @@ def trained_outcome(
         The network whose paths are followed, without the input binarisation of a binary method.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
+    naturally_zero : float, or None
+        The fraction of the weights that dense training drove to zero, where the masks were corrected for them.
     """
     judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
     best = max(judged, key=lambda pair: pair[0])[1] if judged else None
@@ -114,6 +121,7 @@ def trained_outcome(
         dead_units=dead,
         test_accuracy=accuracy,
         test_loss=loss,
+        naturally_zero=UNSET if naturally_zero is None else naturally_zero,
     )
 
 

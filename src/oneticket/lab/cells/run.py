@@ -247,7 +247,9 @@ def _compute(
     kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
-    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested)
+    outcome = trained_outcome(
+        cell, model, training, masks, kept, traced=traced, tested=tested, naturally_zero=begun.naturally_zero
+    )
     _save(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
