@@ -79,9 +79,9 @@ def trained_outcome(
     training: Training,
     masks: Masks | None,
     kept: Masks,
-    *,
     traced: nn.Module,
     tested: tuple[float, float] | None,
+    *,
     naturally_zero: float | None = None,
 ) -> Outcome:
     """The outcome of a training that finished.

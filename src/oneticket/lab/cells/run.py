@@ -210,8 +210,7 @@ def _compute(
         return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock, watch=watch)
 
     begun = assemble(cell, parents)
-    model = begun.model
-    example = torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
+    model, example = begun.model, torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     asked = Kernels(_layout_for(cell, workplace))
     runtime = msgspec.structs.replace(workplace.runtime, layout=asked.layout)
@@ -247,9 +246,7 @@ def _compute(
     kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
-    outcome = trained_outcome(
-        cell, model, training, masks, kept, traced=traced, tested=tested, naturally_zero=begun.naturally_zero
-    )
+    outcome = trained_outcome(cell, model, training, masks, kept, traced, tested, naturally_zero=begun.naturally_zero)
     _save(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
