@@ -27,7 +27,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         continues with the schedule of step k.
     optimizer_state : the optimiser's memory, as ``Snapshot.optimizer`` holds it; fresh when None.
     lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
-    lr_factors : parameter name → factor on its learning rate; 1 for those not named.
+    lr_factors : parameter name → factor on its learning rate, not on the decay of AdamW; 1 for those not named.
     callbacks : the callbacks of the method, called before those of the user.
     """
 
