@@ -303,11 +303,18 @@ def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -
     return Expected(p.fresh, largest(scores, p.fresh))
 
 
-def grasp(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
+def scored_by(name: str) -> Callable[..., Expected]:
     """The criterion itself has tests in float64; here it is what it is shown that counts."""
-    evidence = ScoreContext(batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()])
-    scores = CRITERIA["grasp"](Prunable(p.target.network_of(p.fresh), head="head"), evidence)
-    return Expected(p.fresh, largest(scores, p.fresh))
+
+    def assembled(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
+        context = ScoreContext(
+            batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()],
+            generator=lambda: generator(0, "mask", name, str(DENSITY)),
+        )
+        scores = CRITERIA[name](Prunable(p.target.network_of(p.fresh), head="head"), context)
+        return Expected(p.fresh, largest(scores, p.fresh))
+
+    return assembled
 
 
 def synflow(p: Parts) -> Expected:
@@ -379,7 +386,7 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "layer-wise": of_pretraining("layer-wise"),
     "magnitude-init": magnitude_init,
     "snip": snip,
-    "grasp": grasp,
+    **{name: scored_by(name) for name in ("grasp", "hts", "fts")},
     "synflow": synflow,
     **dict.fromkeys(["l1", "l0", "gmp", "set", "rigl", "binary-connect", "bwn", "xnor"], of_dense),
     **{name: as_drawn_with(name) for name in NORMED},
@@ -475,7 +482,7 @@ def test_what_is_to_be_told_apart_differs(parts: Parts) -> None:
         values = [state[name] for state in (source.rewound, source.trained, source.densely_trained, parts.fresh)]
         if not name.endswith("num_batches_tracked"):
             assert len({tuple(value.tolist()) for value in values}) == len(values), name
-    for score in (snip, grasp):
+    for score in (snip, scored_by("grasp")):
         assert score(parts).masks != score(parts, lambda labels: labels.roll(1)).masks
 
 

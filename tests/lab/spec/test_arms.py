@@ -144,7 +144,7 @@ def test_signs_and_values_are_those_of_the_draw(whole: Whole) -> None:
 
 
 # -- the target's own ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow", "hts", "fts"])
 def test_masks_scored_on_the_target_know_nothing_of_a_source(whole: Whole, name: str) -> None:
     cell = whole.cell(name)
     assert isinstance(cell.start, ArmStart)

@@ -214,6 +214,8 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "snip": (Arm(mask="snip", weights="initial"), "Lee et al. 2019"),
     "grasp": (Arm(mask="grasp", weights="initial"), "Wang et al. 2020"),
     "synflow": (Arm(mask="synflow", weights="initial"), "Tanaka et al. 2020"),
+    "hts": (Arm(mask="hts", weights="initial"), "Gollini Navarrete et al. 2025"),
+    "fts": (Arm(mask="fts", weights="initial"), "Gollini Navarrete et al. 2025"),
     # Pruned on the target, while training.
     "l1": (Arm(mask="dense", weights="initial", method="l1"), "proximal L1"),
     "l0": (Arm(mask="dense", weights="initial", method="l0"), "Louizos et al. 2018"),
