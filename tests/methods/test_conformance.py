@@ -132,7 +132,7 @@ def test_says_what_it_is_and_which_options_it_has(name: str) -> None:
     assert entry.summary.endswith(".")
     assert entry.name == entry.name.lower()
     assert entry.facts.lr in ("recipe", "last")
-    assert entry.facts.start in ("first", "rewind")
+    assert entry.facts.start in ("first", "rewind", "end")
     assert method_options(name, {}) == method_options(name, method_options(name, {}))
 
 
@@ -148,6 +148,10 @@ def test_ends_at_its_density_exactly_and_stays_there(
     assert masks.kept == count
     assert len(seen) == EPOCHS * PER_EPOCH
     assert not outside(model.state_dict(), masks).any()
+    if METHODS.entry(name).facts.trains == "scores":
+        state = model.state_dict()
+        assert all(torch.equal(state[n], value * masks.get(n, 1)) for n, value in network().named_parameters())
+        return
     for state in seen[15:]:  # three quarters are over
         assert not outside(state, masks).any()
     assert sum(int((model.get_parameter(n) != 0).sum()) for n in masks) > 0.8 * count, "kept weights are trained"

@@ -48,9 +48,11 @@ class MethodFacts(msgspec.Struct, frozen=True):
     lr : str
         ``last`` if the method trains at the recipe's last learning rate.
     start : str
-        ``rewind`` if it begins with the schedule of the rewind point.
+        ``rewind`` if it begins with the schedule of the rewind point; ``end`` if it takes no step.
     makes : str, optional
         ``masks`` if it begins with all weights and ends at ``context.density`` with masks of its own.
+    trains : str
+        ``scores`` if no weight changes: the masks are what is trained, to the last step.
     weights : str
         ``binary`` if it ends with one magnitude per filter.
     inputs : str
@@ -58,8 +60,9 @@ class MethodFacts(msgspec.Struct, frozen=True):
     """
 
     lr: Literal["recipe", "last"] = "recipe"
-    start: Literal["first", "rewind"] = "first"
+    start: Literal["first", "rewind", "end"] = "first"
     makes: Literal["masks"] | None = None
+    trains: Literal["weights", "scores"] = "weights"
     weights: Literal["real", "binary"] = "real"
     inputs: Literal["real", "binary"] = "real"
 

@@ -16,10 +16,14 @@ from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.training import Callback, TrainState
 
 
-def checked(method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
-    """``value``; InputError unless it is above ``least`` and at most ``most``."""
-    if not least < value <= most or math.isinf(value):
-        bound = f"above {least:g}" if math.isinf(most) else f"above {least:g}, at most {most:g}"
+def checked(
+    method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf, reached: bool = False
+) -> float:
+    """``value``; InputError unless it is above ``least``, or equal to it if ``reached``, and at most ``most``."""
+    if not (least < value or (reached and least == value)) or value > most or not math.isfinite(value):
+        bound = f"{'of at least' if reached else 'above'} {least:g}" + (
+            "" if math.isinf(most) else f", at most {most:g}"
+        )
         raise InputError(f"{option} = {value}", where=f"method '{method}'", expected=f"a number {bound}")
     return value
 

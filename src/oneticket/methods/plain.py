@@ -30,6 +30,12 @@ def linear_probe(context: MethodContext) -> Callback:
     return _Probe(context.head)
 
 
+@method("evaluate", source="Zhou et al. 2019", start="end")
+def evaluate(_: MethodContext) -> Callback:
+    """No step at all: the network is judged as it is put together."""
+    return Callback()
+
+
 class _Probe(Callback):
     def __init__(self, head: str) -> None:
         self._head = head

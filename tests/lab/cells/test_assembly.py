@@ -356,7 +356,7 @@ def of_pretraining(task: str) -> Callable[[Parts], Expected]:
     return lambda p: Expected(p.files.pretrained(task), full(p.fresh))
 
 
-LAST, REWOUND_RATE = Start(lr_schedule="last"), Start(step="1ep")
+LAST, REWOUND_RATE, AT_THE_END = Start(lr_schedule="last"), Start(step="1ep"), Start(step="2ep")
 ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "winning": lambda p: Expected(p.source.rewound, p.source.masks),
     "own": lambda p: Expected(p.target.rewound, p.target.masks),
@@ -376,6 +376,7 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
     "sign-interpolated": sign_interpolated,
+    "untrained": lambda p: Expected(p.source.initial, p.source.masks, AT_THE_END),
     "pruned-finetune": lambda p: Expected(p.source.trained, p.source.masks, LAST),
     "pruned-lr-rewind": lambda p: Expected(p.source.trained, p.source.masks, REWOUND_RATE),
     "pruned-probe": lambda p: Expected(p.source.trained, p.source.masks),
@@ -388,7 +389,7 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "snip": snip,
     **{name: scored_by(name) for name in ("grasp", "hts", "fts")},
     "synflow": synflow,
-    **dict.fromkeys(["l1", "l0", "gmp", "set", "rigl", "binary-connect", "bwn", "xnor"], of_dense),
+    **dict.fromkeys(["l1", "l0", "gmp", "set", "rigl", "edge-popup", "binary-connect", "bwn", "xnor"], of_dense),
     **{name: as_drawn_with(name) for name in NORMED},
     **{name: carried(name.removeprefix("elastic-")) for name in CARRIED},
 }

@@ -197,6 +197,10 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
         Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
         "after Oh et al. 2025, who interpolate in the source's training",
     ),
+    "untrained": (
+        Arm(mask="ticket", weights="initial", method="evaluate"),
+        "Zhou et al. 2019: a mask without training",
+    ),
     # Trained weights.
     "pruned-finetune": (
         Arm(mask="ticket", weights="trained", method="fine-tune"),
@@ -222,6 +226,10 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "gmp": (Arm(mask="dense", weights="initial", method="gmp"), "Zhu & Gupta 2017"),
     "set": (Arm(mask="dense", weights="initial", method="set"), "Mocanu et al. 2018"),
     "rigl": (Arm(mask="dense", weights="initial", method="rigl"), "Evci et al. 2020"),
+    "edge-popup": (
+        Arm(mask="dense", weights="initial", method="edge-popup"),
+        "Ramanujan et al. 2020: a mask, no training",
+    ),
     # Binary.
     "binary-connect": (Arm(mask="dense", weights="initial", method="binary-connect"), "Courbariaux et al. 2015"),
     "bwn": (Arm(mask="dense", weights="initial", method="bwn"), "Rastegari et al. 2016"),
