@@ -432,6 +432,18 @@ def test_fine_tuning_is_at_one_rate_throughout(
     assert [record.lr for record in result.history] == pytest.approx([last] * 3)
 
 
+def test_a_recipe_that_ends_at_nothing_trains_but_cannot_fine_tune(
+    network: MakeNetwork, data: Data, recorder: Any
+) -> None:
+    recipe = Recipe.sgd(epochs=2, batch_size=5, schedule=StepDecay(at=("1ep",), decay=1e-6))
+    model = network()
+    with pytest.raises(InputError, match="fine-tuning would have the learning rate 1e-07"):
+        train(model, data, recipe, start=Start(lr_schedule="last"))
+    assert not recorder.rates
+    train(model, data, recipe)
+    assert recorder.rates == pytest.approx([0.1] * 5 + [1e-7] * 5)
+
+
 # -- the loss ------------------------------------------------------------------------------------------------------
 def test_the_clipped_norm_is_that_of_the_kept_weights() -> None:
     """A masked weight with an enormous gradient must not shrink the steps of the others."""
