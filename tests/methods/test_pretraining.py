@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from oneticket.methods import PRETRAININGS, PretrainingTask
 from oneticket.methods.pretraining import _Rotated, _Stage
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.training import Checkpoint, EpochRecord, Recipe, train
+from oneticket.training import Checkpoint, EpochRecord, Recipe, StepDecay, TrainState, train
 
 SHAPE = (1, 8, 8)
 RECIPE = Recipe.sgd(epochs=4, lr=0.05, batch_size=32)
@@ -94,6 +95,17 @@ def test_in_layer_wise_pre_training_every_layer_learns_alone_and_reconstructs_be
     assert [record.epoch for record in training.history] == list(range(1, 9))
     assert [record.step for record in training.history] == [3 * epoch for epoch in range(1, 9)]
     assert heard == training.history
+
+
+def test_every_layer_has_the_whole_schedule_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 epochs of 3 steps with drops at 6 and 7 for two layers: each has 12 steps, two of them warm-up."""
+    rates: list[float] = []
+    monkeypatch.setattr(TrainState, "set_lr", lambda _, lr: rates.append(lr))
+    task = task_for(network("lenet-300-100"), "head")
+    recipe = Recipe.sgd(epochs=8, lr=0.05, batch_size=32, warmup="1ep", schedule=StepDecay(at=("6ep", "7ep")))
+    PRETRAININGS["layer-wise"](dataclasses.replace(task, recipe=recipe))
+    layer = [0.025, 0.05, *[0.05] * 7, 0.005, 0.005, 0.0005]
+    assert rates == pytest.approx(layer * 2)
 
 
 def test_layer_wise_pre_training_leaves_normalisation_alone() -> None:

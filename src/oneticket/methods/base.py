@@ -13,7 +13,7 @@ from torch import nn
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
 from oneticket.lazy import Context
-from oneticket.registry import NoFacts, Registry
+from oneticket.registry import Registry
 from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtime, Training
 
 
@@ -46,7 +46,7 @@ class MethodFacts(msgspec.Struct, frozen=True):
     Parameters
     ----------
     lr : str
-        ``last`` if the method trains at the recipe's last learning rate.
+        ``last`` if the method trains at one learning rate throughout, that of :meth:`Recipe.fine_tuning_rate`.
     start : str
         ``rewind`` if it begins with the schedule of the rewind point; ``end`` if it takes no step.
     makes : str, optional
@@ -104,7 +104,20 @@ class PretrainingTask(Context):
 
 Pretraining = Callable[[PretrainingTask], Training]
 
-PRETRAININGS: Registry[Pretraining, NoFacts] = Registry("pre-training", NoFacts)
+
+class PretrainingFacts(msgspec.Struct, frozen=True):
+    """The registered facts of a pre-training.
+
+    Parameters
+    ----------
+    parts : bool
+        Whether it trains one part of the network after the other, each by :meth:`Recipe.scaled` to its own length.
+    """
+
+    parts: bool = False
+
+
+PRETRAININGS: Registry[Pretraining, PretrainingFacts] = Registry("pre-training", PretrainingFacts)
 """Each trains ``task.model`` in place on the source, without the target, and returns the training with its cost."""
 
 pretraining = PRETRAININGS.register

@@ -14,7 +14,7 @@ def train(_: MethodContext) -> Callback:
 
 @method("fine-tune", source="Han et al. 2015; Renda et al. 2020", lr="last")
 def fine_tune(_: MethodContext) -> Callback:
-    """The recipe at its last learning rate throughout."""
+    """The recipe at its last learning rate throughout; at the mean of its last tenth where it falls to the end."""
     return Callback()
 
 

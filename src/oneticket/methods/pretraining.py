@@ -36,12 +36,13 @@ def autoencoder(task: PretrainingTask) -> Training:
     return _with_other_head(task, pixels, task.train_set, _reconstruction)
 
 
-@pretraining("layer-wise", source="Bengio et al. 2007")
+@pretraining("layer-wise", source="Bengio et al. 2007", parts=True)
 def layer_wise(task: PretrainingTask) -> Training:
     """One layer after the other: each learns to reconstruct its input from its rectified output, the rest is frozen.
 
-    The recipe's epochs are divided over the layers, at least one each; the first layers get the remainder. The decoder
-    of a layer is linear, of the transposed shape, and discarded afterwards. The code is standardised over the batch,
+    The recipe's epochs are divided over the layers, at least one each; the first layers get the remainder. Each layer
+    has the whole schedule of the recipe, warm-up included, at the same fractions of its own epochs. The decoder of a
+    layer is linear, of the transposed shape, and discarded afterwards. The code is standardised over the batch,
     and the squared error is divided by the power of the reconstructed input. Normalisation parameters and statistics
     stay those of W_0. A last batch that gives a unit only one value teaches nothing.
     """
@@ -226,7 +227,9 @@ def _train(
     task: PretrainingTask, model: nn.Module, batches: BatchSource, loss: Loss | None, *, part: str,
     epochs: int | None = None, before: list[Training] | None = None,
 ) -> Training:  # fmt: skip
-    recipe: Recipe = task.recipe if epochs is None else msgspec.structs.replace(task.recipe, epochs=epochs)
+    recipe: Recipe = task.recipe
+    if epochs is not None:
+        recipe = recipe.scaled(epochs, steps_per_epoch=batches.steps_per_epoch)
     past = [record for training in before or [] for record in training.history]
 
     def told(record: EpochRecord) -> EpochRecord:
