@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from torch import nn
@@ -57,6 +57,9 @@ class MethodFacts(msgspec.Struct, frozen=True):
         ``binary`` if it ends with one magnitude per filter.
     inputs : str
         ``binary`` if it ends with layers that see the signs of their inputs.
+    later : tuple[str, ...]
+        Options that the method got after cells had been computed with it. At their defaults they are not part of what
+        identifies a cell, so that those cells keep their names.
     """
 
     lr: Literal["recipe", "last"] = "recipe"
@@ -65,6 +68,7 @@ class MethodFacts(msgspec.Struct, frozen=True):
     trains: Literal["weights", "scores"] = "weights"
     weights: Literal["real", "binary"] = "real"
     inputs: Literal["real", "binary"] = "real"
+    later: tuple[str, ...] = ()
 
 
 METHODS: Registry[Method, MethodFacts] = Registry("method", MethodFacts)
@@ -126,6 +130,8 @@ pretraining = PRETRAININGS.register
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a method, with defaults filled in, each of the type in the method's signature.
 
+    Those that it got later (the fact ``later``) are left out at their defaults.
+
     Parameters
     ----------
     name : str
@@ -152,15 +158,23 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 if known
                 else InputError(f"unknown option '{key}'", where=f"method '{name}'", expected="none: it has no options")
             )
-    complete = {}
+    complete, later = {}, METHODS.entry(name).facts.later
     for key, parameter in known.items():
-        value = options.get(key, parameter.default)
-        try:
-            complete[key] = msgspec.convert(value, parameter.annotation)
-        except msgspec.ValidationError as error:
-            text = f"{error}".removeprefix("Expected ")
-            raise InputError(f"{key} = {value!r}", where=f"method '{name}'", expected=text) from None
+        value = _converted(name, key, options.get(key, parameter.default), parameter.annotation)
+        if key not in later or value != parameter.default:
+            complete[key] = value
     return complete
+
+
+def _converted(name: str, key: str, value: Any, kind: Any) -> Any:
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    if words and value not in words:
+        raise unknown(key, str(value), words, where=f"method '{name}'")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = f"{error}".removeprefix("Expected ")
+        raise InputError(f"{key} = {value!r}", where=f"method '{name}'", expected=text) from None
 
 
 def callback_of(name: str, context: MethodContext, options: Mapping[str, Any]) -> Callback:

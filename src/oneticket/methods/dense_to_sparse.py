@@ -79,10 +79,11 @@ class Cutting(Callback):
     ----------
     density : ρ at the end.
     cut : the fraction of the training after which it is reached.
+    allocation : the registered allocation by which :meth:`settle` chooses among the magnitudes of all layers.
     """
 
-    def __init__(self, density: float, cut: float) -> None:
-        self.density, self.fraction = density, cut
+    def __init__(self, density: float, cut: float, allocation: str = "global") -> None:
+        self.density, self.fraction, self.allocation = density, cut, allocation
         self.is_cut = False
 
     def on_train_start(self, state: TrainState) -> None:
@@ -96,11 +97,11 @@ class Cutting(Callback):
     def settle(self, density: float) -> Masks:
         """Masks of the ⌊density·N⌉ weights that stay, by default the largest; the method may change their values.
 
-        The largest of the whole network together, ties broken by index, so that the count is exact even if more weights
-        are zero.
+        The largest of the whole network together, or of each layer, as the allocation says. Ties are broken by index,
+        so that the count is exact even if more weights are zero.
         """
         magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.training.weights().items()}
-        return ALLOCATIONS["global"](magnitudes, density, self.training.masks)
+        return ALLOCATIONS[self.allocation](magnitudes, density, self.training.masks)
 
     def after_step(self, state: TrainState) -> None:
         if self.is_cut:

@@ -383,13 +383,17 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "dense-finetune": lambda p: Expected(p.source.densely_trained, full(p.fresh), LAST),
     "dense-pretrained": lambda p: Expected(p.source.densely_trained, full(p.fresh)),
     "autoencoder": of_pretraining("autoencoder"),
+    "denoising": of_pretraining("denoising"),
     "rotation": of_pretraining("rotation"),
     "layer-wise": of_pretraining("layer-wise"),
     "magnitude-init": magnitude_init,
     "snip": snip,
     **{name: scored_by(name) for name in ("grasp", "hts", "fts")},
     "synflow": synflow,
-    **dict.fromkeys(["l1", "l0", "gmp", "set", "rigl", "edge-popup", "binary-connect", "bwn", "xnor"], of_dense),
+    **dict.fromkeys(
+        ["l1", "l0", "gmp", "gmp-global", "set", "set-cosine", "rigl", "edge-popup", "binary-connect", "bwn", "xnor"],
+        of_dense,
+    ),
     **{name: as_drawn_with(name) for name in NORMED},
     **{name: carried(name.removeprefix("elastic-")) for name in CARRIED},
 }
