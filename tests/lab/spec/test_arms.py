@@ -95,6 +95,16 @@ def test_what_an_arm_builds_on_is_counted(whole: Whole) -> None:
     assert {cost[a] for a in ("dense-finetune", *PRETRAININGS)} == {1}
 
 
+def test_an_arm_that_is_only_judged_takes_no_step(whole: Whole) -> None:
+    rows = [r for r in tidy(whole.store) if r["arm"] == "untrained"]
+    assert rows
+    for row in rows:
+        record = whole.store.read(row["cell"])
+        assert (record["cost"]["steps"], record["cost"]["train_flops"], row["best_epoch"]) == (0, 0, None)
+        assert row["val_accuracy"] is not None
+        assert row["test_accuracy"] is not None
+
+
 # -- masks against weights ----------------------------------------------------------------------------------------
 def body(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
@@ -144,7 +154,7 @@ def test_signs_and_values_are_those_of_the_draw(whole: Whole) -> None:
 
 
 # -- the target's own ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow", "hts", "fts"])
 def test_masks_scored_on_the_target_know_nothing_of_a_source(whole: Whole, name: str) -> None:
     cell = whole.cell(name)
     assert isinstance(cell.start, ArmStart)

@@ -20,6 +20,7 @@ from oneticket.lab.cells.description import (
     TicketRef,
 )
 from oneticket.lab.cells.own_code import OwnCode
+from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.ladder import NOTABLE, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
@@ -85,10 +86,12 @@ class _Planner:
         return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks, met)
 
     def _add(self, description: Description, what: str, *, normalised: bool) -> str:
-        if code := self.own.of(description.start):
-            description = msgspec.structs.replace(description, code=code)
-        if definitions := corrected(description, normalised=normalised):
-            description = msgspec.structs.replace(description, definitions=definitions)
+        code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
+        definitions = corrected(description, normalised=normalised)
+        if code or rates or definitions:
+            description = msgspec.structs.replace(
+                description, code=code or msgspec.UNSET, rates=rates, definitions=definitions or msgspec.UNSET
+            )
         identity = self.namer.identity(description)
         if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)
