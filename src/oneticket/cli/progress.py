@@ -47,10 +47,12 @@ class _Counting(RunListener):
     """The figures that both displays show."""
 
     def begin(self, plan: Plan, cached: int) -> None:
+        from oneticket.lab.cells.rates import cycles_of  # it needs torch, and other commands show durations
+
         self.began = time.monotonic()
         self.labels = plan.labels
         self.total, self.cached = len(plan.cells), cached
-        self.work = {identity: cell.recipe.epochs for identity, cell in plan.cells.items()}
+        self.work = {name: cell.recipe.epochs * cycles_of(cell.start) for name, cell in plan.cells.items()}
         self.done = self.failures = 0
         self.running: dict[str, Progress | None] = {}  # None before the first epoch has ended
         self.last: deque[str] = deque(maxlen=5)

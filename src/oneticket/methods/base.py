@@ -49,6 +49,8 @@ class MethodFacts(msgspec.Struct, frozen=True):
         ``last`` if the method trains at one learning rate throughout, that of :meth:`Recipe.fine_tuning_rate`.
     start : str
         ``rewind`` if it begins with the schedule of the rewind point; ``end`` if it takes no step.
+    repeats : bool
+        Whether its option ``cycles`` says how often the recipe is run, one time after the other.
     makes : str, optional
         ``masks`` if it begins with all weights and ends at ``context.density`` with masks of its own.
     trains : str
@@ -64,6 +66,7 @@ class MethodFacts(msgspec.Struct, frozen=True):
 
     lr: Literal["recipe", "last"] = "recipe"
     start: Literal["first", "rewind", "end"] = "first"
+    repeats: bool = False
     makes: Literal["masks"] | None = None
     trains: Literal["weights", "scores"] = "weights"
     weights: Literal["real", "binary"] = "real"

@@ -81,7 +81,7 @@ def train(
         model, train_set, recipe, device=runtime.device, loss=loss, evaluated={"validation": validation}
     )
     times = Timetable.of(recipe, data.steps_per_epoch, start, snapshots)
-    hooks = CallbackList([*start.callbacks, *callbacks], *observing(evaluated.get("validation"), runtime))
+    hooks = CallbackList([*start.callbacks, *callbacks], *observing(evaluated.get("validation"), runtime, start.cycles))
     streams = Streams(seed)
     state = TrainState(model, masks, recipe, data, times, start, runtime, loss=loss, callbacks=hooks, streams=streams)
     with state.active():

@@ -1,4 +1,4 @@
-"""Built-in callbacks that only observe: validation, snapshots, history, checkpoint."""
+"""Built-in callbacks that leave the weights alone: validation, snapshots, history, checkpoint, a fresh optimiser."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ class Validation(Observer):
     def on_validation(self, state: TrainState) -> None:
         channels_last = state.kernels.layout == "channels-last"
         state.validated = evaluate(state.network, self._batches, channels_last=channels_last, on_batch=self._on_batch)
+
+
+class FreshOptimizer(Observer):
+    """Clears the optimiser's memory after each repetition of the recipe but the last; weights stay as they are."""
+
+    def on_step_end(self, state: TrainState) -> None:
+        if state.step % state.times.cycle == 0 and state.step < state.times.total:
+            state.optimizer.state.clear()
 
 
 class Snapshots(Observer):
@@ -124,10 +132,12 @@ class Checkpointer(Observer):
             self._checkpoint.save(state.state_dict())
 
 
-def observing(validation: BatchSource | None, runtime: Runtime) -> tuple[list[Callback], list[Callback]]:
+def observing(
+    validation: BatchSource | None, runtime: Runtime, cycles: int = 1
+) -> tuple[list[Callback], list[Callback]]:
     """The observers of one training, in their order, and those that save the memory of all callbacks."""
     history, checkpoint = History(), runtime.checkpoint
-    found: list[Callback] = [Snapshots(), history]
+    found: list[Callback] = [Snapshots(), *([FreshOptimizer()] if cycles > 1 else []), history]
     if validation is not None:
         found.append(Validation(validation, checkpoint.on_step if checkpoint is not None else None))
     return found, [Checkpointer(checkpoint, history)] if checkpoint is not None else []

@@ -12,6 +12,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.definitions import is_he_normal
 from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
 from oneticket.lab.cells.parents import ParentCells, first_entries, state_of, view_of, with_head
+from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of
@@ -241,6 +242,7 @@ class _ArmStart:
         return Start(
             step=moments[facts.start],
             lr_schedule="last" if facts.lr == "last" else "recipe",
+            cycles=cycles_of(self.cell.start),
             lr_factors=made.lr_factors,
             callbacks=tuple(callbacks),
         )

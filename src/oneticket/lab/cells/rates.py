@@ -1,4 +1,4 @@
-"""Rates: how the learning rates of a cell follow from its recipe, where they are not those of the recipe's schedule."""
+"""Rates: learning rates and lengths of trainings, where they are not those of the recipe's schedule."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def fine_tunes(start: CellStart) -> bool:
     if isinstance(start, ArmStart):
         return METHODS.entry(start.method).facts.lr == "last"
     return isinstance(start, Round) and start.ticket.search.method == "fine-tune"
+
+
+def cycles_of(start: CellStart) -> int:
+    """How often a cell runs its recipe, one time after the other."""
+    if isinstance(start, ArmStart) and METHODS.entry(start.method).facts.repeats:
+        return int(start.options["cycles"])
+    return 1
 
 
 def _has_moments(recipe: Recipe) -> bool:

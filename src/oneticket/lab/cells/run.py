@@ -7,6 +7,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,7 @@ def run_cell(cell: Description, workplace: Workplace, working: Path, watch: Watc
 
 
 def _compute(
-    cell: Description,
-    parents: ParentCells,
-    workplace: Workplace,
-    working: Path,
-    clock: Clock,
-    watch: Watch,
+    cell: Description, parents: ParentCells, workplace: Workplace, working: Path, clock: Clock, watch: Watch
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
     splits = parents.splits(cell)
@@ -237,11 +233,9 @@ def _compute(
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )
-        test_set = batches(splits.test, 512)
-        tested = _judge(model, training, test_set, workplace.runtime.device, watch) if cell.test else None
-        untrained = None
-        if validation is not None and not training.history:
-            untrained = _judge(model, training, validation, workplace.runtime.device, watch)[0]
+        judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch)
+        tested = judge(batches(splits.test, 512)) if cell.test else None
+        untrained = judge(validation)[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)

@@ -23,6 +23,7 @@ import torch
 
 from oneticket.errors import OneticketError
 from oneticket.lab.cells.claims import Busy
+from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.cells.run import Patience, Watch, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.engines.base import STACK, Done, Progress, Task
@@ -82,8 +83,10 @@ def _compute(task: Task, say: Callable[[str, Any], None]) -> Done:
             store.discard(identity)
             return Done(cached=True)
 
+        epochs = cell.recipe.epochs * cycles_of(cell.start)
+
         def on_epoch(record: EpochRecord) -> None:
-            progress = Progress(identity, record.epoch, cell.recipe.epochs, record.val_accuracy, _own_bytes())
+            progress = Progress(identity, record.epoch, epochs, record.val_accuracy, _own_bytes())
             say("progress", msgspec.to_builtins(progress))
 
         watch = Watch(on_epoch=on_epoch, on_step=pulse.beat, before_save=lambda: store.check_claim(identity))
