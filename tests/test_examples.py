@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import oneticket.cli
+from oneticket.data.spec import chain
 from oneticket.lab.planning.plan import Plan, make_plan
 from oneticket.lab.spec.arms import ARMS
-from oneticket.lab.spec.experiment import load_experiment
+from oneticket.lab.spec.experiment import load_experiment, split_role
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = sorted(EXAMPLES.glob("*.toml"))
@@ -54,6 +55,19 @@ def test_every_experiment_that_brings_its_data_can_be_planned(file: Path, cache:
 @pytest.mark.parametrize("file", [f for f in FILES if needs_real_data(f)], ids=lambda file: file.name)
 def test_every_experiment_on_real_images_can_be_planned(file: Path, cache: Path, real_data: Path) -> None:
     assert plan(file.name, cache).cells
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_only_images_whose_mirror_image_is_of_their_class_are_mirrored(file: Path) -> None:
+    """Not digits, letters and traffic signs. Data sets are named here once somebody has thought about theirs."""
+    safe = {"cifar10_jpeg", "cifar100_jpeg", "tiny_imagenet200_subset", "miniplaces100_64", "fashion_mnist"}
+    experiment = load_experiment(file)
+    for grid in experiment.transfer:
+        for role in (*grid.sources, *grid.targets):
+            data, recipe = split_role(role)
+            if experiment.recipe[recipe].augment.flip:
+                _, base = chain(experiment.data, data)[0]
+                assert Path(base.origin[1]).name in safe, role
 
 
 @pytest.mark.parametrize("name", ARMS)

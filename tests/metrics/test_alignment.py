@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from oneticket.metrics.alignment import match_channels
 from oneticket.prunable import Prunable
 from oneticket.pruning import ScoreContext, prune
 from oneticket.pruning.correspondence import reindexed
+from oneticket.weights.norms import norms_behind
 
 NETWORKS = [
     ("lenet-300-100", {}),
@@ -73,6 +75,40 @@ def test_networks_and_their_modes_are_left_as_they_were(network: nn.Module) -> N
     assert not network.training
     assert all(torch.equal(t, there.state_dict()[n]) for n, t in before.items())
     assert not [m for m in (*network.modules(), *there.modules()) if m._forward_hooks]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("vgg11", {"width": 0.125}), ("resnet20", {"width": 0.5})], ids=["vgg11", "resnet20"]
+)
+def test_channels_whose_gain_is_negative_are_matched_by_what_they_compute(
+    built: Callable[..., nn.Module], name: str, options: dict[str, Any]
+) -> None:
+    """Half of the rows of each layer, and their running means, change sign, and so does γ: the function is what it was.
+
+    Before their normalisation, those channels correlate by −1 with the right ones.
+    """
+    network = built(name, (3, 32, 32), seed=2, **options)
+    stream = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        network.train()(torch.randn(32, 3, 32, 32, generator=stream))
+        network.eval()
+        for key, tensor in network.named_parameters():
+            if tensor.dim() == 1 and key.endswith("bias"):
+                tensor.copy_(0.3 * torch.randn(tensor.shape, generator=stream))
+    there = copy.deepcopy(network)
+    state = there.state_dict()
+    for layer, norm in norms_behind(network, torch.zeros(1, 3, 32, 32)).items():
+        turned = torch.rand(len(state[f"{layer}.weight"]), generator=stream) < 0.5
+        for key in (f"{layer}.weight", f"{norm}.weight", f"{norm}.running_mean"):
+            state[key][turned] *= -1
+    groups = channel_groups(network, batches(1)[0][0])
+    orders = [torch.randperm(g.channels, generator=stream) for g in groups]
+    there.load_state_dict(permuted(state, groups, orders))
+    assert torch.allclose(there(batches(1)[0][0]), network(batches(1)[0][0]), atol=1e-4)
+    view = Prunable(network)
+    masks = prune(view, ScoreContext(), criterion="magnitude", allocation="global", density=0.2)
+    matching = match_channels(network, there, batches(2), names=view.names)
+    assert Masks(reindexed(permuted(masks, groups, orders), matching)) == masks
 
 
 def test_correlation_counts_and_not_scale() -> None:

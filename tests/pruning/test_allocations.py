@@ -45,22 +45,24 @@ def total_of(scores: Scores) -> int:
     return sum(s.numel() for s in scores.values())
 
 
-def shares_of(name: str, scores: Scores) -> list[int]:
+def shares_of(name: str, scores: Scores) -> list[int] | list[Fraction]:
     """What each layer's number of kept weights is proportional to, as long as no layer is full."""
-    sizes, depth = [s.numel() for s in scores.values()], len(scores)
+    sizes, depth = [s.numel() for s in scores.values()], len(scores) + 1  # the head is a layer that is not pruned
+    smart = [n * ((depth - i + 1) ** 2 + (depth - i + 1)) for i, n in enumerate(sizes, start=1)]
     return {
         "layerwise": sizes,
         "erk": [sum(s.shape) for s in scores.values()],
-        "smart": [n * ((depth - i + 1) ** 2 + (depth - i + 1)) for i, n in enumerate(sizes, start=1)],
+        "smart": smart,
+        "smart-vgg": [Fraction(share, i**2) for i, share in enumerate(smart, start=1)],
     }[name]
 
 
-def divided(total: int, shares: list[int], caps: list[int]) -> list[int]:
+def divided(total: int, shares: list[int] | list[Fraction], caps: list[int]) -> list[int]:
     """``total`` by ``shares`` with exact fractions: one layer after the other is filled, the rest is rounded."""
     full: set[int] = set()
     while True:
         free = [i for i in range(len(shares)) if i not in full]
-        rest = Fraction(total - sum(caps[i] for i in full), sum(shares[i] for i in free) or 1)
+        rest = (total - sum(caps[i] for i in full)) / Fraction(sum(shares[i] for i in free) or 1)
         over = [i for i in free if shares[i] * rest >= caps[i]]
         if not over:
             break
@@ -259,10 +261,28 @@ def test_erk_by_hand() -> None:
 
 # -- smart ---------------------------------------------------------------------------------------------------------
 def test_smart_by_hand() -> None:
-    """Three layers of 100: ratios 12 : 6 : 2. At 0.1, 30 of 300: 18, 9, 3. At 0.7, 126 > 100: dense, 110 as 6 : 2."""
+    """Three layers of 100, the last of them the head: ratios 12 : 6 : 2. At 0.1, 30 of 300: 18, 9, 3.
+
+    At 0.7, 126 > 100: dense, 110 as 6 : 2. With a head that is not pruned behind them, 20 : 12 : 6: of 30, 15.8, 9.5,
+    4.7. Over l², 12 : 6/4 : 2/9 and 20 : 12/4 : 6/9: 26.2, 3.3, 0.5 and 25.4, 3.8, 0.8.
+    """
     scores = scored({"a": (10, 10), "b": (10, 10), "c": (10, 10)})
-    assert counts(ALLOCATIONS["smart"](scores, 0.1, Masks.full(scores))) == [18, 9, 3]
-    assert counts(ALLOCATIONS["smart"](scores, 0.7, Masks.full(scores))) == [100, 83, 27]
+    full = Masks.full(scores)
+    assert counts(ALLOCATIONS["smart"](scores, 0.1, full, head="c")) == [18, 9, 3]
+    assert counts(ALLOCATIONS["smart"](scores, 0.7, full, head="c")) == [100, 83, 27]
+    assert counts(ALLOCATIONS["smart"](scores, 0.1, full)) == [16, 9, 5]
+    assert counts(ALLOCATIONS["smart-vgg"](scores, 0.1, full, head="c")) == [26, 3, 1]
+    assert counts(ALLOCATIONS["smart-vgg"](scores, 0.1, full)) == [25, 4, 1]
+
+
+@pytest.mark.parametrize(("prune_head", "last"), [(False, 2), (True, 1)])
+def test_smart_counts_the_head_as_a_layer(case: Any, prune_head: bool, last: int) -> None:
+    """Through ``prune``: the ratio of the last prunable layer is k² + k with k = 2, or 1 where it is the head."""
+    view = Prunable(case.model, prune_head=prune_head)
+    masks = prune(view, ScoreContext(), criterion="magnitude", allocation="smart", density=0.1)
+    depths = reversed(range(last, len(masks) + last))
+    shares = [w.numel() * (k**2 + k) for k, (_, w) in zip(depths, view.weights(), strict=True)]
+    assert counts(masks) == divided(masks.kept, shares, [w.numel() for _, w in view.weights()])
 
 
 # -- lamp ----------------------------------------------------------------------------------------------------------
@@ -336,7 +356,7 @@ def test_lamp_refuses_signed_scores_of_what_is_alive() -> None:
 
 
 # -- on networks ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["layerwise", "erk", "smart"])
+@pytest.mark.parametrize("name", ["layerwise", "erk", "smart", "smart-vgg"])
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.1, 0.01])
 def test_layer_budgets_of_networks(name: str, density: float, case: Any) -> None:
     """A convolutional and a residual network, down to where layers saturate and up to where most are full."""

@@ -52,6 +52,8 @@ def control_context() -> ControlContext:
         trained=lambda: {n: w * torch.rand(w.shape, generator=stream).round() for n, w in weights.items()},
         matching=lambda: {n: [(0, torch.arange(len(w)).flip(0))] for n, w in weights.items()},
         shapes=lambda: {n: w.shape for n, w in weights.items()},
+        head=lambda: None,
+        gains=lambda: {"0.weight": torch.tensor([1.0, 0.0, -1.0, 2.0]).view(4, 1, 1, 1)},
     )
 
 

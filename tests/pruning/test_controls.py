@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning import CONTROLS, ControlContext
-from oneticket.pruning.controls import NATURALLY_ZERO
+from oneticket.pruning.controls import NATURALLY_ZERO, naturally_zero
 
 SHAPES = {"conv": (8, 3, 3, 3), "fc1": (40, 64), "fc2": (10, 40)}
 
@@ -50,6 +50,8 @@ def given_seed(seed: int = 0, *, zeros: float = 0.0) -> ControlContext:
         trained=lambda: trained,
         matching=lambda: {name: [(0, torch.arange(shape[0]).roll(seed + 1))] for name, shape in SHAPES.items()},
         shapes=lambda: SHAPES,
+        head=lambda: None,
+        gains=dict,
     )
 
 
@@ -113,10 +115,23 @@ def test_erk_gives_each_layer_its_erk_density(density: float, seed: int) -> None
 
 @given(st.floats(0.0, 1.0), st.integers(0, 100))
 def test_smart_gives_each_layer_its_smart_ratio(density: float, seed: int) -> None:
-    """Ratios of three layers: 3² + 3, 2² + 2, 1² + 1. At high densities the first, then the second is whole."""
+    """Ratios of four layers, of which the head has no mask: 4² + 4, 3² + 3, 2² + 2. They saturate from the first on.
+
+    As in the code for VGG over 1², 2², 3².
+    """
     before = ticket(density, seed)
-    after = CONTROLS["smart"](before, given_seed(seed))
-    assert_proportional(after, before.kept, [12, 6, 2])
+    for name, ratios in (("smart", [20, 12, 6]), ("smart-vgg", [20, 12 / 4, 6 / 9])):
+        assert_proportional(CONTROLS[name](before, given_seed(seed)), before.kept, ratios)
+
+
+def test_smart_needs_to_know_whether_the_last_layer_is_the_head() -> None:
+    def given_head(head: str | None) -> ControlContext:
+        return ControlContext(generator=lambda: torch.Generator().manual_seed(0), head=lambda: head)
+
+    before = ticket(0.3)
+    for name, ratios in (("smart", [12, 6, 2]), ("smart-vgg", [12, 6 / 4, 2 / 9])):
+        assert_proportional(CONTROLS[name](before, given_head("fc2")), before.kept, ratios)
+        assert CONTROLS[name](before, given_head("fc2")) != CONTROLS[name](before, given_head(None))
 
 
 def test_smart_saturates() -> None:
@@ -179,6 +194,26 @@ def test_when_more_are_naturally_zero_than_must_go_they_go_at_random() -> None:
         assert abs(int((after[name] & zeros[name]).sum()) - expected) < 5 * (expected * (1 - rho)) ** 0.5
 
 
+def test_weights_into_units_whose_gain_is_about_zero_are_naturally_zero_too() -> None:
+    """A γ of 0 or just above −10⁻³ is about zero, one a little larger is not; layers without γ go by their weights."""
+    before, context = ticket(0.3), given_seed(2, zeros=0.1)
+    gain = torch.ones(8)
+    gain[1], gain[4], gain[6] = 0.0, -0.999e-3, 1.001e-3
+    seen = ControlContext(
+        generator=lambda: torch.Generator().manual_seed(2),
+        initial=lambda: context.initial,
+        trained=lambda: context.trained,
+        gains=lambda: {"conv": gain.view(8, 1, 1, 1).expand(8, 3, 3, 3)},
+    )
+    expected = dict(natural(context))
+    expected["conv"] = expected["conv"].clone()
+    expected["conv"][[1, 4]] = True
+    assert naturally_zero(before, seen) == Masks(expected)
+    after = CONTROLS["natural-corrected"](before, seen)
+    assert after.kept == before.kept
+    assert not after["conv"][[1, 4]].any()
+
+
 def test_without_natural_zeros_it_levels_like_the_globally_permuted() -> None:
     assert not natural(given_seed()).kept
     assert_levelled(ticket(0.4), CONTROLS["natural-corrected"](ticket(0.4), given_seed()))
@@ -195,7 +230,7 @@ def test_weights_of_another_network_are_refused() -> None:
 
 
 # -- what a control may look at ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("asked", ["generator", "initial", "trained", "matching", "shapes"])
+@pytest.mark.parametrize("asked", ["generator", "initial", "trained", "matching", "shapes", "head", "gains"])
 def test_what_was_not_given_is_named_and_none_is_asked_for_twice(asked: str) -> None:
     with pytest.raises(InputError, match=rf"not given; expected ControlContext\({asked}=…\)"):
         getattr(ControlContext(), asked)
@@ -208,11 +243,11 @@ def test_what_was_not_given_is_named_and_none_is_asked_for_twice(asked: str) -> 
 
 @pytest.mark.parametrize("name", [e.name for e in CONTROLS.entries() if e.facts.needs == "density"])
 def test_controls_that_say_they_need_the_density_only_see_nothing_else(name: str) -> None:
-    """Two tickets of one density give the same masks, from a generator alone."""
+    """Two tickets of one density give the same masks, from a generator and the name of a head alone."""
     one = ticket(0.4)
     other = one.permuted(torch.Generator().manual_seed(7), within="network")
     first, second = (
-        CONTROLS[name](masks, ControlContext(generator=lambda: torch.Generator().manual_seed(1)))
+        CONTROLS[name](masks, ControlContext(generator=lambda: torch.Generator().manual_seed(1), head=lambda: None))
         for masks in (one, other)
     )
     if name != "globally-permuted":  # there only the distribution is the same

@@ -53,8 +53,9 @@ def control_context(case: Any, seed: int) -> ControlContext:
         small = torch.rand(weight.shape, generator=stream) < 1 / 3
         trained[name] = torch.where(small, -0.999 * bound, 1.001 * bound)
     return ControlContext(
-        generator=lambda: torch.Generator().manual_seed(seed), initial=lambda: start, trained=lambda: trained
-    )
+        generator=lambda: torch.Generator().manual_seed(seed), initial=lambda: start, trained=lambda: trained,
+        head=lambda: None, gains=dict,
+    )  # fmt: skip
 
 
 def equal(after: Masks, expected: dict[str, np.ndarray]) -> None:
@@ -88,7 +89,7 @@ def test_globally_permuted(density: float, case: Any) -> None:
 # -- drawn ---------------------------------------------------------------------------------------------------------
 def densities(name: str, shapes: Shapes) -> list[Fraction]:
     """What the density of each layer is proportional to, from methods §2 and §4."""
-    depth = len(shapes)
+    depth = len(shapes) + 1  # with the head, which is not pruned
     return {
         "even": [Fraction(1) for _ in shapes],
         "erk": [Fraction(sum(shape), math.prod(shape)) for shape in shapes.values()],
@@ -180,6 +181,8 @@ def test_every_position_is_as_likely_as_the_control_says(name: str, case: Any) -
             generator=lambda s=seed: torch.Generator().manual_seed(s),
             initial=lambda: given.initial,
             trained=lambda: given.trained,
+            head=lambda: None,
+            gains=dict,
         )
         after = CONTROLS[name](before, drawn)
         hits = {n: hits[n] + after[n] for n in hits}

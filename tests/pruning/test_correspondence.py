@@ -110,6 +110,39 @@ def test_blocks_repeat_from_the_end_and_drop_from_the_end(there: int, here: int,
     assert carried["stem.weight"] == -1
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "blocks"),
+    [
+        (5, 9, [0, 1, 1, 2, 2, 3, 3, 4, 4]),  # the example of the authors' code
+        (3, 5, [0, 1, 1, 2, 2]),
+        (3, 4, [0, 1, 1, 2]),
+        (5, 7, [0, 1, 1, 2, 3, 3, 4]),
+        (5, 3, [0, 1, 3]),
+        (3, 3, [0, 1, 2]),
+        (2, 1, [0]),
+        (1, 1, [0]),
+    ],
+)
+def test_interleaved_copies_stand_beside_their_originals(there: int, here: int, blocks: list[int]) -> None:
+    shapes = {n: t.shape for n, t in family((here, 2)).items()}
+    carried = stretched(family((there, 2)), shapes, "interleave")
+    assert [int(carried[f"stages.0.{b}.conv.weight"]) for b in range(here)] == blocks
+    assert CONTROLS["elastic"](
+        Masks({n: t > 1 for n, t in family((there, 2)).items()}),
+        ControlContext(shapes=lambda: shapes, blocks="interleave"),
+    ) == Masks({n: t > 1 for n, t in carried.items()})
+
+
+@given(st.integers(2, 7), st.integers(2, 9))
+def test_interleaving_keeps_the_order_and_spreads_the_copies_evenly(there: int, here: int) -> None:
+    shapes = {n: t.shape for n, t in family((here,)).items()}
+    carried = stretched(family((there,)), shapes, "interleave")
+    found = [int(carried[f"stages.0.{b}.conv.weight"]) for b in range(1, here)]
+    assert found == sorted(found)
+    times = [found.count(block) for block in range(1, there)]
+    assert max(times) - min(times) <= 1
+
+
 @pytest.mark.parametrize(("source", "target"), [("resnet20", "resnet32"), ("resnet32", "resnet20")])
 def test_a_whole_ticket_is_carried_between_residual_networks(source: str, target: str) -> None:
     one, other = resnet(source), resnet(target)

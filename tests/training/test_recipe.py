@@ -167,6 +167,27 @@ def test_the_optimiser_is_the_one_described(recipe: Recipe, kind: type, settings
     assert optimizer.param_groups[0]["weight_decay"] == 1e-4
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_a_factor_on_the_rate_leaves_decay_alone(optimizer: Any) -> None:
+    """A step without a gradient is nothing but decoupled decay: w (1 − ηλ), whatever the factor of the group.
+
+    With L2 the decay is a part of the gradient, and λ is what the recipe says.
+    """
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    recipe = Recipe(optimizer=optimizer, lr=0.01, epochs=1, weight_decay=0.1)
+    made = recipe.make_optimizer(model, {"0.weight": 20.0, "1.weight": 0.3})
+    assert [group["lr"] for group in made.param_groups] == pytest.approx([0.003, 0.01, 0.2])
+    if optimizer != "adamw":
+        assert {group["weight_decay"] for group in made.param_groups} == {0.1}
+        return
+    before = [weight.detach().double().clone() for weight in model.parameters()]
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    made.step()
+    for weight, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.detach().double(), old * (1 - 0.01 * 0.1), rtol=1e-6, atol=0)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].weight.requires_grad_(False)

@@ -8,6 +8,7 @@ from torch import nn
 
 from oneticket.models import ModelSpec, build
 from oneticket.weights import NORMS, DrawContext, norm_names
+from oneticket.weights.norms import gains_behind, norms_behind
 
 ORIGIN = {"fresh": "redrawn", "rewound": "rewound", "trained": "trained"}
 
@@ -76,3 +77,47 @@ def test_each_kind_of_normalisation_is_known() -> None:
 
 def test_a_bare_normalisation_layer_is_one_too() -> None:
     assert norm_names(nn.LayerNorm(3)) == ("weight", "bias")
+
+
+class Wired(nn.Module):
+    """Normalised at once, after an activation, together, with a transposed layer, and a layer and a norm used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+        self.late, self.after = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.grouped, self.together = nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)
+        self.up, self.behind = nn.ConvTranspose2d(4, 6, 1, groups=2), nn.BatchNorm2d(6)
+        self.twice, self.shared = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.plain, self.bare = nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5, affine=False)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.after(torch.relu(self.late(self.norm(self.first(x)))))
+        x = self.behind(self.up(self.together(self.grouped(x))))
+        x = self.shared(self.twice(self.shared(self.twice(x))))
+        return self.head(self.bare(self.plain(x)).mean((2, 3)))
+
+
+def test_the_normalisation_directly_behind_a_layer() -> None:
+    model, images = Wired().train(), torch.randn(2, 2, 3, 3)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert norms_behind(model, images) == {
+        "first": "norm", "grouped": "together", "up": "behind", "plain": "bare",
+    }  # fmt: skip
+    assert model.training
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+
+
+def test_the_gain_behind_each_weight_is_that_of_the_unit_it_leads_into() -> None:
+    """Units lie along the first dimension, in a transposed convolution along the second of each group."""
+    model = Wired()
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.arange(3))
+        model.behind.weight.copy_(torch.arange(6))
+    gains = gains_behind(model, torch.randn(2, 2, 3, 3))
+    assert gains.keys() == {"first.weight", "up.weight"}, "a GroupNorm mixes units, and one has no gain"
+    assert torch.equal(gains["first.weight"][:, :, 0, 0], torch.tensor([[0.0] * 2, [1.0] * 2, [2.0] * 2]))
+    # Two groups of two inputs and three units each.
+    assert gains["up.weight"][:, :, 0, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]]

@@ -140,7 +140,7 @@ def test_fan_in_draws_fresh_weights_of_networks_from_its_stream(seed: int, pair:
     masks = masks_of(network(*pair, 0), seed)
     fresh = origins(pair, masks).redrawn
     weights = {n: fresh[n] * masks[n] for n in masks}
-    context = RescalingContext("re-drawn", generator=lambda: torch.Generator().manual_seed(seed))
+    context = RescalingContext("re-drawn", he_normal=True, generator=lambda: torch.Generator().manual_seed(seed))
     after = rescale("fan-in", weights, masks, context, optimizer="adam").weights
     stream = torch.Generator().manual_seed(seed)
     for layer, mask in masks.items():
@@ -151,7 +151,8 @@ def test_fan_in_draws_fresh_weights_of_networks_from_its_stream(seed: int, pair:
         np.testing.assert_allclose(after[layer].numpy(), expected, rtol=0, atol=1e-12)
         assert after[layer].dtype == weights[layer].dtype
     again = rescale("fan-in", {n: w * 3 for n, w in weights.items()}, masks, RescalingContext(
-        "re-drawn", generator=lambda: torch.Generator().manual_seed(seed)), optimizer="adam").weights  # fmt: skip
+        "re-drawn", he_normal=True, generator=lambda: torch.Generator().manual_seed(seed)),
+        optimizer="adam").weights  # fmt: skip
     assert all(torch.equal(again[n], after[n]) for n in masks), "nothing is left of the weights that it is given"
 
 

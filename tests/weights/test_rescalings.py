@@ -26,7 +26,8 @@ def ticket_context() -> RescalingContext:
 
 
 def redrawn_context(stream: torch.Generator | None = None) -> RescalingContext:
-    return RescalingContext("re-drawn", generator=lambda: stream or generator())
+    """That of a built-in model, whose fresh draws are N(0, 2/f_l)."""
+    return RescalingContext("re-drawn", he_normal=True, generator=lambda: stream or generator())
 
 
 def masks_of(density: float = 0.3) -> Masks:
@@ -122,6 +123,26 @@ def test_fan_in_forgets_the_weights_of_a_fresh_draw_and_follows_its_generator() 
     assert not torch.equal(draws[0]["fc"], draws[2]["fc"])
 
 
+def test_fan_in_leaves_a_fresh_draw_of_another_distribution_at_its_own_scale() -> None:
+    """torch's default: U(−1/√f, 1/√f), of variance σ² = 1/(3f). Re-drawn or a ticket, a unit gets σ² f/f_i.
+
+    In float64 from the formula, unit by unit; and over all units the mean square of a kept weight, times its f_i, is
+    1/3, within 4 standard errors, where a draw from N(0, 2/f_i) would have 2.
+    """
+    shape, stream = (400, 60), generator(4)
+    mask = torch.rand(shape, generator=stream) < 0.1
+    weight = (2 * torch.rand(shape, generator=stream, dtype=torch.float64) - 1) / math.sqrt(60)
+    weights, masks = {"fc": (weight * mask).float()}, Masks({"fc": mask})
+    fresh = rescale("fan-in", weights, masks, RescalingContext("re-drawn"), optimizer="adam").weights["fc"]
+    learnt = rescale("fan-in", weights, masks, RescalingContext("rewound"), optimizer="adam").weights["fc"]
+    kept = mask.numpy().sum(axis=1, keepdims=True)
+    expected = (weight * mask).numpy() * np.sqrt(60 / np.maximum(kept, 1))
+    np.testing.assert_allclose(fresh.numpy(), expected, rtol=1e-6)
+    assert torch.equal(fresh, learnt), "one scale for the arms that are compared"
+    scaled = (fresh.numpy().astype(np.float64) ** 2 * kept)[mask.numpy()]
+    assert abs(scaled.mean() - 1 / 3) < 4 * scaled.std() / math.sqrt(scaled.size)
+
+
 @pytest.mark.parametrize("drawn", ["initial", "sign-constant", "sign-redrawn"])
 def test_fan_in_keeps_the_signs_of_what_is_no_fresh_draw(drawn: str) -> None:
     masks = masks_of()
@@ -141,7 +162,10 @@ def test_fan_in_counts_the_inputs_of_units_of_transposed_convolutions(dims: int,
     mask = Masks({name: chosen})
     weights = {name: torch.randn(chosen.shape, generator=generator(2)) * chosen}
     stream = generator(9)
-    contexts = [RescalingContext(d, network=lambda: model, generator=lambda: stream) for d in ("rewound", "re-drawn")]
+    contexts = [
+        RescalingContext(d, he_normal=True, network=lambda: model, generator=lambda: stream)
+        for d in ("rewound", "re-drawn")
+    ]
     after = rescale("fan-in", weights, mask, contexts[0], optimizer="adam").weights[name]
     fresh = [rescale("fan-in", weights, mask, contexts[1], optimizer="adam").weights[name] for _ in range(TIMES)]
     powers, inputs, units = [], 6 // groups, 12 // groups

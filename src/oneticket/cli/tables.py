@@ -29,20 +29,21 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
 
 
 def cautions(place: Path, experiment: str | None) -> list[str]:
-    """Warnings about networks of a store whose numbers may be wrong, or were computed in different ways.
+    """Warnings about networks of a store whose numbers may be wrong, were computed in different ways, or mislead.
 
-    A table in CSV does not hold enough to say.
+    A table in CSV holds enough to say for the last of them only.
     """
     from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.natural import correction, correction_of_rows
     from oneticket.lab.results.surroundings import facts_of, mixtures
     from oneticket.lab.results.suspects import suspects
 
     if place.is_file():
-        return []
+        return correction_of_rows(rows_of(place, experiment))
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
-    return [*([str(found)] if found else []), *mixtures(facts)]
+    return [*([str(found)] if found else []), *mixtures(facts), *correction(facts)]
 
 
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oneticket.coupling import ChannelGroup, channel_groups, orders
 from oneticket.errors import InputError
 from oneticket.training.evaluation import evaluating
+from oneticket.weights.norms import norms_behind
 
 BATCHES = 8  # of training data, on which activations are compared
 
@@ -23,7 +24,8 @@ def match_channels(
 
     Channels that residual additions tie together move together. Within such a group channels are assigned to each other
     so that the sum of the correlations of their outputs, over samples and pixels and over the layers that make them, is
-    largest (Hungarian algorithm). Outputs are those in evaluation mode on the first 8 batches.
+    largest (Hungarian algorithm). Outputs are those in evaluation mode on the first 8 batches, of the normalisation
+    directly behind a layer where there is one: a negative γ turns the sign of what a channel computes.
 
     Parameters
     ----------
@@ -64,7 +66,8 @@ def _correlations(
     here: nn.Module, there: nn.Module, groups: Sequence[ChannelGroup], given: Sequence[Tensor]
 ) -> list[Tensor]:
     """For each group a float64 matrix (channels here, channels there)."""
-    makers = [_makers(here, group) for group in groups]
+    behind = norms_behind(here, given[0][:2])
+    makers = [[(behind.get(layer, layer), rows) for layer, rows in _makers(here, group)] for group in groups]
     sums: list[list[_Moments]] = [
         [_Moments(group.channels) for _ in by] for group, by in zip(groups, makers, strict=True)
     ]

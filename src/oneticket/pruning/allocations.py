@@ -10,7 +10,7 @@ from torch import Tensor
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning.base import Scores, allocation, kept_count
-from oneticket.pruning.selection import apportion, erk_share, largest_alive, smart_shares
+from oneticket.pruning.selection import apportion, erk_share, largest_alive, smart_shares, smart_vgg_shares
 
 
 @allocation("global", source="Han et al. 2015; Frankle & Carbin 2019")
@@ -84,14 +84,26 @@ def lamp(scores: Scores, density: float, alive: Masks) -> Masks:
     return _best(scores, alive, {name: int(mask.sum()) for name, mask in chosen.items()})
 
 
-@allocation("smart", source="Su et al. 2020")
-def smart(scores: Scores, density: float, alive: Masks) -> Masks:
-    """The best of each layer, density of layer l of L in proportion to (L − l + 1)² + (L − l + 1).
+@allocation("smart", source="Su et al. 2020", needs="head")
+def smart(scores: Scores, density: float, alive: Masks, *, head: str | None = None) -> Masks:
+    """The best of each layer, density of layer l of L in proportion to k² + k, k = L − l + 1.
 
-    Layers that would exceed 1, or what is alive of them, are kept whole and the scale is solved again for the others.
-    The layers are the prunable ones in the model's order.
+    The layers are the prunable ones in the model's order. L counts the head, too: where it is not prunable (``head`` is
+    None), the last prunable layer has k = 2. Layers that would exceed 1, or what is alive of them, are kept whole and
+    the scale is solved again for the others.
     """
-    shares = smart_shares([s.numel() for s in scores.values()])
+    shares = smart_shares([s.numel() for s in scores.values()], len(scores) + (head is None))
+    return _best(scores, alive, _counts(_budget(scores, density), dict(zip(scores, shares, strict=True)), alive))
+
+
+@allocation("smart-vgg", source="Su et al. 2020, code for VGG", needs="head")
+def smart_vgg(scores: Scores, density: float, alive: Masks, *, head: str | None = None) -> Masks:
+    """The best of each layer, density of layer l of L in proportion to (k² + k) / l², k = L − l + 1.
+
+    The published results of VGG are of these densities, which the paper's formula does not give; all else is as in
+    ``smart``.
+    """
+    shares = smart_vgg_shares([s.numel() for s in scores.values()], len(scores) + (head is None))
     return _best(scores, alive, _counts(_budget(scores, density), dict(zip(scores, shares, strict=True)), alive))
 
 

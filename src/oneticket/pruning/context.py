@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oneticket.errors import InputError
 from oneticket.lazy import Context, Given
-from oneticket.pruning.correspondence import Matching, Shapes
+from oneticket.pruning.correspondence import Blocks, Matching, Shapes
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 """Pairs of inputs and targets."""
@@ -71,6 +71,13 @@ class ControlContext(Context):
         parameter name → pairs of a dimension and the order of its indices.
     shapes : Callable[[], Shapes], optional
         Gives the shapes of the prunable weights of the network to be trained, by parameter name.
+    head : Callable[[], str or None], optional
+        Gives the name of the head's weight, None if the head is not pruned and so has no mask.
+    gains : Callable[[], Mapping[str, Tensor]], optional
+        Gives γ of the batch normalisation behind each layer that has one, after the dense training: by the name of the
+        layer's weight, in a shape that broadcasts to it.
+    blocks : str
+        The order in which residual blocks are repeated or dropped, ``append`` or ``interleave``.
 
     Raises
     ------
@@ -89,3 +96,6 @@ class ControlContext(Context):
     trained: Given[Mapping[str, Tensor]] = Given("the densely trained weights")
     matching: Given[Matching] = Given("a matching of channels")
     shapes: Given[Shapes] = Given("the shapes of the network to be trained")
+    head: Given[str | None] = Given("the head's weight")
+    gains: Given[Mapping[str, Tensor]] = Given("the gains of normalisations")
+    blocks: Blocks = "append"

@@ -12,13 +12,22 @@ from oneticket.masks import Masks
 from oneticket.pruning.base import control
 from oneticket.pruning.context import ControlContext
 from oneticket.pruning.correspondence import reindexed, stretched
-from oneticket.pruning.selection import apportion, erk_share, largest, random_positions, smart_shares
+from oneticket.pruning.selection import (
+    apportion,
+    erk_share,
+    largest,
+    random_positions,
+    smart_shares,
+    smart_vgg_shares,
+)
 
 NATURALLY_ZERO = 1e-3
 """A weight is naturally zero if dense training ends with |W_T| at most this fraction of its layer's σ_l.
 
 If all f_l weights into a unit were that small, they would change its pre-activation by at most a thousandth of its
-standard deviation at initialisation, σ_l √f_l for inputs of unit variance.
+standard deviation at initialisation, σ_l √f_l for inputs of unit variance. The same number bounds |γ| of a batch
+normalisation behind the unit, which multiplies values of unit variance. By chance alone, 0.08 % of the weights of an
+untouched normal layer are that small.
 """
 
 
@@ -43,7 +52,7 @@ def globally_permuted(ticket: Masks, context: ControlContext) -> Masks:
 @control("even", needs="density")
 def even(ticket: Masks, context: ControlContext) -> Masks:
     """Random positions, every layer at the ticket's overall density."""
-    return _scattered(ticket, [mask.numel() for mask in ticket.values()], context.generator)
+    return _scattered(ticket, _sizes(ticket), context.generator)
 
 
 @control("erk", source="Evci et al. 2020, §3", needs="density")
@@ -54,25 +63,34 @@ def erk(ticket: Masks, context: ControlContext) -> Masks:
 
 @control("smart", source="Su et al. 2020", needs="density")
 def smart(ticket: Masks, context: ControlContext) -> Masks:
-    """Random positions, layer densities ρ_l ∝ (L−l+1)² + (L−l+1), l = 1…L in the network's order.
+    """Random positions, layer densities ρ_l ∝ k² + k, k = L − l + 1, l = 1, 2, … in the network's order.
 
-    Layers that would exceed 1 are kept whole and the scale is solved again for the others. The published exception for
-    the classifier (always 0.3) is left out: by default the head is not pruned.
+    L counts the head, too: where it has no mask, the last layer has k = 2. Layers that would exceed 1 are kept whole
+    and the scale is solved again for the others. The published exception for the classifier (always 0.3) is left out:
+    by default the head is not pruned.
     """
-    return _scattered(ticket, smart_shares([mask.numel() for mask in ticket.values()]), context.generator)
+    return _scattered(ticket, smart_shares(_sizes(ticket), _layers(ticket, context)), context.generator)
+
+
+@control("smart-vgg", source="Su et al. 2020, code for VGG", needs="density")
+def smart_vgg(ticket: Masks, context: ControlContext) -> Masks:
+    """Random positions, layer densities ρ_l ∝ (k² + k) / l²: those of the published results of VGG.
+
+    All else is as in ``smart``.
+    """
+    return _scattered(ticket, smart_vgg_shares(_sizes(ticket), _layers(ticket, context)), context.generator)
 
 
 @control("natural-corrected", source="Caron et al. 2020")
 def natural_corrected(ticket: Masks, context: ControlContext) -> Masks:
     """Weights that dense training drove to zero are dropped first, the rest at random over the network.
 
-    A weight is naturally zero if |W_T| ≤ 10⁻³ σ_l, with σ_l the population standard deviation of W_0,l (the bound is
-    ours). If there are more naturally zero weights than have to be dropped, those to drop are chosen at random among
-    them; without any, this is ``globally-permuted``.
+    Which these are, :func:`naturally_zero` says. If there are more of them than have to be dropped, those to drop are
+    chosen at random among them; without any, this is ``globally-permuted``.
     """
     if not ticket:
         return ticket
-    natural = torch.cat([_naturally_zero(name, mask, context).flatten() for name, mask in ticket.items()])
+    natural = torch.cat([mask.flatten() for mask in naturally_zero(ticket, context).values()])
     # Random places in a queue, with every naturally zero weight behind all others.
     places = torch.randperm(ticket.total, generator=context.generator) - ticket.total * natural
     pieces = torch.split(largest(places, ticket.kept), [mask.numel() for mask in ticket.values()])
@@ -95,12 +113,28 @@ def aligned(ticket: Masks, context: ControlContext) -> Masks:
 def elastic(ticket: Masks, context: ControlContext) -> Masks:
     """The mask of a ticket of a shallower or deeper network of the family, residual blocks repeated or dropped.
 
-    The number of kept weights follows from the depth; layers keep their densities.
+    The number of kept weights follows from the depth; layers keep their densities. In which order blocks are repeated
+    or dropped, ``blocks`` of the context says.
     """
-    return Masks(stretched(ticket, context.shapes))
+    return Masks(stretched(ticket, context.shapes, context.blocks))
 
 
-def _naturally_zero(name: str, mask: Tensor, context: ControlContext) -> Tensor:
+def naturally_zero(masks: Masks, context: ControlContext) -> Masks:
+    """True for the weights, of those that ``masks`` name, that dense training drove to zero.
+
+    A weight is naturally zero if |W_T| ≤ 10⁻³ σ_l, with σ_l the population standard deviation of W_0,l, or if it leads
+    into a unit whose batch normalisation ended with |γ| ≤ 10⁻³: whatever the weight is, the output of such a unit is
+    constant. Both bounds are ours.
+
+    Raises
+    ------
+    InputError
+        When the initial or the trained weights are those of another network.
+    """
+    return Masks({name: _small(name, mask, context) for name, mask in masks.items()})
+
+
+def _small(name: str, mask: Tensor, context: ControlContext) -> Tensor:
     for state, which in ((context.initial, "initial"), (context.trained, "densely trained")):
         if name not in state or state[name].shape != mask.shape:
             raise InputError(
@@ -110,11 +144,23 @@ def _naturally_zero(name: str, mask: Tensor, context: ControlContext) -> Tensor:
             )
     start = context.initial[name].detach().double()
     spread = (start - start.mean()).square().mean().sqrt()
-    return context.trained[name].detach().cpu().double().abs() <= NATURALLY_ZERO * float(spread)
+    small = context.trained[name].detach().cpu().double().abs() <= NATURALLY_ZERO * float(spread)
+    if name in context.gains:
+        small |= context.gains[name].detach().cpu().double().abs() <= NATURALLY_ZERO
+    return small
+
+
+def _sizes(masks: Masks) -> list[int]:
+    return [mask.numel() for mask in masks.values()]
+
+
+def _layers(masks: Masks, context: ControlContext) -> int:
+    """The layers of the network, its head included."""
+    return len(masks) + (context.head is None)
 
 
 def _scattered(ticket: Masks, shares: Sequence[int], generator: torch.Generator) -> Masks:
-    counts = apportion(ticket.kept, shares, [mask.numel() for mask in ticket.values()])
+    counts = apportion(ticket.kept, shares, _sizes(ticket))
     return Masks(
         {
             name: random_positions(mask.shape, count, generator)

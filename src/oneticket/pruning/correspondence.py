@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ Matching: TypeAlias = Mapping[str, Sequence[tuple[int, Tensor]]]
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 """Parameter name → shape."""
+
+Blocks: TypeAlias = Literal["append", "interleave"]
+"""The order of repeated residual blocks: the last ones once more behind the stage, or each beside its original."""
 
 _BLOCK = re.compile(r"(?P<stage>(?:.*\.)?stages\.\d+)\.(?P<block>\d+)\.(?P<rest>.+)")
 
@@ -52,19 +55,26 @@ def _reindexed(name: str, tensor: Tensor, orders: Sequence[tuple[int, Tensor]]) 
     return tensor
 
 
-def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
+def stretched(tensors: Mapping[str, Tensor], shapes: Shapes, blocks: Blocks = "append") -> dict[str, Tensor]:
     """Tensors of a residual network, adapted to a network of another depth in its family (Chen et al. 2021).
 
-    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are treated alike. A stage that
-    is longer in the second network is extended by copies of its last blocks in their order, starting over when they are
-    used up, so that the stage ends with the same block: three blocks become five as 0, 1, 2, 1, 2, and four as
-    0, 1, 2, 2. Its first block, which changes the size, is never repeated. A stage that is shorter drops its last
-    blocks. Everything outside the stages is copied unchanged.
+    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are treated alike. The first
+    block of a stage, which changes the size, is never repeated and never dropped. Everything outside the stages is
+    copied unchanged.
+
+    With ``append``, a stage that is longer in the second network is extended by copies of its last blocks in their
+    order, starting over when they are used up, so that the stage ends with the same block: three blocks become five as
+    0, 1, 2, 1, 2, and four as 0, 1, 2, 2. A stage that is shorter drops its last blocks.
+
+    With ``interleave``, copies stand beside their originals: block b ≥ 1 of a stage that has R blocks after its first,
+    and r in the first network, is a copy of block 1 + ⌊(b − 1) r / R⌋. Three blocks become five as 0, 1, 1, 2, 2, and
+    five become three as 0, 1, 3.
 
     Parameters
     ----------
     tensors : name → tensor of the first network.
     shapes : name → shape in the second network; the result has exactly these names.
+    blocks : the order of the blocks.
 
     Returns
     -------
@@ -78,7 +88,7 @@ def stretched(tensors: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor
     here, there = _depths(shapes), _depths(tensors)
     carried = {}
     for name, shape in shapes.items():
-        giver = _giver(name, here, there)
+        giver = _giver(name, here, there, blocks)
         if giver not in tensors:
             raise InputError(
                 f"'{name}' has no counterpart",
@@ -103,18 +113,24 @@ def _depths(names: Mapping[str, object]) -> dict[str, int]:
     return depths
 
 
-def _giver(name: str, here: Mapping[str, int], there: Mapping[str, int]) -> str:
+def _giver(name: str, here: Mapping[str, int], there: Mapping[str, int], blocks: Blocks) -> str:
     """The name of the original of ``name`` in a network whose stages have ``there`` blocks."""
     found = _BLOCK.fullmatch(name)
-    if found is None or int(found["block"]) < there.get(found["stage"], 0):
+    if found is None or found["block"] == "0":
         return name
-    stage, repeated = found["stage"], there.get(found["stage"], 0) - 1
+    stage, number = found["stage"], int(found["block"])
+    repeated = there.get(stage, 0) - 1
+    if number <= repeated and blocks == "append":
+        return name
     if repeated < 1:
         raise InputError(
             f"'{stage}' has no block to repeat for '{name}'",
             where="elastic",
             expected="a block after the first of each stage that grows",
         )
-    # Counted back from the stage's end, so that the last block is a copy of the last original.
-    block = 1 + (int(found["block"]) - here[stage]) % repeated
+    if blocks == "append":
+        # Counted back from the stage's end, so that the last block is a copy of the last original.
+        block = 1 + (number - here[stage]) % repeated
+    else:
+        block = 1 + (number - 1) * repeated // (here[stage] - 1)
     return f"{stage}.{block}.{found['rest']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -77,11 +78,22 @@ def erk_share(shape: Iterable[int]) -> int:
     return sum(shape) or 1
 
 
-def smart_shares(sizes: Sequence[int]) -> list[int]:
-    """N_l · ((L − l + 1)² + (L − l + 1)): the shares of layers l = 1 … L in a smart-ratio budget (Su et al. 2020).
+def smart_shares(sizes: Sequence[int], layers: int) -> list[int]:
+    """N_l · (k² + k), k = L − l + 1: the shares of layers l = 1, 2, … in a smart-ratio budget (Su et al. 2020).
 
-    >>> smart_shares([10, 10])
-    [60, 20]
+    ``layers`` is L, which counts the classifier: one more than there are ``sizes`` where it is not among them.
+
+    >>> smart_shares([10, 10], layers=3), smart_shares([10, 10], layers=2)
+    ([120, 60], [60, 20])
     """
-    depths = range(len(sizes), 0, -1)
-    return [size * depth * (depth + 1) for size, depth in zip(sizes, depths, strict=True)]
+    return [size * (layers - i) * (layers - i + 1) for i, size in enumerate(sizes)]
+
+
+def smart_vgg_shares(sizes: Sequence[int], layers: int) -> list[int]:
+    """The shares of :func:`smart_shares` over l², all times one number that makes them whole.
+
+    >>> smart_vgg_shares([10, 10], layers=3)  # 12 / 1² and 6 / 2², times 4
+    [480, 60]
+    """
+    whole = math.lcm(*range(1, len(sizes) + 1)) ** 2
+    return [share * (whole // (i + 1) ** 2) for i, share in enumerate(smart_shares(sizes, layers))]

@@ -162,6 +162,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ----------
         model : the network.
         lr_factors : parameter name → factor on its learning rate; each parameter group stores its own as ``factor``.
+            Decay does not follow it: AdamW multiplies weight decay by the rate of the group, so that its decay is
+            divided by the factor, and a step decays every parameter alike. At a factor of 0 nothing is stepped.
         """
         spared = set() if self.decay_norms else {id(p) for p in _spared_parameters(model)}
         alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
@@ -170,9 +172,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 key = (id(parameter) in spared, (lr_factors or {}).get(name, 1.0))
                 alike.setdefault(key, []).append(parameter)
         groups: list[dict[str, Any]] = [
-            {"params": parameters, "lr": self.lr * factor, "factor": factor}
-            | ({"weight_decay": 0.0} if is_spared else {})
+            {"params": parameters, "lr": self.lr * factor, "factor": factor, "weight_decay": decay}
             for (is_spared, factor), parameters in sorted(alike.items(), key=lambda item: item[0])
+            for decay in [0.0 if is_spared else self._decay(factor)]
         ]
         common: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
@@ -181,6 +183,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return torch.optim.RMSprop(groups, momentum=self.momentum or 0.0, foreach=True, **common)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, betas=self.betas or (0.9, 0.999), fused=True, **common)
+
+    def _decay(self, factor: float) -> float:
+        return self.weight_decay / factor if self.optimizer == "adamw" and factor else self.weight_decay
 
 
 def _spared_parameters(model: nn.Module) -> list[nn.Parameter]:

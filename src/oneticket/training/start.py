@@ -29,7 +29,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         recipe's last, or the mean of its last tenth where the schedule falls to its very end.
     cycles : how often the recipe is run, one time after the other: each time its whole schedule, warm-up included, from
         the weights that the time before has left, and a fresh optimiser. Epochs are counted on.
-    lr_factors : parameter name → factor on its learning rate; 1 for those not named.
+    lr_factors : parameter name → factor on its learning rate, not on the decay of AdamW; 1 for those not named.
     callbacks : the callbacks of the method, called before those of the user.
     """
 

@@ -29,6 +29,8 @@ class RescalingContext(Context):
     ----------
     weights : str
         The registered name of the draw that gave the weights.
+    he_normal : bool, default False
+        Whether a fresh draw is N(0, 2/f_l) in every layer, f_l being its inputs a unit, as that of a built-in model is.
     generator : Callable[[], torch.Generator], optional
         Gives the generator, on the CPU, for weights that are drawn anew.
     network : Callable[[], nn.Module], optional
@@ -55,6 +57,7 @@ class RescalingContext(Context):
     looker = "rescaling"
     weights: str
     _: KW_ONLY
+    he_normal: bool = False
     generator: Given[torch.Generator] = Given("a random generator")
     network: Given[nn.Module] = Given("the network")
     batch: Given[Tensor] = Given("a batch")

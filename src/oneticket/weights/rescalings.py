@@ -31,11 +31,12 @@ def layer(weights: Mapping[str, Tensor], masks: Masks, _: RescalingContext) -> S
 
 @rescaling("fan-in", source="Evci et al. 2022", again="compounds")
 def fan_in(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext) -> State:
-    """Each output unit by its own kept inputs f_i: drawn anew from N(0, 2/f_i), or times √(f_l/f_i) in a ticket.
+    """Each output unit by its own kept inputs f_i: its weights times √(f_l/f_i), for a variance of σ_l² f_l/f_i.
 
-    f_l is N_l over the number of output units. These lie along the first dimension, in transposed convolutions along
-    the second of each group; transposed convolutions are recognised only if the context has a network. A unit without
-    inputs stays zero.
+    f_l is N_l over the number of output units, σ_l² the variance of the layer before. A fresh draw from N(0, 2/f_l),
+    such as that of a built-in model, is not multiplied but drawn anew from N(0, 2/f_i), the same distribution. Output
+    units lie along the first dimension, in transposed convolutions along the second of each group; transposed
+    convolutions are recognised only if the context has a network. A unit without inputs stays zero.
     """
     return {
         name: _by_fan_in(weight, masks[name], _transposed(name, weight, context), context)
@@ -94,7 +95,7 @@ def _by_fan_in(weight: Tensor, mask: Tensor, transposed: int | None, context: Re
     # A unit without inputs divides by zero below; it is masked entirely, so the result is not used.
     units = by_unit(mask, transposed)
     kept = units.sum(dim=(1, 3), keepdim=True).double()
-    if context.redrawn:
+    if context.redrawn and context.he_normal:
         drawn = torch.randn(weight.shape, generator=context.generator, dtype=torch.float64)
         scaled = by_unit(drawn, transposed).to(kept.device) * (2 / kept).sqrt()
     else:

@@ -187,7 +187,7 @@ def random_control(word: str, state: State) -> Masks:
     total = sum(state[name].numel() for name in prunable(state))
     any_masks = cut(torch.arange(total) < math.floor(DENSITY * total + 0.5), state)
     stream = generator(0, "mask", word, "0.25")
-    return CONTROLS[word](any_masks, ControlContext(generator=lambda: stream))
+    return CONTROLS[word](any_masks, ControlContext(generator=lambda: stream, head=lambda: None))
 
 
 # -- the arms, written out --------------------------------------------------------------------------------------------
@@ -366,6 +366,7 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "even": of_random_mask("even"),
     "erk": of_random_mask("erk"),
     "smart": of_random_mask("smart"),
+    "smart-vgg": of_random_mask("smart-vgg"),
     "natural-corrected": natural_corrected,
     "other-seed": lambda p: Expected(p.source.rewound, p.other.masks),
     "aligned": aligned,
@@ -463,6 +464,7 @@ def test_an_arm_begins_with_what_the_files_say(files: Files, parts: Parts, name:
     assert list(start.masks or ()) == prunable(parts.fresh), "never the normalisation, and all convolutions"
     assert not differing(start.state, expected.masked(parts.fresh))
     assert not differing(dict(start.model.state_dict()), start.state)
+    assert (start.naturally_zero is not None) == (name == "natural-corrected")
     assert msgspec.structs.replace(start.start, callbacks=()) == expected.start
 
 
@@ -472,6 +474,23 @@ def test_what_is_naturally_zero_is_measured_by_the_spread_at_initialisation(
     """With a bound so high that a spread of the trained weights would make a difference."""
     monkeypatch.setattr("oneticket.pruning.controls.NATURALLY_ZERO", 0.5)
     assert files.start(files.cell("natural-corrected")).masks == natural_corrected(parts, 0.5).masks
+
+
+def test_the_share_of_natural_zeros_is_told_and_counts_gains_of_the_dense_training(
+    files: Files, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound between the gains that training ended with, so that some units count and others don't."""
+    trained = parts.source.densely_trained
+    gains = torch.cat([trained[name.replace("conv", "norm")].abs() for name in parts.source.masks])
+    bound = float(gains.double().median()) + 1e-9
+    monkeypatch.setattr("oneticket.pruning.controls.NATURALLY_ZERO", bound)
+    zero = total = 0
+    for name in parts.source.masks:
+        spread = parts.source.initial[name].double().std(correction=0).item()
+        small = trained[name].double().abs() <= bound * spread
+        small |= (trained[name.replace("conv", "norm")].double().abs() <= bound).view(-1, 1, 1, 1)
+        zero, total = zero + int(small.sum()), total + small.numel()
+    assert files.start(files.cell("natural-corrected")).naturally_zero == pytest.approx(zero / total)
 
 
 def test_what_is_to_be_told_apart_differs(parts: Parts) -> None:
@@ -516,10 +535,13 @@ def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(
 
 
 # -- elastic ----------------------------------------------------------------------------------------------------------
-def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(
-    shared_lab: Any, parts: Parts, differing: Any
+@pytest.mark.parametrize(
+    ("order", "repeated"), [(None, (0, 1, 2, 1, 2)), ("append", (0, 1, 2, 1, 2)), ("interleave", (0, 1, 1, 2, 2))]
+)
+def test_a_deeper_network_repeats_the_blocks_of_a_shallower_ones_ticket(
+    shared_lab: Any, parts: Parts, differing: Any, order: str | None, repeated: tuple[int, ...]
 ) -> None:
-    """Three blocks become five as 0, 1, 2, 1, 2; masks, weights and what is normalised with alike."""
+    """Three blocks become five; masks, weights and what is normalised with alike."""
     grid = {"sources": ["low@sgd"], "targets": ["digits@sgd"], "arms": ["up"], "densities": [DENSITY]}
     raw = shared_lab.raw(
         seeds=1,
@@ -527,14 +549,15 @@ def test_a_deeper_network_repeats_the_last_blocks_of_a_shallower_ones_ticket(
         data__digits={"builtin": "digits", "per_class": 16},
         recipe__sgd__epochs=2,
         recipe__sgd__augment={"flip": True, "crop": 1},
-        arm={"up": {"mask": "elastic", "weights": "rewound", "model": NETWORK}},
+        arm={"up": {"mask": "elastic", "weights": "rewound", "model": NETWORK, **({"blocks": order} if order else {})}},
         transfer=[grid],
     )
     plan = shared_lab.plan(raw)
     assert parts.source.last in plan.cells, "the shallower one's search is there already"
     cell = plan.cells[next(row.cell for row in plan.rows if row.arm == "up")]
     start = parts.files.start(cell)
-    blocks = dict(enumerate((0, 1, 2, 1, 2)))
+    blocks = dict(enumerate(repeated))
+    assert cell.start.blocks == (order if order == "interleave" else msgspec.UNSET), "the default is not written"
 
     def giver(name: str) -> str:
         return re.sub(r"^(stages\.\d)\.(\d)", lambda found: f"{found[1]}.{blocks[int(found[2])]}", name)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
+from oneticket.lab.cells.definitions import is_he_normal
 from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
 from oneticket.lab.cells.parents import ParentCells, first_entries, state_of, view_of, with_head
 from oneticket.lab.cells.rates import cycles_of
@@ -18,20 +19,27 @@ from oneticket.methods import METHODS, MethodContext, callback_of
 from oneticket.methods.interpolation import Interpolated
 from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
+from oneticket.pruning.controls import naturally_zero
 from oneticket.pruning.correspondence import Matching, stretched
 from oneticket.randomness import Streams
 from oneticket.search import begin_round, masked_state
 from oneticket.training import Callback, Start
 from oneticket.weights import DRAWS, NORMS, DrawContext, Rescaled, RescalingContext, State, norm_names, rescale
+from oneticket.weights.norms import gains_behind
 
 
 class Assembled(msgspec.Struct, frozen=True):
-    """The start of a training: the network, its state and masks (None: dense), and where its recipe starts."""
+    """The start of a training: the network, its state and masks (None: dense), and where its recipe starts.
+
+    ``naturally_zero`` is the fraction of the prunable weights that dense training drove to zero, where the masks were
+    corrected for them.
+    """
 
     model: nn.Module
     state: State
     masks: Masks | None
     start: Start
+    naturally_zero: float | None = None
 
 
 def assemble(cell: Description, parents: ParentCells) -> Assembled:
@@ -82,7 +90,7 @@ class _ArmStart:
         context = self._rescaling_context(state)
         made = rescale(self.arm.rescale, weights, masks, context, optimizer=self.cell.recipe.optimizer)
         state = state | made.weights
-        return Assembled(_holding(self.network, state), state, masks, self._start(made))
+        return Assembled(_holding(self.network, state), state, masks, self._start(made), self._naturally_zero())
 
     # -- masks ---------------------------------------------------------------------------------------------------
     @cached_property
@@ -114,19 +122,33 @@ class _ArmStart:
             given = first_entries(full, kept_count(self.arm.density, self.view.total))
         else:
             given = self.parents.masks(self._ticket)
-        return CONTROLS[word](given, self._control_context(self._mask_stream(word)))
+        return CONTROLS[word](given, self._control_context(word))
+
+    def _naturally_zero(self) -> float | None:
+        """The fraction of the weights that dense training drove to zero, for the control that looks at it."""
+        if self.arm.mask != "natural-corrected":
+            return None
+        return naturally_zero(self.masks, self._control_context(self.arm.mask)).density
 
     def _mask_stream(self, word: str) -> torch.Generator:
         return self.streams.generator("mask", word, f"{self.arm.density:.12g}")
 
-    def _control_context(self, generator: torch.Generator) -> ControlContext:
+    def _control_context(self, word: str) -> ControlContext:
         return ControlContext(
-            generator=lambda: generator,
+            generator=lambda: self._mask_stream(word),
             initial=lambda: self.parents.initial(self._ticket.dense),
             trained=lambda: self.parents.end(self._ticket.dense),
             matching=self._matching,
             shapes=lambda: {name: tuple(weight.shape) for name, weight in self.view.weights()},
+            head=lambda: self.view.head_weight,
+            gains=self._gains,
+            blocks=self.arm.blocks or "append",
         )
+
+    def _gains(self) -> State:
+        """γ of the normalisations behind the layers, after the dense training in which the ticket's search began."""
+        network = self._densely_trained(self._ticket)
+        return gains_behind(network, torch.zeros(1, *self.parents.description(self._ticket.dense).network.input))
 
     def _matching(self) -> Matching:
         """The order of the mask's channels that matches this replicate's network, by activations on the source."""
@@ -186,7 +208,8 @@ class _ArmStart:
             return dict(state)
         head = f"{self.cell.network.head}."  # drawn anew anyway, and its shape differs where the classes differ
         body = {n: tensor for n, tensor in self.fresh.items() if n in self.view.names or not n.startswith(head)}
-        return stretched(state, {name: tuple(tensor.shape) for name, tensor in body.items()})
+        shapes = {name: tuple(tensor.shape) for name, tensor in body.items()}
+        return stretched(state, shapes, self.arm.blocks or "append")
 
     # -- rescaling and method ------------------------------------------------------------------------------------
     def _rescaling_context(self, state: State) -> RescalingContext:
@@ -199,6 +222,7 @@ class _ArmStart:
         return RescalingContext(
             # Weights from a pre-training are at a ticket's scale: trained.
             self.arm.weights if self.arm.pretrained is None else "trained",
+            he_normal=is_he_normal(self.cell),
             generator=lambda: self.streams.generator("init", "rescale", self.arm.rescale),
             network=lambda: _holding(self.parents.build(self.cell.network, self.cell.seed), state),
             batch=lambda: next(iter(self.parents.evidence(self.cell)))[0],

@@ -9,6 +9,7 @@ import msgspec
 
 from oneticket.data import DataRef
 from oneticket.identity import canonical_json, digest, digest_of_text
+from oneticket.pruning.correspondence import Blocks
 from oneticket.search import Search
 from oneticket.training import Recipe
 
@@ -52,7 +53,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """An arm: mask, weights and normalisation parameters under it, rescaling, method with its options.
 
     ``ticket`` is set only where the arm uses one, ``values`` only where the weights come from another ticket;
-    ``pretrained`` names the cell whose network gives the weights.
+    ``pretrained`` names the cell whose network gives the weights; ``blocks`` is written where it is not ``append``.
     """
 
     mask: str
@@ -67,6 +68,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     values: TicketRef | None
     pretrained: str | None
     rewind: str
+    blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
 
 
 class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
@@ -84,7 +86,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The complete description of one training of one network; its digest is the name of the cell.
 
     ``code`` has the digest of the code of each criterion, control, draw, … that is not a part of oneticket; where all
-    are, it is not written. ``rates`` is written only where learning rates are not those that the recipe had before
+    are, it is not written. ``definitions`` has the numbers of the definitions that the cell follows and that were put
+    right after the schema was last raised (:mod:`oneticket.lab.cells.definitions`); without any, it is not written.
+    ``rates`` is written only where learning rates are not those that the recipe had before
     schedules were scaled to what they are used for; :mod:`oneticket.lab.cells.rates` says what its words mean.
     """
 
@@ -97,6 +101,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: tuple[str, ...] = ()
     test: bool = True
     code: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    definitions: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     rates: Rates | msgspec.UnsetType = msgspec.UNSET
 
     @property

@@ -50,6 +50,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Units without a path through them.
     test_accuracy, test_loss : float, float or None
         On the test split, evaluated once; set only for cells that are tested.
+    naturally_zero : float
+        The fraction of the prunable weights that dense training drove to zero; set only where the masks were corrected
+        for them.
     """
 
     diverged: str | UnsetType = UNSET
@@ -67,6 +70,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dead_units: int | None
     test_accuracy: float | UnsetType = UNSET
     test_loss: float | UnsetType | None = UNSET
+    naturally_zero: float | UnsetType = UNSET
 
 
 def trained_outcome(
@@ -79,6 +83,7 @@ def trained_outcome(
     traced: nn.Module,
     tested: tuple[float, float] | None,
     untrained: float | None = None,
+    naturally_zero: float | None = None,
 ) -> Outcome:
     """The outcome of a training that finished.
 
@@ -92,6 +97,8 @@ def trained_outcome(
         Accuracy and loss on the test split.
     untrained : float, optional
         Accuracy on the validation split of a network that took no step, whose history is empty.
+    naturally_zero : float, or None
+        The fraction of the weights that dense training drove to zero, where the masks were corrected for them.
     """
     judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
     best = max(judged, key=lambda pair: pair[0])[1] if judged else None
@@ -117,6 +124,7 @@ def trained_outcome(
         dead_units=dead,
         test_accuracy=accuracy,
         test_loss=loss,
+        naturally_zero=UNSET if naturally_zero is None else naturally_zero,
     )
 
 

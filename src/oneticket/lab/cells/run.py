@@ -20,7 +20,7 @@ from oneticket.data.cache import State, compared, trust
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.machine import this_machine
 from oneticket.kernels.trial import Layout
-from oneticket.lab.cells.assembly import assemble
+from oneticket.lab.cells.assembly import Assembled, assemble
 from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
 from oneticket.lab.cells.own_code import OwnCode
@@ -240,12 +240,28 @@ def _compute(
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
+    return _concluded(cell, parents, begun, training, example, tested, untrained, working)
 
-    masks = training.masks or begun.masks
+
+def _concluded(
+    cell: Description,
+    parents: ParentCells,
+    begun: Assembled,
+    training: Training,
+    example: torch.Tensor,
+    tested: tuple[float, float] | None,
+    untrained: float | None,
+    working: Path,
+) -> _Made:
+    """The result of a training that finished; writes the tensors that other cells may build on."""
+    model, masks = begun.model, training.masks or begun.masks
     kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
-    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested, untrained=untrained)
+    outcome = trained_outcome(
+        cell, model, training, masks, kept, traced=traced, tested=tested, untrained=untrained,
+        naturally_zero=begun.naturally_zero,
+    )  # fmt: skip
     _save(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)

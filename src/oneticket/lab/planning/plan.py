@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from oneticket.data import DataRef
+from oneticket.lab.cells.definitions import corrected
 from oneticket.lab.cells.description import (
     ArmStart,
     CellNamer,
@@ -84,10 +85,13 @@ class _Planner:
         met = {asked: tuple(sorted(found)) for asked, found in sorted(self.met.items(), reverse=True)}
         return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks, met)
 
-    def _add(self, description: Description, what: str) -> str:
+    def _add(self, description: Description, what: str, *, normalised: bool) -> str:
         code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
-        if code or rates:
-            description = msgspec.structs.replace(description, code=code or msgspec.UNSET, rates=rates)
+        definitions = corrected(description, normalised=normalised)
+        if code or rates or definitions:
+            description = msgspec.structs.replace(
+                description, code=code or msgspec.UNSET, rates=rates, definitions=definitions or msgspec.UNSET
+            )
         identity = self.namer.identity(description)
         if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)
@@ -106,6 +110,7 @@ class _Planner:
                 snapshots=(str(rewind),),
             ),
             f"dense {role}",
+            normalised=self.resolved.is_normalised(spec, role.data_name),
         )
 
     def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int, search: Search) -> TicketRef:
@@ -132,6 +137,7 @@ class _Planner:
                     test=False,
                 ),
                 f"search {role}{self._told(search)}, round {number - 1}",
+                normalised=self.resolved.is_normalised(spec, role.data_name),
             )
         # The total number of rounds does not change the identity of an earlier round.
         asked = msgspec.structs.replace(search, rounds=max(number, 1))
@@ -211,9 +217,11 @@ class _Planner:
                 values=values,
                 pretrained=pretrained,
                 rewind=str(search.rewind) if arm.starts_at_rewind else "",
+                blocks=arm.blocks if arm.blocks != "append" else msgspec.UNSET,
             ),
         )
-        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights")
+        normalised = self.resolved.is_normalised(spec, to.data_name)
+        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights", normalised=normalised)
         # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
         self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell)
@@ -232,7 +240,8 @@ class _Planner:
             start=PretrainingStart(task=task),
             test=False,
         )
-        return self._add(description, f"{task} {role}")
+        normalised = self.resolved.is_normalised(spec, role.data_name)
+        return self._add(description, f"{task} {role}", normalised=normalised)
 
     def _recipe(self, role: _Role, lr: float | None) -> Recipe:
         recipe = self.experiment.recipe[role.recipe_name]

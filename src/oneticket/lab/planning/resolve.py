@@ -16,6 +16,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
 from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
+from oneticket.lab.spec.arms import Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
 from oneticket.methods import METHODS
@@ -25,6 +26,7 @@ from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
 from oneticket.search import Search
 from oneticket.training import Step
+from oneticket.weights import norm_names
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -66,6 +68,7 @@ class ResolvedExperiment:
         self._refs: dict[str, DataRef] = {}
         self._splits: dict[str, Splits] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
+        self._normalised: dict[tuple[str, str], bool] = {}
         self._leaks: dict[tuple[str, str], Leak] = {}
 
     def ref(self, name: str) -> DataRef:
@@ -91,6 +94,11 @@ class ResolvedExperiment:
     def network(self, spec: ModelSpec, data: str) -> Network:
         """The network for a data set."""
         return self._built(spec, data)[0]
+
+    def is_normalised(self, spec: ModelSpec, data: str) -> bool:
+        """Whether the network for a data set has normalisation layers."""
+        self._built(spec, data)
+        return self._normalised[str(spec), data]
 
     def _built(self, spec: ModelSpec, data: str) -> tuple[Network, Shapes]:
         """The network for a data set, and the shapes of its prunable weights."""
@@ -125,6 +133,7 @@ class ResolvedExperiment:
                 prune_head=search.prune_head,
                 prunable=search.prunable,
             )
+            self._normalised[key] = bool(norm_names(model))
             self._networks[key] = (network, {name: tuple(w.shape) for name, w in view.weights()})
         return self._networks[key]
 
@@ -162,7 +171,7 @@ class ResolvedExperiment:
                 self._check_leak(split_role(source)[0], split_role(target)[0], f"{where}.sources")
                 for arm in arms:
                     if arm.found_in is not None:
-                        self._check_depth(arm.found_in, spec, split_role(source)[0], split_role(target)[0])
+                        self._check_depth(arm, spec, split_role(source)[0], split_role(target)[0])
         for target in transfer.targets:
             # Networks trained on the target itself, such as its own ticket, must be tested on unseen images, too.
             self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
@@ -245,10 +254,11 @@ class ResolvedExperiment:
                 except InputError as error:
                     raise error.at(where) from None
 
-    def _check_depth(self, other: ModelSpec, spec: ModelSpec, source: str, target: str) -> None:
+    def _check_depth(self, arm: Arm, spec: ModelSpec, source: str, target: str) -> None:
         """Refuse an elastic ticket whose network is of another family."""
-        there, here = (self._built(model, data)[1] for model, data in ((other, source), (spec, target)))
-        stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here)
+        found_in = arm.found_in or spec
+        there, here = (self._built(model, data)[1] for model, data in ((found_in, source), (spec, target)))
+        stretched({name: torch.empty(shape, device="meta") for name, shape in there.items()}, here, arm.blocks)
 
     def _check_rewind(self, data: str, recipe: str, deepest: int, search: Search, place: str) -> None:
         rewind, chosen = Step.parse(search.rewind), self.experiment.recipe[recipe]

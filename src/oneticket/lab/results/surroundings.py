@@ -13,13 +13,18 @@ _KINDS = {"threads": "numbers of threads", "device": "devices", "precision": "pr
 
 
 class Facts(NamedTuple):
-    """What the record of a cell says of where it was computed, as text; the processor is known or not."""
+    """What the record of a cell says of where it was computed, as text; the processor is known or not.
+
+    ``mask`` is the mask of an arm, ``naturally_zero`` what was measured for it; empty where the record lacks them.
+    """
 
     cell: str
     threads: str
     device: str
     precision: str
     knows_processor: bool
+    mask: str = ""
+    naturally_zero: str = ""
 
 
 def facts_of(store: Store, experiment: str | None = None) -> list[Facts]:
@@ -41,7 +46,8 @@ def facts_of(store: Store, experiment: str | None = None) -> list[Facts]:
                 data = store.raw(cell)
                 known = b'"processor"' in data
                 threads, device, precision = (_value(data, key) for key in _KINDS)
-                found.append(Facts(cell, threads, device, precision, known))
+                measured = (_value(data, key) for key in ("mask", "naturally_zero"))
+                found.append(Facts(cell, threads, device, precision, known, *measured))
     return found
 
 

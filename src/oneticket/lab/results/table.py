@@ -25,11 +25,12 @@ COLUMNS = (
     "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
-    "lr",
+    "lr", "naturally_zero",
 )  # fmt: skip
 """The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock.
 
-``lr`` is the learning rate chosen by validation, where an arm was tried with several.
+``lr`` is the learning rate chosen by validation, where an arm was tried with several; ``naturally_zero`` the fraction
+of the weights that dense training drove to zero, for ``natural-corrected``.
 """
 
 WORDS = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -10,6 +10,7 @@ from oneticket.errors import InputError, unknown
 from oneticket.methods import METHODS, PRETRAININGS, method_options
 from oneticket.models import ModelSpec
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
+from oneticket.pruning.correspondence import Blocks
 from oneticket.search import Restored, Retraining, Search
 from oneticket.weights import DRAWS, NORMS
 
@@ -55,6 +56,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     values : whether the weights under the mask come from the source or the target; None for the same as ``ticket``.
     search : the fields in which the search of the ticket differs from the experiment's.
     model : the network in which an ``elastic`` mask was found.
+    blocks : the order in which an ``elastic`` mask repeats or drops residual blocks, ``append`` or ``interleave``.
     """
 
     mask: str
@@ -67,6 +69,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     values: Owner | None = None
     search: OtherSearch = OtherSearch()
     model: str | ModelSpec | None = None
+    blocks: Blocks = "append"
 
     def __post_init__(self) -> None:
         choices = {
@@ -75,6 +78,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "method": list(METHODS),
             "norms": [*NORMS, INTERPOLATED],
             "allocation": list(ALLOCATIONS),
+            "blocks": list(get_args(Blocks)),
         }
         for key, words in choices.items():
             _check_word(key, getattr(self, key), words)
@@ -99,6 +103,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 f"mask = '{self.mask}' with model = {self.model!r}",
                 expected="mask = 'elastic' together with model, the network in which its ticket is found",
             )
+        if self.mask != "elastic" and self.blocks != "append":
+            raise InputError(f"blocks = '{self.blocks}' with mask = '{self.mask}'", expected="mask = 'elastic'")
 
     @property
     def found_in(self) -> ModelSpec | None:
@@ -180,6 +186,7 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "even": (Arm(mask="even", weights="re-drawn"), "uniform density in every layer"),
     "erk": (Arm(mask="erk", weights="re-drawn"), "Mocanu et al. 2018; Evci et al. 2020"),
     "smart": (Arm(mask="smart", weights="re-drawn"), "Su et al. 2020"),
+    "smart-vgg": (Arm(mask="smart-vgg", weights="re-drawn"), "Su et al. 2020: the densities of its code for VGG"),
     "natural-corrected": (Arm(mask="natural-corrected", weights="re-drawn"), "Caron et al. 2020"),
     # Masks against weights.
     "other-seed": (Arm(mask="other-seed", weights="rewound"), "Adnan et al. 2025"),
