@@ -214,7 +214,7 @@ class _ArmStart:
             trained, fresh = self._draw_context.trained, self._draw_context.redrawn
             callbacks.insert(0, Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names}))
         return Start(
-            step=self.arm.rewind if facts.start == "rewind" else 0,
+            step=self.arm.rewind or 0,
             lr_schedule="last" if facts.lr == "last" else "recipe",
             lr_factors=made.lr_factors,
             callbacks=tuple(callbacks),

@@ -52,7 +52,8 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """An arm: mask, weights and normalisation parameters under it, rescaling, method with its options.
 
     ``ticket`` is set only where the arm uses one, ``values`` only where the weights come from another ticket;
-    ``pretrained`` names the cell whose network gives the weights.
+    ``pretrained`` names the cell whose network gives the weights. ``rewind`` is the moment of the recipe at which the
+    training begins; it is empty for its first step.
     """
 
     mask: str

@@ -16,6 +16,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
 from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
+from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, check_size, code_digest, complete
@@ -24,6 +25,7 @@ from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
 from oneticket.search import Search
 from oneticket.training import Step
+from oneticket.training.cost import forward_flops
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -66,6 +68,7 @@ class ResolvedExperiment:
         self._splits: dict[str, Splits] = {}
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
         self._leaks: dict[tuple[str, str], Leak] = {}
+        self._flops: dict[tuple[str, str], tuple[int, int]] = {}
 
     def ref(self, name: str) -> DataRef:
         """The identity of a data set."""
@@ -81,6 +84,20 @@ class ResolvedExperiment:
         if name not in self._splits:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
+
+    def per_epoch(self, role: Role) -> int:
+        """The optimiser steps of an epoch."""
+        return math.ceil(len(self.splits(role.data_name).train) / self.experiment.recipe[role.recipe_name].batch_size)
+
+    def forward_flops(self, spec: ModelSpec, data: str) -> tuple[int, int]:
+        """FLOPs of the forward pass of one sample: of all operations, and of those without a prunable weight."""
+        key = (str(spec), data)
+        if key not in self._flops:
+            network, shapes = self._built(spec, data)
+            model = build(spec, input_shape=network.input, classes=network.classes, seed=0, **self._code)
+            none = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+            self._flops[key] = forward_flops(model, torch.zeros(1, *network.input), none)
+        return self._flops[key]
 
     @property
     def leaks(self) -> list[Leak]:
@@ -243,7 +260,7 @@ class ResolvedExperiment:
 
     def _check_rewind(self, data: str, recipe: str, deepest: int, search: Search, place: str) -> None:
         rewind, chosen = Step.parse(search.rewind), self.experiment.recipe[recipe]
-        per_epoch = math.ceil(len(self.splits(data).train) / chosen.batch_size)
+        per_epoch = self.per_epoch(Role(data, recipe))
         if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
             raise InputError(
                 f"rewind = {rewind} is after the end of {data}@{recipe}",
