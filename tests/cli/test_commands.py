@@ -527,7 +527,9 @@ def test_results_are_compared_with_what_is_named_in_a_column_for_each_target(
     options = ["--wide", "--against", "winning", "--arm", "random", "--arm", "winning"]
     told = call("results", store, *options)
     assert told.code == 0
-    header, *lines = told.out.splitlines()
+    table, _, fairness = told.out.partition("\n\n")
+    header, *lines = table.splitlines()
+    assert fairness.startswith("On digits@sgd networks had other numbers of steps of their own: ")
     assert header.split() == ["weights", "%", "arm", "digits@sgd"]
     assert [line.split()[1] for line in lines] == ["random", "random", "winning", "winning"]
     assert "vs winning" in call("results", store, "--against", "winning").out

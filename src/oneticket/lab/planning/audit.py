@@ -137,16 +137,17 @@ class _Audit:
             yield f"on {', '.join(targets)} networks have other numbers of steps: {fault}"
 
     def _widest(self, rows: Sequence[Row]) -> dict[int, list[str]]:
-        """The steps with those of the search at the density at which they differ most; empty where they do not."""
-        totals = [(self._total(row.cell), row) for row in rows]
-        alone = [(total, row) for total, row in totals if row.density_asked == 1]
-        widest: dict[int, list[str]] = {}
-        for density in {row.density_asked for row in rows} - {1}:
-            levels = _levels((t, r.arm) for t, r in totals if r.density_asked == density)
-            if max(levels) >= ALIKE * min(levels) and (not widest or _ratio(levels) > _ratio(widest)):
-                widest = levels
-        dense = _levels((total, row.arm) for total, row in alone)
-        return widest or (dense if dense and max(dense) >= ALIKE * min(dense) else {})
+        """The steps with those of the search at the density at which they differ most; empty where they are alike.
+
+        Networks that stay dense count with the lowest density.
+        """
+        lowest = min(row.density_asked for row in rows)
+        at: dict[float, list[tuple[int, str]]] = {}
+        for row in rows:
+            asked = lowest if row.density_asked == 1 else row.density_asked
+            at.setdefault(asked, []).append((self._total(row.cell), row.arm))
+        widest = max(map(_levels, at.values()), key=_ratio)
+        return widest if _ratio(widest) >= ALIKE else {}
 
     def _total(self, cell: str) -> int:
         """The steps of a cell and of all that it rests on, each once."""
