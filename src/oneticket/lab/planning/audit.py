@@ -104,10 +104,11 @@ class _Audit:
         self._tables: dict[tuple[object, ...], Timetable] = {}
 
     def _timetable(self, cell: Description) -> Timetable:
-        per_epoch = math.ceil(self._samples[cell.data] / cell.recipe.batch_size)
-        start = _start(cell)
-        key = (id(cell.recipe), per_epoch, start.step, start.lr_schedule)
+        moment, last = _beginning(cell)
+        key = (id(cell.recipe), id(cell.data), moment, last)  # of thousands of cells, which share these objects
         if key not in self._tables:
+            per_epoch = math.ceil(self._samples[cell.data] / cell.recipe.batch_size)
+            start = Start(step=moment or 0, lr_schedule="last" if last else "recipe")
             self._tables[key] = Timetable.of(cell.recipe, per_epoch, start, ())
         return self._tables[key]
 
@@ -182,7 +183,7 @@ class _Audit:
         known: dict[Hashable, str] = {}
         for name, cell in self._cells.items():
             if isinstance(cell.start, ArmStart) and isinstance(cell.recipe.schedule, StepDecay):
-                key = (id(cell.recipe), cell.data, cell.start.method, repr(cell.start.options), cell.start.rewind)
+                key = (id(cell.recipe), id(cell.data), cell.start.method, id(cell.start.options), cell.start.rewind)
                 if key not in known:
                     known[key] = self._late_cut(cell, cell.start, cell.recipe.schedule)
                 if known[key]:
@@ -206,15 +207,14 @@ class _Audit:
         )
 
 
-def _start(cell: Description) -> Start:
-    """Where the training of a cell begins, as far as its steps and its rate are concerned."""
+def _beginning(cell: Description) -> tuple[str, bool]:
+    """The moment of its recipe at which a training begins, empty for step 0; whether it has the last rate all along."""
     if isinstance(cell.start, Round):
         search = cell.start.ticket.search
-        return Start(lr_schedule="last") if search.method == "fine-tune" else Start(step=search.rewind)
+        return ("", True) if search.method == "fine-tune" else (str(search.rewind), False)
     if isinstance(cell.start, ArmStart):
-        last = METHODS.entry(cell.start.method).facts.lr == "last"
-        return Start(step=cell.start.rewind or 0, lr_schedule="last" if last else "recipe")
-    return Start()
+        return cell.start.rewind, METHODS.entry(cell.start.method).facts.lr == "last"
+    return "", False
 
 
 def _by_target(rows: Iterable[Row]) -> dict[str, list[Row]]:
