@@ -46,7 +46,8 @@ COLUMNS = (
     "total_samples",
     "total_masked_flops",
 )
-COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds")
+TOTALS = ("total_steps", "total_samples", "total_masked_flops")
+COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds", "own_steps", *TOTALS)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ def test_arms_with_other_steps_of_their_own(lab: Any) -> None:
 def test_searches_that_are_not_made_up_for(lab: Any) -> None:
     """Of two trainings before own, one begins at epoch 2; other-seed takes two searches."""
     (line,) = told(lab, "steps", "own", "random", budget="equal-search", search__rewind="2ep")
-    assert line == "on digits@sgd networks have other numbers of steps: 120 own; 144 dense, random, with those of the search"
+    assert (
+        line
+        == "on digits@sgd networks have other numbers of steps: 120 own; 144 dense, random, with those of the search"
+    )
     assert told(lab, "steps", "own", "random", budget="equal-search", search__rewind=0) == []
     grid = {"sources": ["digits@sgd"], "targets": ["digits@sgd"], "arms": ["own", "other-seed"], "densities": [0.25]}
     changes: dict[str, Any] = {"search__rewind": 0, "transfer": [grid | {"budget": "equal-search"}]}
