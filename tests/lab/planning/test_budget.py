@@ -15,7 +15,6 @@ from oneticket.lab.planning.plan import Plan
 from oneticket.lab.planning.rows import Row
 from oneticket.lab.spec.arms import ARMS
 from oneticket.methods import METHODS, method_options
-from oneticket.methods.gmp import density_after
 from oneticket.training import Recipe, Start
 from oneticket.training.schedule import Constant, Cosine, StepDecay
 from oneticket.training.start import Timetable
@@ -127,6 +126,20 @@ def test_dense_networks_get_what_the_deepest_round_of_their_target_took(lab: Any
     }  # fmt: skip
 
 
+def gradual(density: float, options: dict[str, Any], steps: int) -> float:
+    """The mean density of gmp, step by step: pruned after every so many steps, s = s_f (1 − (1 − t/T)³)."""
+    now, seen, phase = 1.0, [], round(options["stop"] * steps)
+    every = max(1, min(options["every"], phase // 10))
+    for step in range(steps):
+        seen.append(now)
+        done = step + 1
+        if done <= phase and done % every == 0:
+            now = 1 - (1 - density) * (1 - (1 - done / phase) ** 3)
+        if done == phase:
+            now = density
+    return sum(seen) / steps
+
+
 # -- equal-flops --------------------------------------------------------------------------------------------------
 def test_flops_of_search_and_training_are_those_of_the_ticket(lab: Any) -> None:
     """By hand: multiply-adds of 64 → 15 → 5 → 10, the head dense, with 1 → 0.5 → 0.25 of the rest left."""
@@ -137,14 +150,12 @@ def test_flops_of_search_and_training_are_those_of_the_ticket(lab: Any) -> None:
 
     search = EPOCHS * cost(1.0) + (EPOCHS - 1) * cost(0.5)  # a round begins after the first epoch
     allowed = search + EPOCHS * cost(0.25)
-    mean = sum(density_after(min((t + 0.5) / 7500, 1.0), 0.25) for t in range(10_000)) / 10_000
-    assert MEAN_DENSITY["gmp"](0.25, {"stop": 0.75}) == pytest.approx(mean, rel=1e-6)
-    stop = method_options("gmp", {})["stop"]
+    options = method_options("gmp", {})
     assert {arm: recipe(plan, arm).epochs for arm in ("winning", "pruned-lr-rewind", "random", "gmp", "dense")} == {
         "winning": EPOCHS,
         "pruned-lr-rewind": EPOCHS,
         "random": round(allowed / cost(0.25)),
-        "gmp": round(allowed / cost(MEAN_DENSITY["gmp"](0.25, {"stop": stop}))),
+        "gmp": next(e for e in range(EPOCHS, 99) if e == round(allowed / cost(gradual(0.25, options, e * PER_EPOCH)))),
         "dense": round(allowed / cost(1.0)),
     }
     assert recipe(plan, "rotation").epochs == max(EPOCHS, round((allowed - EPOCHS * cost(1.0)) / cost(1.0)))
@@ -152,10 +163,14 @@ def test_flops_of_search_and_training_are_those_of_the_ticket(lab: Any) -> None:
 
 
 def test_the_density_over_time_is_known_of_every_method_that_makes_masks() -> None:
-    makers = [entry.name for entry in METHODS.entries() if entry.facts.makes == "masks"]
-    for name in makers:
-        assert 0.25 <= MEAN_DENSITY[name](0.25, method_options(name, {})) <= 1
-        assert MEAN_DENSITY[name](1.0, method_options(name, {})) == pytest.approx(1.0)
+    for name in [entry.name for entry in METHODS.entries() if entry.facts.makes == "masks"]:
+        options = method_options(name, {})
+        assert 0.25 <= MEAN_DENSITY[name](0.25, options, 100) <= 1
+        assert MEAN_DENSITY[name](1.0, options, 100) == pytest.approx(1.0)
+    assert MEAN_DENSITY["l1"](0.25, {"cut": 0.5}, 100) == 0.25 + 0.75 * 0.5
+    for every, stop, steps in ((100, 0.75, 1440), (7, 0.5, 100), (100, 1.0, 30), (1, 0.75, 4)):
+        known = {"every": every, "stop": stop}
+        assert MEAN_DENSITY["gmp"](0.05, known, steps) == pytest.approx(gradual(0.05, known, steps), rel=1e-12)
 
 
 # -- other lengths ------------------------------------------------------------------------------------------------

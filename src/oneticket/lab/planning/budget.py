@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,20 +14,45 @@ from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.arms import Arm
 from oneticket.lab.spec.experiment import Experiment, Grid
+from oneticket.methods.dense_to_sparse import interval
+from oneticket.methods.gmp import density_after
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe, Step
 from oneticket.training.schedule import Constant, Cosine, StepDecay
 
-MEAN_DENSITY: dict[str, Callable[[float, Mapping[str, Any]], float]] = {
-    "l1": lambda density, options: density + options["cut"] * (1 - density),
-    "l0": lambda density, options: density + options["cut"] * (1 - density),
-    # The mean of ρ + (1 − ρ)(1 − x)³ over x from 0 to 1 is ρ + (1 − ρ)/4.
-    "gmp": lambda density, options: density + options["stop"] * (1 - density) / 4,
-    "set": lambda density, _: density,
-    "rigl": lambda density, _: density,
+Options = Mapping[str, Any]
+
+
+def _until_the_cut(density: float, options: Options, steps: int) -> float:
+    """All weights until the fraction ``cut`` of the steps is over."""
+    return density + (1 - density) * _phase(options["cut"], steps) / steps
+
+
+def _along_the_curve(density: float, options: Options, steps: int) -> float:
+    """The curve of gmp, which goes down in stairs."""
+    phase = _phase(options["stop"], steps)
+    wide = interval(options["every"], phase)
+    stairs = ((density_after(at / phase, density), min(wide, phase - at)) for at in range(0, phase, wide))
+    return (sum(height * width for height, width in stairs) + density * (steps - phase)) / steps
+
+
+def _phase(fraction: float, steps: int) -> int:
+    return max(1, math.floor(fraction * steps + 0.5))
+
+
+def _throughout(density: float, options: Options, steps: int) -> float:
+    return density
+
+
+MEAN_DENSITY: dict[str, Callable[[float, Options, int], float]] = {
+    "l1": _until_the_cut,
+    "l0": _until_the_cut,
+    "gmp": _along_the_curve,
+    "set": _throughout,
+    "rigl": _throughout,
 }
-"""For each method that makes masks, its density on average over a training that ends at the given density."""
+"""For each method that makes masks: its density at the end, its options, and its number of steps → its mean density."""
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -84,6 +110,7 @@ class Budgets:
     def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
         self._experiment, self._resolved = experiment, resolved
         self._recipes: dict[tuple[str, float | None, int, bool], Recipe] = {}
+        self._lengths: dict[tuple[object, ...], int] = {}
 
     def course(
         self, spec: ModelSpec, grid: Grid, arm: Arm, to: Role, before: Trainings, density: float, lr: float | None
@@ -97,7 +124,10 @@ class Budgets:
         elif grid.budget == "equal-search":
             epochs *= max(1, 1 + self._deepest(grid, arm, to, density).number - before.count)
         elif grid.budget == "equal-flops":
-            epochs = max(epochs, self._affordable(spec, grid, arm, to, before, density))
+            key = (str(spec), id(arm), to, density, before.count, before.searches)  # the same for every replicate
+            if key not in self._lengths:
+                self._lengths[key] = self._affordable(spec, grid, arm, to, before, density)
+            epochs = self._lengths[key]
         recipe = self._recipe(to, lr, epochs, per_epoch, later=arm.length == "k-more")
         behind, start = 0, ""
         if arm.starts_at_rewind:
@@ -137,16 +167,19 @@ class Budgets:
             spent = before.searches * self._work(before.found_in, to, before.search, before.rung.number)
         else:
             spent = before.count * usual * self._per_epoch(spec, to, 1.0)
-        mean = 1.0 if arm.stays_dense else before.rung.density
-        if arm.makes_masks:
-            if arm.method not in MEAN_DENSITY:
-                raise InputError(
-                    f"the FLOPs of the method '{arm.method}' are not known before it runs",
-                    where=self._place(grid, "budget"),
-                    expected=f"budget = 'equal-search', or a method of {', '.join(MEAN_DENSITY)}",
-                )
-            mean = MEAN_DENSITY[arm.method](mean, arm.options)
-        return round((allowed - spent) / self._per_epoch(spec, to, mean))
+        if arm.makes_masks and arm.method not in MEAN_DENSITY:
+            raise InputError(
+                f"the FLOPs of the method '{arm.method}' are not known before it runs",
+                where=self._place(grid, "budget"),
+                expected=f"budget = 'equal-search', or a method of {', '.join(MEAN_DENSITY)}",
+            )
+        mean = MEAN_DENSITY[arm.method] if arm.makes_masks else _throughout
+        end, per_epoch = 1.0 if arm.stays_dense else before.rung.density, self._resolved.per_epoch(to)
+        epochs = usual
+        for _ in range(10):  # the mean density depends a little on the length, by the width of the stairs
+            cost = self._per_epoch(spec, to, mean(end, arm.options, epochs * per_epoch))
+            epochs = max(usual, round((allowed - spent) / cost))
+        return epochs
 
     def _work(self, spec: ModelSpec, to: Role, search: Search, number: int) -> float:
         """Mask-aware FLOPs of a search on ``to`` up to the ticket of round ``number``, as :meth:`_per_epoch` counts."""
