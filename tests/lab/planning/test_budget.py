@@ -143,7 +143,7 @@ def gradual(density: float, options: dict[str, Any], steps: int) -> float:
 # -- equal-flops --------------------------------------------------------------------------------------------------
 def test_flops_of_search_and_training_are_those_of_the_ticket(lab: Any) -> None:
     """By hand: multiply-adds of 64 → 15 → 5 → 10, the head dense, with 1 → 0.5 → 0.25 of the rest left."""
-    plan = planned(lab, "equal-flops", "winning", "random", "gmp", "rotation", "pruned-lr-rewind")
+    plan = planned(lab, "equal-flops", "winning", "random", "gmp", "pruned-lr-rewind")
 
     def cost(density: float) -> float:
         return 5 * 10 + density * (64 * 15 + 15 * 5)
@@ -158,8 +158,11 @@ def test_flops_of_search_and_training_are_those_of_the_ticket(lab: Any) -> None:
         "gmp": next(e for e in range(EPOCHS, 99) if e == round(allowed / cost(gradual(0.25, options, e * PER_EPOCH)))),
         "dense": round(allowed / cost(1.0)),
     }
-    assert recipe(plan, "rotation").epochs == max(EPOCHS, round((allowed - EPOCHS * cost(1.0)) / cost(1.0)))
     assert recipe(plan, "random").epochs > 3 * EPOCHS, "sparse epochs are cheaper than those of the search"
+    plan = planned(lab, "equal-flops", "autoencoder", "rotation", density=0.125)
+    allowed = search + (EPOCHS - 1) * cost(0.25) + EPOCHS * cost(0.125)
+    assert recipe(plan, "autoencoder").epochs == round((allowed - EPOCHS * cost(1.0)) / cost(1.0))
+    assert recipe(plan, "rotation").epochs == EPOCHS, "four times the samples: more than was allowed for"
 
 
 def test_the_density_over_time_is_known_of_every_method_that_makes_masks() -> None:

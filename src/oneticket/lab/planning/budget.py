@@ -23,6 +23,9 @@ from oneticket.training.schedule import Constant, Cosine, StepDecay
 
 Options = Mapping[str, Any]
 
+_VIEWS = {"rotation": 4}
+"""Pre-trainings that see each image several times in an epoch, and how often."""
+
 
 def _until_the_cut(density: float, options: Options, steps: int) -> float:
     """All weights until the fraction ``cut`` of the steps is over."""
@@ -166,7 +169,7 @@ class Budgets:
         if before.searches:
             spent = before.searches * self._work(before.found_in, to, before.search, before.rung.number)
         else:
-            spent = before.count * usual * self._per_epoch(spec, to, 1.0)
+            spent = before.count * _VIEWS.get(arm.weights, 1) * usual * self._per_epoch(spec, to, 1.0)
         if arm.makes_masks and arm.method not in MEAN_DENSITY:
             raise InputError(
                 f"the FLOPs of the method '{arm.method}' are not known before it runs",
