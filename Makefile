@@ -18,7 +18,7 @@ test-all: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m "not faults and not gpu"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m "slow and not faults and not gpu"
+	$(PYTEST) -n 2 --dist loadfile -m "slow and not faults and not gpu"
 
 # Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
 test-faults: $(VENV)/.dev
@@ -28,7 +28,8 @@ test-faults: $(VENV)/.dev
 # after its heap; a machine without that library says so once a process, and goes on. test_runtime.py is about the heap that
 # is not looked after.
 WATCHED := LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3
-COMPUTING := tests/kernels tests/models tests/training tests/methods tests/lab --ignore tests/training/test_runtime.py
+COMPUTING := tests/kernels tests/models tests/training tests/methods tests/pruning tests/weights tests/lab/cells \
+	tests/lab/spec/test_arms.py tests/lab/test_sharing.py --ignore tests/training/test_runtime.py
 test-instructions: $(VENV)/.dev
 	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)
 	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)

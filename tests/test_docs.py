@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import shlex
@@ -29,7 +30,7 @@ from oneticket.lab.planning.plan import make_plan
 from oneticket.lab.results.table import COLUMNS
 from oneticket.lab.spec.arms import ARMS, Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, load_experiment, read_experiment
-from oneticket.methods import METHODS, PRETRAININGS, method_options
+from oneticket.methods import METHODS, PRETRAININGS
 from oneticket.models import MODELS, ModelSpec
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
 from oneticket.randomness import STREAMS
@@ -394,8 +395,9 @@ def test_everything_that_was_published_is_told_with_its_source(registry: Any) ->
 
 def test_the_options_of_the_methods_are_those_of_the_code() -> None:
     rows = [(cells[0], cells[1], cells[2]) for cells in table(DOCS / "methods.md", "method") if len(cells) == 4]
-    shown = [tuple(cell.strip("`") for cell in row) for row in rows if re.fullmatch(r"`[\w.-]+`", row[2])]
-    code = {(name, key, toml(value)) for name in METHODS for key, value in method_options(name, {}).items()}
+    shown = [tuple(cell.strip("`") for cell in row) for row in rows if re.fullmatch(r'`"?[\w.-]+"?`', row[2])]
+    options = {name: inspect.signature(METHODS[name]).parameters.values() for name in METHODS}
+    code = {(name, p.name, toml(p.default)) for name in METHODS for p in options[name] if p.kind is p.KEYWORD_ONLY}
     assert len(shown) == len(code)
     assert set(shown) == code
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no weight is left:UserWarning")
 
 State = dict[str, Tensor]
 RECIPE = Recipe.sgd(epochs=2, lr=0.05, batch_size=16, schedule=StepDecay(at=("1ep2it",)))
+ENDS_AT_NOTHING = Recipe.sgd(epochs=2, lr=0.05, batch_size=16, schedule=StepDecay(at=("1ep",), decay=1e-6))
 PER_EPOCH = 4
 TOTAL = 6 * 20 + 20 * 10  # prunable weights of `Network`, its head apart
 
@@ -419,6 +420,7 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"rewind": "soon"}, "'soon' is not a valid moment"),
         ({"rewind": "3ep"}, "rewind = 3ep leaves no step to train"),
         ({"rewind": "2ep"}, "rewind = 2ep leaves no step to train"),
+        ({"method": "fine-tune", "recipe": ENDS_AT_NOTHING}, "fine-tuning would have the learning rate 5e-08"),
         ({"method": "finetune"}, "did you mean 'fine-tune'"),
         ({"optimizer_state": "kept"}, "unknown optimizer_state 'kept'"),
         ({"norm_statistics": "trained"}, "unknown norm_statistics 'trained'"),
@@ -435,7 +437,7 @@ def test_what_cannot_be_found_is_refused_before_anything_is_trained(
     wrong: dict[str, Any], fault: str, data: Any, calls: list[Call]
 ) -> None:
     with pytest.raises(InputError, match=fault):
-        find_ticket(Network(), data, recipe=RECIPE, **wrong)
+        find_ticket(Network(), data, **{"recipe": RECIPE, **wrong})
     assert not calls
 
 

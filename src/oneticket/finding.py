@@ -134,6 +134,8 @@ def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe
     """Refuse an impossible search before the first training."""
     check_pair(search.criterion, search.allocation)
     check_rescaling(search.rescale, recipe.optimizer, search.method)
+    if search.rounds > 1 and search.method == "fine-tune":
+        recipe.fine_tuning_rate(batches.steps_per_epoch)  # refused before the first training, not after it
     if math.floor(density * view.total + 0.5) < 1:
         raise InputError(f"density = {density} leaves none of the {view.total} weights", expected="a larger density")
     if search.rounds > 1 and search.method != "fine-tune":

@@ -32,10 +32,10 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Each round removes the fraction ``prune`` of the remaining weights, so round n has the density (1 − prune)ⁿ.
     ``rewind`` is the moment k to which the weights return. ``method`` says how a round trains: from the rewound weights
-    W_k (``rewind``), from the trained weights at the last learning rate (``fine-tune``), or from the trained weights
-    with the schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and ``norm_statistics`` say whether
-    rewinding also restores the memory of the optimiser and of the normalisation layers at k. ``rescale`` changes the
-    scale of the initial weights of each round.
+    W_k (``rewind``), from the trained weights at the recipe's :meth:`~Recipe.fine_tuning_rate` (``fine-tune``), or from
+    the trained weights with the schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and
+    ``norm_statistics`` say whether rewinding also restores the memory of the optimiser and of the normalisation layers
+    at k. ``rescale`` changes the scale of the initial weights of each round.
     """
 
     rounds: int = 14

@@ -86,11 +86,11 @@ def test_where_none_crashes_alone_all_are_at_fault() -> None:
 
 
 def test_a_hang_ends_and_is_not_kept() -> None:
-    job = Job((own("slow"), trial()), 1, patience=4.0)
+    job = Job((own("slow"), trial()), 1, patience=2.0)
     began = time.monotonic()
     hung, right = isolation._judge_here(job)
     assert time.monotonic() - began < 30
-    assert (hung.fault, hung.sure) == ("it does not end within 4 s", False)
+    assert (hung.fault, hung.sure) == ("it does not end within 2 s", False)
     assert right == Verdict()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,18 @@ from oneticket.lab.execution.engines import Done, Progress, Task
 from oneticket.lab.execution.scheduler import RunListener, Summary, run_plan
 from oneticket.lab.planning.plan import Plan, make_plan
 from oneticket.lab.spec.experiment import read_experiment
+from oneticket.pruning import curvature
 
 Raw = dict[str, Any]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_probes() -> Iterator[None]:
+    """One random vector a sample is enough where it counts what a criterion is shown; ten take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curvature, "PROBES", 1)
+        yield
+
 
 TINY: Raw = {
     "name": "tiny",

@@ -120,6 +120,14 @@ def test_a_filter_that_keeps_nothing_is_zero_and_its_gradient_finite() -> None:
     assert straight_through(weight, weight, mask).isfinite().all()
 
 
+def test_the_scale_of_the_authors_code_is_refused_where_it_is_zero() -> None:
+    model = nn.Sequential(nn.Linear(5, 1), nn.Linear(1, 6), nn.Linear(6, 3)).double()
+    chosen = callback_of("bwn", MethodContext(1.0, "2", ONE_STEP), {"gradient": "authors-code"})
+    data = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 2, 1, 1])
+    with pytest.raises(InputError, match=r"'1.weight' has a single input channel; expected gradient = 'paper'"):
+        train(model, data, ONE_STEP, masks=full(model), callbacks=[chosen])
+
+
 def test_the_sign_of_zero_is_plus_one_and_gradients_pass_up_to_one() -> None:
     x = torch.tensor([-1.5, -1.0, -0.0, 0.0, 0.3, 1.0, 1.01], requires_grad=True)
     y = Sign.apply(x)

@@ -1,4 +1,4 @@
-"""SET and RigL: what goes, what grows, when, and that every layer always has equally many."""
+"""SET, in both forms, and RigL: what goes, what grows, when, and that every layer always has equally many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.methods import MethodContext, callback_of
-from oneticket.methods.dynamic_sparse import drop_fraction, regrown
+from oneticket.methods.dynamic_sparse import drop_fraction, regrown, survivors
 from oneticket.prunable import Prunable
 from oneticket.pruning import ALLOCATIONS
 from oneticket.training import Callback, Recipe, TrainState, train
@@ -64,6 +64,21 @@ def test_regrowth_against_sorting(data: st.DataObject) -> None:
     found = regrown(torch.from_numpy(mask), torch.from_numpy(weight), torch.from_numpy(interest), count)
     assert found.nonzero().flatten().tolist() == sorted([*staying, *grown])
     assert int(found.sum()) == mask.sum()
+
+
+@given(st.data())
+def test_survivors_against_sorting(data: st.DataObject) -> None:
+    """By sign: of the positive ones the ⌊ζn⌋ smallest go, of the negative ones the ⌊ζn⌋ largest; zeros go."""
+    n = data.draw(st.integers(1, 14))
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    weight = np.array(data.draw(st.lists(st.integers(-3, 3), min_size=n, max_size=n)), dtype=float)
+    zeta = data.draw(st.sampled_from([0.0, 0.25, 0.3, 0.5, 1.0]))
+    expected: list[int] = []
+    for sign in (1, -1):
+        side = sorted((i for i in range(n) if mask[i] and sign * weight[i] > 0), key=lambda i: (-abs(weight[i]), i))
+        expected += side[: len(side) - math.floor(zeta * len(side))]
+    found = survivors(torch.from_numpy(mask), torch.from_numpy(weight), zeta)
+    assert found.nonzero().flatten().tolist() == sorted(expected)
 
 
 def test_the_drop_fraction_in_numbers() -> None:
@@ -117,7 +132,7 @@ def witnessed(
     return before.seen, after.seen
 
 
-@pytest.mark.parametrize("name", ["set", "rigl"])
+@pytest.mark.parametrize("name", ["set-cosine", "rigl"])
 def test_connections_move_when_and_as_many_as_they_should(name: str, samples: tuple[Tensor, Tensor]) -> None:
     """T_end = 30 of 40 steps, so every third step, from the third to the 27th."""
     before, after = witnessed(name, samples)
@@ -147,6 +162,54 @@ def test_connections_move_when_and_as_many_as_they_should(name: str, samples: tu
     assert len(moved) >= 7
 
 
+def test_set_moves_connections_between_epochs_to_the_end(samples: tuple[Tensor, Tensor]) -> None:
+    """Ten epochs of four steps: masks change before the steps 4, 8, … 36, and before no other."""
+    _, after = witnessed("set", samples, density=0.5, drop=0.4)
+    first = after[0].masks
+    moved = 0
+    for step in range(1, 40):
+        then, now = after[step - 1], after[step]
+        if step % 4:
+            assert now.masks == then.masks
+            continue
+        for layer, mask in now.masks.items():
+            assert int(mask.sum()) == int(first[layer].sum())
+            # The step before has changed the weights since `then`; those that stay are unchanged by the move itself.
+            grown = mask & ~then.masks[layer]
+            moved += int(grown.sum())
+            assert not now.weights[layer][grown].any()
+            assert not now.momentum[layer][grown | ~mask].any()
+    assert moved > 20
+
+
+def test_set_drops_by_sign_and_begins_what_grows_anew(small: Small, state_of: MakeState) -> None:
+    """One move, against the definition: who stays, with weight and momentum, and that all others begin at zero."""
+    model = small()
+    state = state_of(model)
+    callback = callback_of("set", MethodContext(0.6, "5", Recipe.sgd(epochs=4)), {"drop": 0.5})
+    callback.on_train_start(state)
+    masks, expected = state.masks, {}
+    for name, weight in state.weights().items():
+        state.optimizer.state[weight]["momentum_buffer"] = torch.ones_like(weight) * masks[name]
+        values, staying = weight.detach().clone(), torch.zeros_like(masks[name])
+        for own in ((values > 0) & masks[name], (values < 0) & masks[name]):
+            least = values[own].abs().sort().values[int(own.sum()) // 2 :]  # half of them, rounded down, go
+            staying |= own & torch.isin(values.abs(), least)
+        expected[name] = staying, values
+    for step in (0, 5, 11):  # neither before the first epoch nor within one
+        callback.before_forward(at(state, step))
+        assert state.masks == masks
+    callback.before_forward(at(state, 10))
+    for name, weight in state.weights().items():
+        staying, values = expected[name]
+        now, memory = state.masks[name], state.optimizer.state[weight]["momentum_buffer"]
+        assert int(now.sum()) == int(masks[name].sum())
+        assert bool((now | ~staying).all()), "what is far from zero stays"
+        assert torch.equal(weight.detach()[staying], values[staying])
+        assert not weight.detach()[~staying].any()
+        assert torch.equal(memory, staying.to(memory))
+
+
 def test_rigl_grows_where_the_gradient_of_the_step_is_largest(samples: tuple[Tensor, Tensor]) -> None:
     before, after = witnessed("rigl", samples)
     changed = 0
@@ -164,11 +227,11 @@ def test_rigl_grows_where_the_gradient_of_the_step_is_largest(samples: tuple[Ten
     assert changed > 10
 
 
-def test_set_grows_anywhere_with_equal_chances(small: Small, state_of: MakeState) -> None:
+def test_random_growth_is_anywhere_with_equal_chances(small: Small, state_of: MakeState) -> None:
     """Over 400 steps of their own noise each free position is grown as often as another, to 5 standard errors."""
     model = small()
     state = state_of(model, steps=10_000)
-    callback = callback_of("set", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
+    callback = callback_of("set-cosine", MethodContext(0.5, "5", Recipe.sgd(epochs=4)), {"every": 1, "drop": 1.0})
     callback.on_train_start(state)
     start = state.masks
     layer = max(start, key=lambda name: start[name].numel())
@@ -191,9 +254,10 @@ def test_set_grows_anywhere_with_equal_chances(small: Small, state_of: MakeState
 def test_a_method_starts_from_the_same_masks_as_the_other_and_from_others_with_another_seed(
     samples: tuple[Tensor, Tensor],
 ) -> None:
-    starts = [witnessed(name, samples, seed=seed)[0][0].masks for name, seed in (("set", 0), ("rigl", 0), ("set", 1))]
-    assert starts[0] == starts[1]
-    assert starts[0] != starts[2]
+    asked = (("set", 0), ("rigl", 0), ("set-cosine", 0), ("set", 1))
+    starts = [witnessed(name, samples, seed=seed)[0][0].masks for name, seed in asked]
+    assert starts[0] == starts[1] == starts[2]
+    assert starts[0] != starts[3]
 
 
 def test_long_intervals_and_options(samples: tuple[Tensor, Tensor]) -> None:
@@ -202,7 +266,7 @@ def test_long_intervals_and_options(samples: tuple[Tensor, Tensor]) -> None:
     assert set(moved) <= set(range(2, 20, 2))
     assert len(moved) >= 6
     context = MethodContext(0.5, "5", Recipe.sgd(epochs=1))
-    for name in ("set", "rigl"):
+    for name in ("set", "set-cosine", "rigl"):
         for options in ({"every": 0}, {"stop": 0.0}, {"drop": 1.2}, {"drop": 0.0}):
             with pytest.raises(InputError, match=f"method '{name}'"):
                 callback_of(name, context, options)

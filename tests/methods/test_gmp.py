@@ -16,6 +16,7 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.methods import MethodContext, callback_of
 from oneticket.methods.gmp import density_after
+from oneticket.randomness import seeded
 from oneticket.training import Recipe, TrainState, train
 
 Small = Callable[..., nn.Sequential]
@@ -58,23 +59,47 @@ def watched(small: Small, samples: tuple[Tensor, Tensor], **options: object) -> 
     return masks, weights
 
 
-def test_the_smallest_go_along_the_curve(small: Small, samples: tuple[Tensor, Tensor]) -> None:
-    """T = 30 of 40 steps, so masks change after each third step; of 32 weights 8 are left in the end."""
-    masks, weights = watched(small, samples)
+@pytest.mark.parametrize("allocation", ["layerwise", "global"])
+def test_the_smallest_go_along_the_curve(allocation: str, small: Small, samples: tuple[Tensor, Tensor]) -> None:
+    """T = 20 of 40 steps, so masks change after each second step; of 32 weights 8 are left in the end.
+
+    ``layerwise``, which is the default, each of the layers of 12 and 20 weights is pruned to s_t by itself.
+    """
+    masks, weights = watched(small, samples, **({} if allocation == "layerwise" else {"allocation": allocation}))
+    layers = [slice(0, 12), slice(12, 32)] if allocation == "layerwise" else [slice(0, 32)]
     before = torch.ones(32, dtype=torch.bool)
     for step, (now, values) in enumerate(zip(masks, weights, strict=True)):
         t = step + 1
         flat = torch.cat([mask.flatten() for mask in now.values()])
-        if t % 3 or t > 30:
+        if t % 2 or t > 20:
             assert torch.equal(flat, before), t
             continue
-        sparsity = 0.75 * (1 - (1 - t / 30) ** 3)
-        assert flat.sum() == np.floor((1 - sparsity) * 32 + 0.5)
-        gone, kept = values.abs()[before & ~flat], values.abs()[flat]
+        density = 1 - 0.75 * (1 - (1 - t / 20) ** 3)
+        assert flat.sum() == np.floor(density * 32 + 0.5)
         assert not (flat & ~before).any(), "what has gone stays away"
-        assert not len(gone) or gone.max() <= kept.min()
+        for layer in layers:
+            size = layer.stop - layer.start
+            assert abs(int(flat[layer].sum()) - density * size) < 1
+            gone, kept = values.abs()[layer][(before & ~flat)[layer]], values.abs()[layer][flat[layer]]
+            assert not len(gone) or gone.max() <= kept.min()
         before = flat
-    assert before.sum() == 8
+    assert [int(before[:12].sum()), int(before[12:].sum())] == [3, 5] or allocation == "global"
+
+
+def test_layers_of_other_scales_tell_the_two_allocations_apart(samples: tuple[Tensor, Tensor]) -> None:
+    """Weights ten times as large: by one threshold that layer keeps all, by itself it keeps its share."""
+    kept = {}
+    for allocation in ("layerwise", "global"):
+        with seeded(0):
+            model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        model.get_parameter("2.weight").data *= 100
+        recipe = Recipe.sgd(epochs=2, batch_size=8, lr=1e-6)
+        full = Masks.full({name: model.get_parameter(name) for name in ("0.weight", "2.weight")})
+        callback = callback_of("gmp", MethodContext(0.5, "4", recipe), {"allocation": allocation})
+        masks = train(model, samples, recipe, masks=full, callbacks=[callback]).masks
+        assert masks is not None
+        kept[allocation] = [row.kept for row in masks.table()]
+    assert kept == {"layerwise": [12, 12], "global": [0, 24]}
 
 
 def test_options_say_when(small: Small, samples: tuple[Tensor, Tensor]) -> None:
@@ -85,3 +110,5 @@ def test_options_say_when(small: Small, samples: tuple[Tensor, Tensor]) -> None:
     for options in ({"every": 0}, {"stop": 0.0}, {"stop": 1.5}):
         with pytest.raises(InputError, match="method 'gmp'"):
             callback_of("gmp", context, options)
+    with pytest.raises(InputError, match=r"unknown allocation 'globally'.*did you mean 'global'"):
+        callback_of("gmp", context, {"allocation": "globally"})

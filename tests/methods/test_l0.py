@@ -44,7 +44,7 @@ def gate(log_alpha: np.ndarray, u: np.ndarray) -> np.ndarray:
 def make(small: Small, state_of: MakeState, **options: float) -> tuple[nn.Sequential, TrainState, HardConcrete]:
     model = small()
     state = state_of(model)
-    callback = callback_of("l0", MethodContext(0.25, "5", Recipe.sgd(epochs=4)), options)
+    callback = callback_of("l0", MethodContext(0.25, "5", Recipe.sgd(epochs=4)), {"cut": 0.75, **options})
     assert isinstance(callback, HardConcrete)
     callback.on_train_start(state)
     return model, state, callback
@@ -236,7 +236,9 @@ def test_a_strong_penalty_closes_gates_and_a_weak_one_does_not(small: Small, sam
     probabilities = []
     for strength in (50.0, 1e-6):
         recipe, model = Recipe.adam(epochs=30, batch_size=4, lr=0.01), small(dtype=torch.float32)
-        callback = callback_of("l0", MethodContext(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1})
+        callback = callback_of(
+            "l0", MethodContext(0.25, "5", recipe), {"strength": strength, "gate_lr": 0.1, "cut": 0.75}
+        )
         assert isinstance(callback, HardConcrete)
         full = Masks.full({name: model.get_parameter(name) for name in NAMES})
         data = samples[0].float(), samples[1]

@@ -50,7 +50,7 @@ def test_the_training_is_sgd_with_proximal_steps_until_the_cut(small: Small, sam
     factors, strength = {"3.weight": 0.5}, 0.3
     recipe = Recipe.sgd(epochs=8, batch_size=8, lr=0.2, momentum=0.0, weight_decay=0.0, schedule=StepDecay(at=("3ep",)))
     model, reference = small(), small()
-    callback = callback_of("l1", MethodContext(0.25, "5", recipe), {"strength": strength})
+    callback = callback_of("l1", MethodContext(0.25, "5", recipe), {"strength": strength, "cut": 0.75})
     full = Masks.full({name: model.get_parameter(name) for name in NAMES})
     result = train(model, samples, recipe, masks=full, start=Start(lr_factors=factors), callbacks=[callback])
 

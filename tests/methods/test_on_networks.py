@@ -47,7 +47,7 @@ def test_a_network_ends_at_its_density_exactly(chosen: str, name: str, density: 
     assert masks.kept == math.floor(density * view.total + 0.5)
     for layer, weight in view.weights():
         assert not weight[~masks[layer]].any()
-    if chosen in ("set", "rigl"):
+    if chosen in ("set", "set-cosine", "rigl"):
         scores = {layer: torch.rand(mask.shape) for layer, mask in full.items()}
         erk = ALLOCATIONS["erk"](scores, density, full)
         assert [row.kept for row in masks.table()] == [row.kept for row in erk.table()]
@@ -149,11 +149,12 @@ CASES: dict[str, tuple[type[nn.Module], Formula, tuple[str, ...]]] = {
 
 
 def after_one_step(
-    chosen: str, formula: Formula, binary: tuple[str, ...], state: State, masks: Masks, batch: Batch
+    chosen: str, formula: Formula, binary: tuple[str, ...], state: State, masks: Masks, batch: Batch, gradient: str
 ) -> State:
     """W − η ∂C/∂W̃ · (1/n + α 1{│W│ ≤ 1}) for W̃ = α sign(W), n kept weights in the filter, and W − η ∂C/∂W elsewhere.
 
-    BinaryConnect has α = 1 and no factor, and clips W to [−1, 1] before and after.
+    As the authors' code has it, that factor times n(1 − 1/c), c input channels. BinaryConnect has α = 1 and no
+    factor, and clips W to [−1, 1] before and after.
     """
     clips = chosen == "binary-connect"
     state = {n: t * masks[n] if n in masks else t for n, t in state.items()}
@@ -165,6 +166,8 @@ def after_one_step(
         alpha = torch.ones_like(count) if clips else weight.abs().sum(inner, keepdim=True) / count
         seen_by_the_loss[n] = alpha * torch.where(weight >= 0, 1.0, -1.0) * masks[n]
         factor[n] = 1.0 if clips else 1 / count + alpha * (weight.abs() <= 1)
+        if gradient == "authors-code":
+            factor[n] = factor[n] * count * (1 - 1 / weight.shape[1])
     leaves = {n: t.clone().requires_grad_() for n, t in seen_by_the_loss.items()}
     F.cross_entropy(formula(Layers(leaves, chosen), batch[0]), batch[1]).backward()
     slopes = {n: leaf.grad * factor.get(n, 1.0) for n, leaf in leaves.items()}
@@ -174,8 +177,11 @@ def after_one_step(
 
 @pytest.mark.parametrize("density", [1.0, 0.5])
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("chosen", BINARY)
-def test_one_step_of_a_binary_network(chosen: str, name: str, density: float) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "gradient"),
+    [*((chosen, "paper") for chosen in BINARY), ("bwn", "authors-code"), ("xnor", "authors-code")],
+)
+def test_one_step_of_a_binary_network(chosen: str, gradient: str, name: str, density: float) -> None:
     kind, formula, binary = CASES[name]
     with seeded(3):
         model = kind().double()
@@ -185,9 +191,10 @@ def test_one_step_of_a_binary_network(chosen: str, name: str, density: float) ->
                 weight.normal_(0, 0.8)  # some beyond 1
         masks = Masks({n: torch.rand(w.shape) < density for n, w in Prunable(model).weights()})
     before = {n: t.detach().clone() for n, t in model.named_parameters()}
-    expected = after_one_step(chosen, formula, binary, before, masks, batch)
+    expected = after_one_step(chosen, formula, binary, before, masks, batch, gradient)
     recipe = Recipe.sgd(epochs=1, batch_size=6, lr=RATE, momentum=0.0, weight_decay=0.0)
-    callback = callback_of(chosen, MethodContext(density, "head", recipe), {})
+    options = {} if gradient == "paper" else {"gradient": gradient}
+    callback = callback_of(chosen, MethodContext(density, "head", recipe), options)
     found = train(model, batch, recipe, masks=masks, callbacks=[callback], snapshots=["1it"]).snapshots["1it"].state
     for n, value in expected.items():
         torch.testing.assert_close(found[n], value, rtol=1e-8, atol=1e-10, msg=n)

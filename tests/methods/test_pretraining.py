@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from oneticket.data import ImageBatches, ImageSet, Normalisation
 from oneticket.errors import InputError
 from oneticket.methods import PRETRAININGS, PretrainingTask
-from oneticket.methods.pretraining import _Rotated, _Stage
+from oneticket.methods.pretraining import _Masked, _Rotated, _Stage, masked_inputs
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
-from oneticket.training import Checkpoint, EpochRecord, Recipe, train
+from oneticket.randomness import Streams
+from oneticket.training import Checkpoint, EpochRecord, Recipe, StepDecay, TrainState, train
 
 SHAPE = (1, 8, 8)
 RECIPE = Recipe.sgd(epochs=4, lr=0.05, batch_size=32)
@@ -79,7 +83,7 @@ def test_the_body_learns_and_the_head_stays_as_it_is(task: str, pair: tuple[nn.M
     assert not model.get_submodule(head)._forward_hooks
 
 
-@pytest.mark.parametrize("task", ["rotation", "autoencoder"])
+@pytest.mark.parametrize("task", ["rotation", "denoising"])
 def test_the_loss_of_the_task_falls(task: str) -> None:
     training = PRETRAININGS[task](task_for(network("lenet-300-100"), "head", epochs=6))
     assert training.history[-1].train_loss < 0.7 * training.history[0].train_loss
@@ -94,6 +98,17 @@ def test_in_layer_wise_pre_training_every_layer_learns_alone_and_reconstructs_be
     assert [record.epoch for record in training.history] == list(range(1, 9))
     assert [record.step for record in training.history] == [3 * epoch for epoch in range(1, 9)]
     assert heard == training.history
+
+
+def test_every_layer_has_the_whole_schedule_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 epochs of 3 steps with drops at 6 and 7 for two layers: each has 12 steps, two of them warm-up."""
+    rates: list[float] = []
+    monkeypatch.setattr(TrainState, "set_lr", lambda _, lr: rates.append(lr))
+    task = task_for(network("lenet-300-100"), "head")
+    recipe = Recipe.sgd(epochs=8, lr=0.05, batch_size=32, warmup="1ep", schedule=StepDecay(at=("6ep", "7ep")))
+    PRETRAININGS["layer-wise"](dataclasses.replace(task, recipe=recipe))
+    layer = [0.025, 0.05, *[0.05] * 7, 0.005, 0.005, 0.0005]
+    assert rates == pytest.approx(layer * 2)
 
 
 def test_layer_wise_pre_training_leaves_normalisation_alone() -> None:
@@ -123,8 +138,6 @@ def test_a_layer_is_left_alone_once_it_is_the_next_ones_turn() -> None:
 
 
 def _seed(name: str) -> int:
-    from oneticket.randomness import Streams
-
     return Streams(7).seed("head", "layer-wise", name)
 
 
@@ -165,32 +178,76 @@ def turned(image: list[list[float]], quarters: int) -> list[list[float]]:
     return image
 
 
-@pytest.mark.parametrize("name", ["lenet-300-100", "conv-2"])
-def test_the_loss_of_the_autoencoder_is_that_of_a_pass_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step of one epoch: mean over samples and pixels of (decoder(features) − input)², in float64."""
-    model, data, begun = network(name), images(), []
+@pytest.mark.parametrize(
+    ("task", "name"), [("autoencoder", "lenet-300-100"), ("autoencoder", "conv-2"), ("denoising", "lenet-300-100")]
+)
+def test_the_loss_of_a_reconstruction_is_that_of_a_pass_by_hand(
+    task: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of one epoch: mean over samples and pixels of (decoder(features) − clean input)², in float64."""
+    model, data, begun, seen = network(name), images(), [], []
 
-    def spy(network: nn.Module, *arguments: Any, **options: Any) -> Any:
+    def spy(network: nn.Module, batches: Any, *arguments: Any, **options: Any) -> Any:
         begun.append(copy.deepcopy(network))
-        return train(network, *arguments, **options)
+        order, changes = (Streams(7).generator(stream, 0) for stream in ("data-order", "augmentation"))
+        seen.extend(batches.epoch(order, changes))
+        return train(network, batches, *arguments, **options)
 
     monkeypatch.setattr("oneticket.methods.pretraining.train", spy)
     whole = ImageBatches(data, 96, normalisation=Normalisation.of(data))
     recipe = Recipe.sgd(epochs=1, lr=0.05, batch_size=96)
-    training = PRETRAININGS["autoencoder"](PretrainingTask(model, "head", whole, recipe, seed=7))
+    training = PRETRAININGS[task](PretrainingTask(model, "head", whole, recipe, seed=7))
     body = begun[0].double()
     first, last = (getattr(body.head, number) for number in ("0", "2"))
     body.head = nn.Identity()
     assert [tuple(layer.weight.shape) for layer in (first, last)] == [(512, first.in_features), (64, 512)]
     pixels = data.images.double() / 255
     inputs = (pixels - pixels.mean()) / pixels.std(correction=0)
+    given = inputs
+    if task == "denoising":
+        inputs = inputs[torch.randperm(96, generator=Streams(7).generator("data-order", 0))]
+        given = torch.where(seen[0][0] == 0, 0.0, inputs)
+        assert bool(((given == 0).flatten(1).sum(1) == 16).all()), "a quarter of 64 pixels"
     with torch.no_grad():
-        features = body(inputs)
+        features = body(given)
         hidden = (features @ first.weight.T + first.bias).clamp(min=0)
         restored = hidden @ last.weight.T + last.bias
     expected = (restored - inputs.reshape(96, 64)).square().mean().item()
     assert training.steps == 1
     assert training.history[0].train_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_masking_noise_is_drawn_for_each_input_batch_and_epoch_and_repeats() -> None:
+    """In each of them another ⌊νd⌉ values of each input are 0, the others and the targets are as they were."""
+    data = images(12)
+    plain = ImageBatches(data, 8, normalisation=Normalisation.of(data))
+
+    def epoch(number: int, seed: int = 7) -> tuple[Tensor, Tensor]:
+        order, changes = torch.Generator().manual_seed(2), Streams(seed).generator("augmentation", number)
+        noisy, clean = zip(*_Masked(plain, seed).epoch(order, changes), strict=True)
+        assert [len(part) for part in noisy] == [8, 4]
+        return torch.cat(noisy), torch.cat(clean)
+
+    order, changes = (torch.Generator().manual_seed(2) for _ in range(2))
+    inputs = torch.cat([batch for batch, _ in plain.epoch(order, changes)])
+    gone = []
+    for number, seed in ((0, 7), (1, 7), (0, 8)):
+        noisy, clean = epoch(number, seed)
+        assert torch.equal(clean, inputs)
+        zero = noisy == 0
+        assert torch.equal(noisy[~zero], clean[~zero])
+        assert zero.flatten(1).sum(1).tolist() == [16] * 12
+        gone += list(zero.flatten(1))
+    assert len({tuple(row.tolist()) for row in gone}) == 36, "none is drawn twice"
+    assert torch.equal(epoch(1)[0], epoch(1)[0])
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.0, 0.1, 0.25, 0.4, 1.0]))
+def test_masking_noise_takes_an_exact_part_of_each_input(count: int, values: int, fraction: float) -> None:
+    inputs = torch.arange(1.0, count * values + 1).view(count, values)
+    found = masked_inputs(inputs, fraction, torch.Generator().manual_seed(values))
+    assert (found == 0).sum(1).tolist() == [math.floor(fraction * values + 0.5)] * count
+    assert torch.equal(found[found != 0], inputs[found != 0])
 
 
 def test_images_that_are_not_square_cannot_be_rotated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA, ControlContext, Prunable, ScoreContext, prune
+from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA, ControlContext, Prunable, ScoreContext, Scores, prune
+from oneticket.pruning.base import allocate
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -121,24 +123,36 @@ def test_criteria_for_initialisation_need_no_training(name: str) -> None:
     assert all(s.unique().numel() > 1 for s in CRITERIA[name](Prunable(model), given).values())
 
 
+@functools.cache
+def scores_of(criterion: str) -> Scores:
+    return CRITERIA[criterion](Prunable(network()), score_context())
+
+
 @pytest.mark.parametrize("score", list(CRITERIA))
 @pytest.mark.parametrize("name", list(ALLOCATIONS))
 def test_allocations_are_exact_and_repeat(name: str, score: str) -> None:
-    """In one round and in two; signed scores where they are not defined for them are refused before any is computed."""
-    model = network()
-    total = Prunable(model).total
+    """Signed scores where they are not defined for them are refused before any is computed."""
+    model = Prunable(network())
     if CRITERIA.entry(score).facts.scores == "signed" and ALLOCATIONS.entry(name).facts.needs == "nonnegative":
         with pytest.raises(InputError, match=f"'{name}' is not defined for the signed scores of criterion '{score}'"):
-            prune(Prunable(model), ScoreContext(), criterion=score, allocation=name, density=0.5)
+            prune(model, ScoreContext(), criterion=score, allocation=name, density=0.5)
         return
-    for density, rounds in ((1.0, 1), (0.9, 1), (0.51234, 2), (0.3, 2)):
-        masks, again = (
-            prune(Prunable(model), score_context(), criterion=score, allocation=name, density=density, rounds=rounds)
-            for _ in range(2)
-        )
-        assert masks.kept == math.floor(density * total + 0.5)
-        assert list(masks) == list(Prunable(model).names)
+    full = Masks.full(dict(model.weights()))
+    for density in (1.0, 0.9, 0.51234, 0.3):
+        masks, again = (allocate(name, scores_of(score), density, full, model.head_weight) for _ in range(2))
+        assert masks.kept == math.floor(density * model.total + 0.5)
+        assert list(masks) == list(model.names)
         assert masks == again
+
+
+@pytest.mark.parametrize("name", list(CRITERIA))
+def test_two_rounds_are_exact_and_repeat(name: str) -> None:
+    masks, again = (
+        prune(Prunable(network()), score_context(), criterion=name, allocation="global", density=0.51234, rounds=2)
+        for _ in range(2)
+    )
+    assert masks.kept == math.floor(0.51234 * masks.total + 0.5)
+    assert masks == again
 
 
 @pytest.mark.parametrize("name", list(ALLOCATIONS))

@@ -54,6 +54,26 @@ def test_columns_that_say_nothing_are_left_out(make_table: Callable[..., list[Ro
     assert not {"experiment", "model", "effective %"} & set(two.header)
 
 
+@pytest.mark.parametrize(
+    ("asked", "met", "is_shown"),
+    [
+        (0.05, 0.0563, True), (0.1, 0.107, True), (0.05, 0.0504, False), (0.01, 0.00999, False), (0.24, 0.237, False),
+        (0.0467, 0.0466, True), (0.0467, 0.04673, False), (0.054976, 0.05497558, False), (1.0, 1.0, False),
+    ],
+)  # fmt: skip
+def test_what_was_asked_stands_beside_what_was_met_where_they_differ(
+    make_table: Callable[..., list[Row]], asked: float, met: float, is_shown: bool
+) -> None:
+    table = [row | {"density_asked": asked, "density": met} for row in make_table(densities=[0.21])]
+    arms = [row for row in table if row["arm"] == "winning"]
+    shown = summary_table(summary(arms))
+    assert ("asked %" in shown.header) == is_shown
+    if is_shown:
+        place = shown.header.index("asked %")
+        assert shown.header[place + 1] == "weights %"
+        assert {line[place : place + 2] for line in shown.lines} == {(density(asked), density(met))}
+
+
 def test_cells_are_the_summary_in_its_order(rows: list[Row]) -> None:
     found = summary(rows)
     table = summary_table(found)

@@ -414,9 +414,12 @@ def test_a_training_that_starts_later_has_the_rates_of_its_moment(
 
 @pytest.mark.parametrize(
     ("schedule", "last"),
-    [(StepDecay(at=("1ep", "2ep")), 0.001), (Cosine(), 0.1 * (1 + math.cos(math.pi * 14 / 15)) / 2)],
+    [
+        (StepDecay(at=("1ep", "2ep")), 0.001),
+        (Cosine(), 0.1 * (2 + math.cos(math.pi * 13 / 15) + math.cos(math.pi * 14 / 15)) / 4),
+    ],
 )
-def test_fine_tuning_is_at_the_last_rate_throughout(
+def test_fine_tuning_is_at_one_rate_throughout(
     schedule: Schedule, last: float, network: MakeNetwork, data: Data, recorder: Any
 ) -> None:
     result = train(
@@ -427,6 +430,18 @@ def test_fine_tuning_is_at_the_last_rate_throughout(
     )
     assert recorder.rates == pytest.approx([last] * 15)
     assert [record.lr for record in result.history] == pytest.approx([last] * 3)
+
+
+def test_a_recipe_that_ends_at_nothing_trains_but_cannot_fine_tune(
+    network: MakeNetwork, data: Data, recorder: Any
+) -> None:
+    recipe = Recipe.sgd(epochs=2, batch_size=5, schedule=StepDecay(at=("1ep",), decay=1e-6))
+    model = network()
+    with pytest.raises(InputError, match="fine-tuning would have the learning rate 1e-07"):
+        train(model, data, recipe, start=Start(lr_schedule="last"))
+    assert not recorder.rates
+    train(model, data, recipe)
+    assert recorder.rates == pytest.approx([0.1] * 5 + [1e-7] * 5)
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
 from oneticket.lazy import Context
-from oneticket.registry import NoFacts, Registry
+from oneticket.registry import Registry
 from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtime, Training
 
 
@@ -46,22 +46,29 @@ class MethodFacts(msgspec.Struct, frozen=True):
     Parameters
     ----------
     lr : str
-        ``last`` if the method trains at the recipe's last learning rate.
+        ``last`` if the method trains at one learning rate throughout, that of :meth:`Recipe.fine_tuning_rate`.
     start : str
-        ``rewind`` if it begins with the schedule of the rewind point.
+        ``rewind`` if it begins with the schedule of the rewind point; ``end`` if it takes no step.
     makes : str, optional
         ``masks`` if it begins with all weights and ends at ``context.density`` with masks of its own.
+    trains : str
+        ``scores`` if no weight changes: the masks are what is trained, to the last step.
     weights : str
         ``binary`` if it ends with one magnitude per filter.
     inputs : str
         ``binary`` if it ends with layers that see the signs of their inputs.
+    later : tuple[str, ...]
+        Options that the method got after cells had been computed with it. At their defaults they are not part of what
+        identifies a cell, so that those cells keep their names.
     """
 
     lr: Literal["recipe", "last"] = "recipe"
-    start: Literal["first", "rewind"] = "first"
+    start: Literal["first", "rewind", "end"] = "first"
     makes: Literal["masks"] | None = None
+    trains: Literal["weights", "scores"] = "weights"
     weights: Literal["real", "binary"] = "real"
     inputs: Literal["real", "binary"] = "real"
+    later: tuple[str, ...] = ()
 
 
 METHODS: Registry[Method, MethodFacts] = Registry("method", MethodFacts)
@@ -101,7 +108,20 @@ class PretrainingTask(Context):
 
 Pretraining = Callable[[PretrainingTask], Training]
 
-PRETRAININGS: Registry[Pretraining, NoFacts] = Registry("pre-training", NoFacts)
+
+class PretrainingFacts(msgspec.Struct, frozen=True):
+    """The registered facts of a pre-training.
+
+    Parameters
+    ----------
+    parts : bool
+        Whether it trains one part of the network after the other, each by :meth:`Recipe.scaled` to its own length.
+    """
+
+    parts: bool = False
+
+
+PRETRAININGS: Registry[Pretraining, PretrainingFacts] = Registry("pre-training", PretrainingFacts)
 """Each trains ``task.model`` in place on the source, without the target, and returns the training with its cost."""
 
 pretraining = PRETRAININGS.register
@@ -109,6 +129,8 @@ pretraining = PRETRAININGS.register
 
 def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of a method, with defaults filled in, each of the type in the method's signature.
+
+    Those that it got later (the fact ``later``) are left out at their defaults.
 
     Parameters
     ----------
@@ -136,15 +158,23 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 if known
                 else InputError(f"unknown option '{key}'", where=f"method '{name}'", expected="none: it has no options")
             )
-    complete = {}
+    complete, later = {}, METHODS.entry(name).facts.later
     for key, parameter in known.items():
-        value = options.get(key, parameter.default)
-        try:
-            complete[key] = msgspec.convert(value, parameter.annotation)
-        except msgspec.ValidationError as error:
-            text = f"{error}".removeprefix("Expected ")
-            raise InputError(f"{key} = {value!r}", where=f"method '{name}'", expected=text) from None
+        value = _converted(name, key, options.get(key, parameter.default), parameter.annotation)
+        if key not in later or value != parameter.default:
+            complete[key] = value
     return complete
+
+
+def _converted(name: str, key: str, value: Any, kind: Any) -> Any:
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    if words and value not in words:
+        raise unknown(key, str(value), words, where=f"method '{name}'")
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = f"{error}".removeprefix("Expected ")
+        raise InputError(f"{key} = {value!r}", where=f"method '{name}'", expected=text) from None
 
 
 def callback_of(name: str, context: MethodContext, options: Mapping[str, Any]) -> Callback:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from oneticket.methods.base import MethodContext, method
 from oneticket.methods.binary_inputs import binarisable, binarise_inputs
 from oneticket.prunable import Prunable
 from oneticket.training import Callback, TrainState
+
+Gradient = Literal["paper", "authors-code"]
+"""The scale of the gradient of ``bwn`` and ``xnor``: that of the paper's §3.1, or that of the authors' code."""
 
 
 @method("binary-connect", source="Courbariaux, Bengio & David 2015, Algorithm 1, deterministic", weights="binary")
@@ -34,16 +37,24 @@ def binary_connect(context: MethodContext) -> Callback:
     return _Binary(context.head, scaled=False)
 
 
-@method("bwn", source="Rastegari et al. 2016, §3.1", weights="binary")
-def bwn(context: MethodContext) -> Callback:
-    """Binary-Weight-Networks: weights α·sign(W) with α = mean|W| of each filter."""
-    return _Binary(context.head, scaled=True)
+@method("bwn", source="Rastegari et al. 2016, §3.1", weights="binary", later=("gradient",))
+def bwn(context: MethodContext, *, gradient: Gradient = "paper") -> Callback:
+    """Binary-Weight-Networks: weights α·sign(W) with α = mean|W| of each filter.
+
+    The paper's gradient of W is that of W̃ times 1/n + α, about 1/20 in a layer of usual size, while weight decay keeps
+    its size: SGD at the rate of a real network hardly moves W. The rate of this method wants a grid of its own, or
+    ``gradient`` = ``authors-code``, which multiplies by n(1 − 1/c) besides (:func:`code_scale`).
+    """
+    return _Binary(context.head, scaled=True, gradient=gradient)
 
 
-@method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary", inputs="binary")
-def xnor(context: MethodContext) -> Callback:
-    """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales."""
-    return _Binary(context.head, scaled=True, inputs=True)
+@method("xnor", source="Rastegari et al. 2016, §3.2", weights="binary", inputs="binary", later=("gradient",))
+def xnor(context: MethodContext, *, gradient: Gradient = "paper") -> Callback:
+    """XNOR-Net: weights as in bwn, and the sign of normalised inputs with their scales.
+
+    ``gradient`` is that of ``bwn``.
+    """
+    return _Binary(context.head, scaled=True, inputs=True, gradient=gradient)
 
 
 def scales(weight: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -69,9 +80,23 @@ def straight_through(gradient: Tensor, weight: Tensor, mask: Tensor | None = Non
     The paper writes the estimator of ∂sign/∂r as r·1{|r| ≤ 1}; its source (Hubara et al. 2016, eq. 4) has 1{|r| ≤ 1},
     as here.
     """
+    return gradient * (1 / _filter_sizes(weight, mask) + scales(weight, mask) * (weight.abs() <= 1))
+
+
+def code_scale(weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """n(1 − 1/c), (outputs, 1, …): what the authors' code multiplies the gradient of §3.1 by.
+
+    n is the number of kept weights in the filter, c ≥ 2 that of input channels (``weight.shape[1]``). With it the
+    factor is (1 + αn)(1 − 1/c), of the order of √n for weights of the usual initial size. The authors' code also
+    centres W over the input channels and clamps it to [−1, 1] before each forward pass; here it does not.
+    """
+    return _filter_sizes(weight, mask) * (1 - 1 / weight.shape[1])
+
+
+def _filter_sizes(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """n, the number of kept weights in each filter, (outputs, 1, …); 1 for a filter that keeps none."""
     kept = torch.ones_like(weight) if mask is None else mask.to(weight.dtype)
-    n = kept.sum(tuple(range(1, weight.dim())), keepdim=True).clamp(min=1)
-    return gradient * (1 / n + scales(weight, mask) * (weight.abs() <= 1))
+    return kept.sum(tuple(range(1, weight.dim())), keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -90,8 +115,8 @@ class _Binary(Callback):
     The first forward pass shows which layer runs first; from then on it is fixed.
     """
 
-    def __init__(self, head: str, *, scaled: bool, inputs: bool = False) -> None:
-        self._head, self._scaled, self._inputs = head, scaled, inputs
+    def __init__(self, head: str, *, scaled: bool, inputs: bool = False, gradient: Gradient = "paper") -> None:
+        self._head, self._scaled, self._inputs, self._gradient = head, scaled, inputs, gradient
         self._chosen: list[_Layer] = []
         self._first: str | None = None
         self._latents: list[Tensor] = []
@@ -126,6 +151,8 @@ class _Binary(Callback):
             for layer in self._chosen:
                 if layer.weight.grad is not None:
                     layer.weight.grad = straight_through(layer.weight.grad, layer.weight.detach(), layer.mask)
+                    if self._gradient == "authors-code":
+                        layer.weight.grad *= code_scale(layer.weight.detach(), layer.mask)
 
     def after_step(self, state: TrainState) -> None:
         self._clip()
@@ -169,6 +196,12 @@ class _Binary(Callback):
             raise InputError(
                 f"there is nothing to binarise between the first layer ('{first}') and the head ('{self._head}')",
                 expected="a network with a linear or ungrouped, zero-padded 2-D convolution between them",
+            )
+        single = [layer.name for layer in self._chosen if layer.weight.shape[1] == 1]
+        if single and self._gradient == "authors-code":
+            raise InputError(
+                f"gradient = '{self._gradient}' multiplies by 1 − 1/c, and '{single[0]}' has a single input channel",
+                expected="gradient = 'paper', or at least two input channels in each binary layer",
             )
         self._clip()
         if self._inputs:

@@ -17,10 +17,14 @@ from oneticket.training import Callback, TrainState
 from oneticket.training.start import Timetable
 
 
-def checked(method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf) -> float:
-    """``value``; InputError unless it is above ``least`` and at most ``most``."""
-    if not least < value <= most or math.isinf(value):
-        bound = f"above {least:g}" if math.isinf(most) else f"above {least:g}, at most {most:g}"
+def checked(
+    method: str, option: str, value: float, *, least: float = 0.0, most: float = math.inf, reached: bool = False
+) -> float:
+    """``value``; InputError unless it is above ``least``, or equal to it if ``reached``, and at most ``most``."""
+    if not (least < value or (reached and least == value)) or value > most or not math.isfinite(value):
+        bound = f"{'of at least' if reached else 'above'} {least:g}" + (
+            "" if math.isinf(most) else f", at most {most:g}"
+        )
         raise InputError(f"{option} = {value}", where=f"method '{method}'", expected=f"a number {bound}")
     return value
 
@@ -81,10 +85,11 @@ class Cutting(Callback):
     ----------
     density : ρ at the end.
     cut : the fraction of the training after which it is reached.
+    allocation : the registered allocation by which :meth:`settle` chooses among the magnitudes of all layers.
     """
 
-    def __init__(self, density: float, cut: float) -> None:
-        self.density, self.fraction = density, cut
+    def __init__(self, density: float, cut: float, allocation: str = "global") -> None:
+        self.density, self.fraction, self.allocation = density, cut, allocation
         self.is_cut = False
 
     def on_train_start(self, state: TrainState) -> None:
@@ -98,11 +103,11 @@ class Cutting(Callback):
     def settle(self, density: float) -> Masks:
         """Masks of the ⌊density·N⌉ weights that stay, by default the largest; the method may change their values.
 
-        The largest of the whole network together, ties broken by index, so that the count is exact even if more weights
-        are zero.
+        The largest of the whole network together, or of each layer, as the allocation says. Ties are broken by index,
+        so that the count is exact even if more weights are zero.
         """
         magnitudes = {name: weight.detach().abs().cpu() for name, weight in self.training.weights().items()}
-        return ALLOCATIONS["global"](magnitudes, density, self.training.masks)
+        return ALLOCATIONS[self.allocation](magnitudes, density, self.training.masks)
 
     def after_step(self, state: TrainState) -> None:
         if self.is_cut:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from oneticket.methods.base import MethodContext, method
 from oneticket.methods.dense_to_sparse import Cutting, checked, interval, refuse_masked
 from oneticket.training import Callback, TrainState
 
 
 @method("gmp", source="Zhu & Gupta 2017", makes="masks")
-def gmp(context: MethodContext, *, every: int = 100, stop: float = 0.75) -> Callback:
+def gmp(
+    context: MethodContext,
+    *,
+    every: int = 100,
+    stop: float = 0.5,
+    allocation: Literal["layerwise", "global"] = "layerwise",
+) -> Callback:
     """Gradual magnitude pruning: sparsity grows as s_t = s_f (1 − (1 − t/T)³) while training.
 
-    The smallest |W| of the whole network go, and none comes back. This happens every ``every`` steps, or every tenth of
-    the phase if that is less, until the fraction ``stop`` of the training, T, is over; then the masks stay fixed.
+    As published, each layer is pruned to s_t by itself: its smallest |W| go, and none comes back. With ``allocation`` =
+    ``global`` the smallest |W| of the whole network go. This happens every ``every`` steps, or every tenth of the phase
+    if that is less, from the first step until the fraction ``stop`` of the training, T, is over; then the masks stay
+    fixed.
     """
-    return Gradual(context.density, checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every)))
+    stop, every = checked("gmp", "stop", stop, most=1), int(checked("gmp", "every", every))
+    return Gradual(context.density, stop, every, allocation)
 
 
 def density_after(progress: float, final: float) -> float:
@@ -29,8 +40,8 @@ def density_after(progress: float, final: float) -> float:
 class Gradual(Cutting):
     """Prunes by magnitude at regular intervals; the last time, at the cut, to exactly ρ."""
 
-    def __init__(self, density: float, stop: float, every: int) -> None:
-        super().__init__(density, stop)
+    def __init__(self, density: float, stop: float, every: int, allocation: str) -> None:
+        super().__init__(density, stop, allocation)
         self._every = every
 
     def on_train_start(self, state: TrainState) -> None:

@@ -22,7 +22,7 @@ _EDGE = 1e-6  # noise stays this far from 0 and 1, where its logit is infinite
 
 @method("l0", source="Louizos et al. 2018", makes="masks")
 def l0(
-    context: MethodContext, *, strength: float = 0.1, gate_lr: float = 0.01, keep: float = 0.5, cut: float = 0.75
+    context: MethodContext, *, strength: float = 0.1, gate_lr: float = 0.01, keep: float = 0.5, cut: float = 0.5
 ) -> Callback:
     """L0 penalty by a hard-concrete gate on each prunable weight; then the weights of the most closed gates go.
 
@@ -30,7 +30,8 @@ def l0(
     samples, as published (0.1/n on MNIST). Each step draws one gate for each weight. log α start around
     logit(``keep``) and have an Adam of their own at the constant rate ``gate_lr``. After the fraction ``cut`` of the
     training, the ⌊ρN⌉ weights with the largest log α stay (ties broken by |W|, then by index), become W·ẑ with the
-    deterministic gates ẑ, and train on without gates.
+    deterministic gates ẑ, and train on without gates. Unlike in the authors' code, each weight has a gate of its
+    own, log α is not clamped, and weight decay is left to the optimiser.
     """
     return HardConcrete(
         context.density,

@@ -13,12 +13,14 @@ from oneticket.training import Callback, TrainState
 
 
 @method("l1", source="Tibshirani 1996; proximal step: Daubechies et al. 2004", makes="masks")
-def l1(context: MethodContext, *, strength: float = 1e-4, cut: float = 0.75) -> Callback:
+def l1(context: MethodContext, *, strength: float = 1e-2, cut: float = 0.5) -> Callback:
     """L1 penalty on the prunable weights by proximal steps; then the smallest go.
 
     After each optimiser step W becomes sign(W)·max(|W| − ηλ, 0), with λ = ``strength`` and η the learning rate of that
     weight at that step. After the fraction ``cut`` of the training the ⌊ρN⌉ largest |W| of the whole network stay and
-    train on without the penalty. If fewer weights are above zero, the first zeros by index stay, too.
+    train on without the penalty. If fewer weights are above zero, the first zeros by index stay, too. λΣη, summed over
+    the steps before the cut, is how far a weight moves towards zero in all: where that is far below the size of the
+    weights, what is left is the cut alone.
     """
     return Proximal(context.density, checked("l1", "cut", cut, most=1), checked("l1", "strength", strength))
 

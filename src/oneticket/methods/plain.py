@@ -14,7 +14,7 @@ def train(_: MethodContext) -> Callback:
 
 @method("fine-tune", source="Han et al. 2015; Renda et al. 2020", lr="last")
 def fine_tune(_: MethodContext) -> Callback:
-    """The recipe at its last learning rate throughout."""
+    """The recipe at its last learning rate throughout; at the mean of its last tenth where it falls to the end."""
     return Callback()
 
 
@@ -28,6 +28,12 @@ def lr_rewind(_: MethodContext) -> Callback:
 def linear_probe(context: MethodContext) -> Callback:
     """The head alone; the rest of the network stays as it is, normalisation statistics too."""
     return _Probe(context.head)
+
+
+@method("evaluate", source="Zhou et al. 2019", start="end")
+def evaluate(_: MethodContext) -> Callback:
+    """No step at all: the network is judged as it is put together."""
+    return Callback()
 
 
 class _Probe(Callback):

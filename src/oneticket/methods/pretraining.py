@@ -20,6 +20,7 @@ from oneticket.training import EpochRecord, Loss, OnEpoch, Recipe, Training, tra
 from oneticket.training.evaluation import evaluating
 from oneticket.training.kernels import Kernels
 
+MASKED = 0.25  # ν, the fraction of an input that masking noise sets to 0; Vincent et al. 2010 try 0.1, 0.25 and 0.4
 HIDDEN = 512  # units of the hidden layer between features and reconstructed pixels
 
 
@@ -29,19 +30,35 @@ def rotation(task: PretrainingTask) -> Training:
     return _with_other_head(task, 4, _Rotated(task.train_set), None)
 
 
-@pretraining("autoencoder", source="Vincent et al. 2010")
+@pretraining("autoencoder", source="Hinton & Salakhutdinov 2006; Bengio et al. 2007")
 def autoencoder(task: PretrainingTask) -> Training:
-    """The features before the head reconstruct the input through one hidden layer of 512 units: mean squared error."""
+    """The features before the head reconstruct the input through one hidden layer of 512 units: mean squared error.
+
+    All layers learn at once, by gradient descent from W_0; the papers begin with layers that were trained one by one.
+    """
     pixels = _example(task)[0].numel()
     return _with_other_head(task, pixels, task.train_set, _reconstruction)
 
 
-@pretraining("layer-wise", source="Bengio et al. 2007")
+@pretraining("denoising", source="Vincent et al. 2010")
+def denoising(task: PretrainingTask) -> Training:
+    """As ``autoencoder``, from inputs of which a quarter of the values are set to 0 (masking noise).
+
+    ν = 0.25: of the d values of an input, ⌊νd⌉ are set to 0, drawn anew for each input and epoch; 0 is the mean of the
+    training data after normalisation. The target is the clean input, and the error is that of all d values. All layers
+    learn at once; the paper stacks layers that were trained one by one.
+    """
+    pixels = _example(task)[0].numel()
+    return _with_other_head(task, pixels, _Masked(task.train_set, task.seed), _restoration)
+
+
+@pretraining("layer-wise", source="Bengio et al. 2007", parts=True)
 def layer_wise(task: PretrainingTask) -> Training:
     """One layer after the other: each learns to reconstruct its input from its rectified output, the rest is frozen.
 
-    The recipe's epochs are divided over the layers, at least one each; the first layers get the remainder. The decoder
-    of a layer is linear, of the transposed shape, and discarded afterwards. The code is standardised over the batch,
+    The recipe's epochs are divided over the layers, at least one each; the first layers get the remainder. Each layer
+    has the whole schedule of the recipe, warm-up included, at the same fractions of its own epochs. The decoder of a
+    layer is linear, of the transposed shape, and discarded afterwards. The code is standardised over the batch,
     and the squared error is divided by the power of the reconstructed input. Normalisation parameters and statistics
     stay those of W_0. A last batch that gives a unit only one value teaches nothing.
     """
@@ -95,6 +112,45 @@ def _with_other_head(task: PretrainingTask, outputs: int, batches: BatchSource, 
 
 def _reconstruction(model: nn.Module, inputs: Tensor, _: Tensor) -> Tensor:
     return F.mse_loss(model(inputs).float(), inputs.flatten(1))
+
+
+def _restoration(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return F.mse_loss(model(inputs).float(), targets.flatten(1))
+
+
+class _Masked:
+    """A source of batches of inputs under masking noise; their targets are the inputs without it."""
+
+    def __init__(self, source: BatchSource, seed: int) -> None:
+        self._source, self._streams = source, Streams(seed)
+        self.samples, self.batch_size = source.samples, source.batch_size
+        self.steps_per_epoch = source.steps_per_epoch
+        self.normalisation = getattr(source, "normalisation", None)
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = augmentation.initial_seed()  # another one in each epoch, and the same one in a resumed epoch
+        return self._noisy(self._source.epoch(order, augmentation), epoch)
+
+    def ordered(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._noisy(self._source.ordered(), 0)
+
+    def _noisy(self, batches: Iterator[tuple[Tensor, Tensor]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, (clean, _) in enumerate(batches):
+            yield masked_inputs(clean, MASKED, self._streams.generator("noise", "masking", epoch, number)), clean
+
+
+def masked_inputs(inputs: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """``inputs`` (N, …) with ⌊νd⌉ of the d values of each set to 0, drawn for each by itself; ν = ``fraction``.
+
+    ``generator`` is on the CPU, so that all devices mask the same values.
+
+    >>> (masked_inputs(torch.ones(2, 8), 0.25, torch.Generator().manual_seed(0)) == 0).sum(1)
+    tensor([2, 2])
+    """
+    rows = inputs.flatten(1)
+    chances = torch.rand(rows.shape, generator=generator)
+    gone = chances.topk(math.floor(fraction * rows.shape[1] + 0.5), dim=1).indices
+    return rows.scatter(1, gone.to(rows.device), 0).view(inputs.shape)
 
 
 class _Rotated:
@@ -226,7 +282,9 @@ def _train(
     task: PretrainingTask, model: nn.Module, batches: BatchSource, loss: Loss | None, *, part: str,
     epochs: int | None = None, before: list[Training] | None = None,
 ) -> Training:  # fmt: skip
-    recipe: Recipe = task.recipe if epochs is None else msgspec.structs.replace(task.recipe, epochs=epochs)
+    recipe: Recipe = task.recipe
+    if epochs is not None:
+        recipe = recipe.scaled(epochs, steps_per_epoch=batches.steps_per_epoch)
     past = [record for training in before or [] for record in training.history]
 
     def told(record: EpochRecord) -> EpochRecord:

@@ -33,7 +33,7 @@ def snip(model: Prunable, context: ScoreContext) -> Scores:
     trial = _in_training(model)
     weights = dict(trial.weights())
     with seeded(0), torch.enable_grad():
-        slopes = _gradients(_loss(trial.model, context.first_batch), weights.values())
+        slopes = gradients(loss(trial.model, context.first_batch), weights.values())
     return {
         name: (slope * weight.detach()).abs() for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }
@@ -49,12 +49,12 @@ def grasp(model: Prunable, context: ScoreContext) -> Scores:
     """
     trial = _in_training(model)
     weights = dict(trial.weights())
-    samples = _first_of_each_class(context.batches, _classes(trial), _SAMPLES_PER_CLASS)
+    samples = class_samples(trial, context.batches)
     with seeded(0), torch.enable_grad():
-        slopes = _gradients(_loss(trial.model, samples, _TEMPERATURE), weights.values(), create_graph=True)
+        slopes = gradients(loss(trial.model, samples, _TEMPERATURE), weights.values(), create_graph=True)
         kept = [slope.detach() * (weight != 0) for slope, weight in zip(slopes, weights.values(), strict=True)]
         flow = torch.stack([(slope * fixed).sum() for slope, fixed in zip(slopes, kept, strict=True)]).sum()
-        products = _gradients(flow, weights.values())
+        products = gradients(flow, weights.values())
     return {name: product * weight.detach() for (name, weight), product in zip(weights.items(), products, strict=True)}
 
 
@@ -69,17 +69,30 @@ def _in_training(model: Prunable) -> Prunable:
     return trial
 
 
-def _loss(network: nn.Module, batch: tuple[Tensor, Tensor], temperature: float = 1) -> Tensor:
+def loss(network: nn.Module, batch: tuple[Tensor, Tensor], temperature: float = 1) -> Tensor:
+    """The mean cross-entropy of a batch, its logits divided by ``temperature``."""
     device = next(network.parameters()).device
     inputs, targets = (part.to(device) for part in batch)
     return F.cross_entropy(network(inputs) / temperature, targets)
 
 
-def _gradients(value: Tensor, weights: Iterable[Tensor], *, create_graph: bool = False) -> Sequence[Tensor]:
+def gradients(
+    value: Tensor, weights: Iterable[Tensor], *, create_graph: bool = False, retain_graph: bool = False
+) -> Sequence[Tensor]:
     """∂value/∂W of each weight; zeros for a weight that ``value`` does not depend on."""
     return torch.autograd.grad(
-        value, list(weights), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        value,
+        list(weights),
+        create_graph=create_graph,
+        retain_graph=retain_graph or create_graph,
+        allow_unused=True,
+        materialize_grads=True,
     )
+
+
+def class_samples(model: Prunable, batches: Batches) -> tuple[Tensor, Tensor]:
+    """The first 10 samples of each class in the order of the batches, together; fewer where there are fewer."""
+    return _first_of_each_class(batches, _classes(model), _SAMPLES_PER_CLASS)
 
 
 def _classes(model: Prunable) -> int:

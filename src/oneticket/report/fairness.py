@@ -20,7 +20,8 @@ def fairness(rows: Iterable[Row]) -> list[str]:
 
     Under ``budget = "recipe"`` and ``"equal-k"`` it is about the steps of their own: those of their training on the
     target, and the k that W_k has behind it. Under the others it is about the total with their searches, as measured.
-    Targets whose rows do not know their steps are left out, as those of tables of earlier versions.
+    Targets whose rows do not know their steps are left out, as those of tables of earlier versions, and so are networks
+    that are judged without a step.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ def fairness(rows: Iterable[Row]) -> list[str]:
     """
     places: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
+        if row["own_steps"] == 0:
+            continue  # a network that is judged without a step has none by definition
         places[row["experiment"], row["model"], at(row["target"], row["target_recipe"])].append(row)
     experiments, models = ({place[number] for place in places} for number in (0, 1))
     sentences: dict[str, list[str]] = defaultdict(list)

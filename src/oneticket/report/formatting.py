@@ -39,10 +39,20 @@ class _Column:
     header: str
     text: Callable[[SummaryRow], str]
     numeric: bool = True
-    # Left out where all rows would say the same.
+    # Left out where all rows would say the same, or where ``idle`` says so of all of them.
     optional: bool = False
+    idle: Callable[[SummaryRow], bool] | None = None
     # Where the width does not hold all columns, they are dropped in the order of these numbers; None always stays.
     dropped: int | None = None
+
+
+def _is_met(row: SummaryRow) -> bool:
+    """Whether a network has the density asked for, to the digits in which it was asked: at least two, at most three."""
+    asked, met = row.group.density_asked, row.density
+    if asked is None or met is None:
+        return True
+    digits = next((n for n in (2, 3) if float(f"{asked:.{n}g}") == asked), 3)
+    return f"{asked:.{digits}g}" == f"{met:.{digits}g}"
 
 
 _SUMMARY = (
@@ -50,6 +60,7 @@ _SUMMARY = (
     _Column("model", lambda row: row.group.model, numeric=False, optional=True),
     _Column("target", lambda row: at(row.group.target, row.group.target_recipe), numeric=False, optional=True),
     _Column("source", lambda row: at(row.group.source, row.group.source_recipe), numeric=False, optional=True),
+    _Column("asked %", lambda row: density(row.group.density_asked), idle=_is_met),
     _Column("weights %", lambda row: density(row.density)),
     _Column("effective %", lambda row: density(row.effective_density), optional=True),
     _Column("arm", lambda row: row.group.arm, numeric=False),
@@ -73,7 +84,8 @@ _COST_HEADERS = {
 def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Table:
     """The summary as text, for a terminal, a page or a paper; columns that tell no rows apart are left out.
 
-    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density.
+    Accuracies are percentages, differences percentage points, both with two decimals; weights % is the density, with
+    asked % beside it where a network has another than was asked for, to two digits or the three in which it was.
 
     Parameters
     ----------
@@ -98,9 +110,10 @@ def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Ta
 
 
 def _needed(rows: Sequence[SummaryRow]) -> list[_Column]:
-    """All columns but those that would say the same in each row."""
+    """All columns but those that would say the same in each row, or nothing."""
     versus = [_versus(baseline, place) for place, baseline in enumerate(rows[0].versus)] if rows else []
-    return [c for c in (*_SUMMARY, *versus) if not c.optional or len({c.text(row) for row in rows}) > 1]
+    columns = [c for c in (*_SUMMARY, *versus) if c.idle is None or not all(map(c.idle, rows))]
+    return [c for c in columns if not c.optional or len({c.text(row) for row in rows}) > 1]
 
 
 def _dropped(columns: Sequence[_Column], rows: Sequence[SummaryRow], width: int | None) -> list[_Column]:

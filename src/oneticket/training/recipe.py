@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 import msgspec
 import torch
 from torch import nn
 
-from oneticket.conversion import check_keywords, conform
+from oneticket.conversion import check_keywords, conform, fit
 from oneticket.data import Augmentation
 from oneticket.errors import InputError
-from oneticket.training.schedule import Constant, Schedule
+from oneticket.training.schedule import Constant, Schedule, fine_tuning_rate, learning_rates
 from oneticket.training.step import Step
 
 _NORMALISATION = (
@@ -22,6 +23,9 @@ _NORMALISATION = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
+
+LEAST_RATE = 1e-5
+"""The fraction of a recipe's ``lr`` below which fine-tuning is refused: it would change next to nothing."""
 
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop"]
 Precision = Literal["float32", "bf16"]
@@ -96,6 +100,60 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Adam with learning rate 3e-4 and weight decay 1e-4 (L2) unless said otherwise."""
         check_keywords(options, cls)
         return cls(optimizer="adam", lr=lr, epochs=epochs, **options)
+
+    def rates(self, steps_per_epoch: int) -> Callable[[int], float]:
+        """The learning rate at each 0-based step of the whole training, warm-up included."""
+        total = self.epochs * steps_per_epoch
+        return learning_rates(self.schedule, self.lr, Step.parse(self.warmup), total, steps_per_epoch)
+
+    def fine_tuning_rate(self, steps_per_epoch: int) -> float:
+        """The learning rate of fine-tuning by this recipe; see :func:`oneticket.training.schedule.fine_tuning_rate`.
+
+        Raises
+        ------
+        InputError : a rate below 1e-5 of ``lr``, at which nothing would be learned.
+        """
+        rate = fine_tuning_rate(self.schedule, self.rates(steps_per_epoch), self.epochs * steps_per_epoch)
+        if rate < LEAST_RATE * self.lr:
+            raise InputError(
+                f"fine-tuning would have the learning rate {rate:.2g}, where the schedule ends: "
+                f"{rate / self.lr:.1g} of lr = {self.lr:g}",
+                where="schedule",
+                expected=f"a schedule that ends at {LEAST_RATE:g} of lr or above, with fewer drops or smaller ones",
+            )
+        return rate
+
+    def scaled(self, epochs: int, *, steps_per_epoch: int) -> Recipe:
+        """This recipe with the whole of its schedule, warm-up included, in a training of ``epochs`` epochs.
+
+        A training in parts gives each part the recipe scaled to it. Moments lie at the same fractions of the training,
+        as numbers of steps, rounded up: a step of the part has the factor of the schedule that the whole training has
+        at the same fraction. Of drops closer together than a step of the part only the lower rate is seen, and a drop
+        less than such a step before the end is not seen at all.
+
+        Parameters
+        ----------
+        epochs : length of the part, at least 1; it may also be longer than the recipe.
+        steps_per_epoch : number of batches in an epoch.
+
+        Raises
+        ------
+        InputError : fewer epochs than 1.
+
+        >>> Recipe.sgd(epochs=8, warmup="1ep").scaled(4, steps_per_epoch=10).warmup
+        '5it'
+        """
+        if fit("epochs", epochs, int) < 1:
+            raise InputError(f"a part of {epochs} epochs", where="recipe", expected="at least 1 epoch")
+        if epochs == self.epochs:
+            return self
+        stretch = Fraction(epochs, self.epochs)
+        return msgspec.structs.replace(
+            self,
+            epochs=epochs,
+            schedule=self.schedule.scaled(stretch, steps_per_epoch),
+            warmup=str(Step.parse(self.warmup).scaled(stretch, steps_per_epoch)),
+        )
 
     def make_optimizer(self, model: nn.Module, lr_factors: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
         """The optimiser for the trainable parameters of ``model``.

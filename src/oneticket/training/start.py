@@ -12,7 +12,6 @@ from oneticket.conversion import conform, fit
 from oneticket.errors import InputError
 from oneticket.training.callbacks import Callback
 from oneticket.training.recipe import Recipe
-from oneticket.training.schedule import learning_rates
 from oneticket.training.step import Step
 
 LrSchedule = Literal["recipe", "last"]
@@ -26,7 +25,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     step : the moment of the recipe, ``"1ep"``, ``"500it"`` or a number of optimiser steps: rewinding to step k
         continues with the schedule of step k.
     optimizer_state : the optimiser's memory, as ``Snapshot.optimizer`` holds it; fresh when None.
-    lr_schedule : ``"recipe"``, or ``"last"`` for the recipe's last learning rate throughout (fine-tuning).
+    lr_schedule : ``"recipe"``, or ``"last"`` for one rate throughout, that of :meth:`Recipe.fine_tuning_rate`: the
+        recipe's last, or the mean of its last tenth where the schedule falls to its very end.
     lr_factors : parameter name → factor on its learning rate; 1 for those not named.
     callbacks : the callbacks of the method, called before those of the user.
     """
@@ -68,7 +68,8 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises
         ------
-        InputError : no step in an epoch, a start or a snapshot outside the training, an unknown schedule.
+        InputError : no step in an epoch, a start or a snapshot outside the training, a rate of fine-tuning at which
+            nothing would be learned.
         """
         if not per_epoch:
             raise InputError("there is nothing to train on: the training set is empty")
@@ -79,7 +80,10 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
         for name, moment in moments.items():
             if not first <= moment <= total:
                 raise InputError(f"the moment {name} is outside the training", expected=f"steps {first} to {total}")
-        rate = learning_rates(recipe.schedule, recipe.lr, Step.parse(recipe.warmup), total, per_epoch)
-        last = rate(total - 1)
-        lr = rate if start.lr_schedule == "recipe" else lambda _: last
+        fine_tuning = start.lr_schedule == "last"
+        lr = _always(recipe.fine_tuning_rate(per_epoch)) if fine_tuning else recipe.rates(per_epoch)
         return cls(first=first, total=total, per_epoch=per_epoch, lr=lr, moments=moments)
+
+
+def _always(rate: float) -> Callable[[int], float]:
+    return lambda _: rate

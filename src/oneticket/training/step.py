@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from oneticket.errors import InputError
 
@@ -39,6 +41,14 @@ class Step:
     def iterations(self, steps_per_epoch: int) -> int:
         """The number of optimiser steps before this moment."""
         return self.epochs * steps_per_epoch + self.its
+
+    def scaled(self, stretch: Fraction, steps_per_epoch: int) -> Step:
+        """This moment in a training ``stretch`` times as long: the first step that does not lie before it.
+
+        >>> str(Step.parse("6ep").scaled(Fraction(1, 4), steps_per_epoch=15))
+        '23it'
+        """
+        return Step(its=math.ceil(self.iterations(steps_per_epoch) * stretch))
 
     def __str__(self) -> str:
         text = (f"{self.epochs}ep" if self.epochs else "") + (f"{self.its}it" if self.its else "")

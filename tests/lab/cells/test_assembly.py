@@ -303,11 +303,18 @@ def snip(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -
     return Expected(p.fresh, largest(scores, p.fresh))
 
 
-def grasp(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
+def scored_by(name: str) -> Callable[..., Expected]:
     """The criterion itself has tests in float64; here it is what it is shown that counts."""
-    evidence = ScoreContext(batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()])
-    scores = CRITERIA["grasp"](Prunable(p.target.network_of(p.fresh), head="head"), evidence)
-    return Expected(p.fresh, largest(scores, p.fresh))
+
+    def assembled(p: Parts, labels: Callable[[Tensor], Tensor] = lambda labels: labels) -> Expected:
+        context = ScoreContext(
+            batches=lambda: [(images, labels(classes)) for images, classes in p.target.batches()],
+            generator=lambda: generator(0, "mask", name, str(DENSITY)),
+        )
+        scores = CRITERIA[name](Prunable(p.target.network_of(p.fresh), head="head"), context)
+        return Expected(p.fresh, largest(scores, p.fresh))
+
+    return assembled
 
 
 def synflow(p: Parts) -> Expected:
@@ -349,7 +356,7 @@ def of_pretraining(task: str) -> Callable[[Parts], Expected]:
     return lambda p: Expected(p.files.pretrained(task), full(p.fresh))
 
 
-LAST, REWOUND_RATE = Start(lr_schedule="last"), Start(step="1ep")
+LAST, REWOUND_RATE, AT_THE_END = Start(lr_schedule="last"), Start(step="1ep"), Start(step="2ep")
 ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "winning": lambda p: Expected(p.source.rewound, p.source.masks),
     "own": lambda p: Expected(p.target.rewound, p.target.masks),
@@ -369,19 +376,24 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
     "sign-interpolated": sign_interpolated,
+    "untrained": lambda p: Expected(p.source.initial, p.source.masks, AT_THE_END),
     "pruned-finetune": lambda p: Expected(p.source.trained, p.source.masks, LAST),
     "pruned-lr-rewind": lambda p: Expected(p.source.trained, p.source.masks, REWOUND_RATE),
     "pruned-probe": lambda p: Expected(p.source.trained, p.source.masks),
     "dense-finetune": lambda p: Expected(p.source.densely_trained, full(p.fresh), LAST),
     "dense-pretrained": lambda p: Expected(p.source.densely_trained, full(p.fresh)),
     "autoencoder": of_pretraining("autoencoder"),
+    "denoising": of_pretraining("denoising"),
     "rotation": of_pretraining("rotation"),
     "layer-wise": of_pretraining("layer-wise"),
     "magnitude-init": magnitude_init,
     "snip": snip,
-    "grasp": grasp,
+    **{name: scored_by(name) for name in ("grasp", "hts", "fts")},
     "synflow": synflow,
-    **dict.fromkeys(["l1", "l0", "gmp", "set", "rigl", "binary-connect", "bwn", "xnor"], of_dense),
+    **dict.fromkeys(
+        ["l1", "l0", "gmp", "gmp-global", "set", "set-cosine", "rigl", "edge-popup", "binary-connect", "bwn", "xnor"],
+        of_dense,
+    ),
     **{name: as_drawn_with(name) for name in NORMED},
     **{name: carried(name.removeprefix("elastic-")) for name in CARRIED},
 }
@@ -475,7 +487,7 @@ def test_what_is_to_be_told_apart_differs(parts: Parts) -> None:
         values = [state[name] for state in (source.rewound, source.trained, source.densely_trained, parts.fresh)]
         if not name.endswith("num_batches_tracked"):
             assert len({tuple(value.tolist()) for value in values}) == len(values), name
-    for score in (snip, grasp):
+    for score in (snip, scored_by("grasp")):
         assert score(parts).masks != score(parts, lambda labels: labels.roll(1)).masks
 
 

@@ -54,6 +54,8 @@ CELLS = {
     "random": cell(RANDOM),
     "l0": cell(L0),
     "rotation": cell(PretrainingStart(task="rotation"), test=False),
+    "fine-tuned after a cosine": cell(msgspec.structs.replace(WINNING, method="fine-tune"), rates="last-tenth"),
+    "layer-wise with moments": cell(PretrainingStart(task="layer-wise"), test=False, rates="each-part"),
 }
 NAMES = {
     "dense": "fab1fd9723acda9ac948cb3dd22461f49e1dde4cfd129997973d701dd19f19ae",
@@ -62,6 +64,8 @@ NAMES = {
     "random": "d8e4b4b2cdbf836b5e222cc78d904e74b76cd0684d36024e30f201d8ca6c70ad",
     "l0": "35c5ea8966e3bc49acc012c331e038de06bfcdf5e28e9dc72548f83af878b2b4",
     "rotation": "99c4cb5d28bffad8e3db2d7d080d1fb87b1f3ea88ad7cf0c4807a184146d1505",
+    "fine-tuned after a cosine": "036d04c5333d1f52666e551d2ea063fd0c11cc20871b9d43758cbbc0e392a088",
+    "layer-wise with moments": "1b85c994a0de3d7a31028441c7f60043306fa40059fe60eb82a25a7d01fc820d",
 }
 
 

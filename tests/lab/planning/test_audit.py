@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from oneticket.cli.lab_commands import QUICKSTART
+from oneticket.errors import InputError
 from oneticket.lab.planning.audit import is_handed
 from oneticket.lab.planning.plan import make_plan
 from oneticket.lab.results.table import remember, unlevel
@@ -15,6 +16,9 @@ from oneticket.lab.spec.experiment import load_experiment
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "epochs": 4, "batch_size": 32}
 STEPS = {"kind": "step", "at": ["2ep", "3ep"]}
+
+
+GRID = {"targets": ["digits@sgd"], "arms": ["pruned-lr-rewind", "random"], "densities": [0.25]}
 
 
 def told(lab: Any, kind: str, *arms: str, recipe: dict[str, Any] | None = None, **changes: Any) -> list[str]:
@@ -50,18 +54,15 @@ def test_searches_that_are_not_made_up_for(lab: Any) -> None:
 
 
 def test_a_rate_that_is_next_to_nothing(lab: Any) -> None:
-    """Fine-tuning at the last rate of a cosine over 1440 steps: 0.1 · (1 + cos(π · 1439/1440))/2 = 1.2e-7."""
-    cosine = {"schedule": {"kind": "cosine"}, "batch_size": 1}
-    (line,) = told(lab, "rate", "pruned-finetune", "dense-finetune", "random", recipe=cosine)
-    assert line == (
-        "pruned-finetune, dense-finetune on digits@sgd: the learning rate is never above 1.2e-07, "
-        "where the recipe has 0.1"
-    )
-    (line,) = told(lab, "rate", "winning", recipe=cosine, search__method="fine-tune")
-    assert line.startswith("search low@sgd: the learning rate is never above ")
-    assert told(lab, "rate", "pruned-finetune", recipe=cosine | {"schedule": STEPS}) == []
-    final = {"kind": "cosine", "final": 0.01}
-    assert told(lab, "rate", "pruned-finetune", recipe=cosine | {"schedule": final}) == []
+    """The last of 1440 steps of a cosine: 0.1 · (1 + cos(π · 1439/1440))/2 = 1.2e-7."""
+    recipe = {"schedule": {"kind": "cosine"}, "batch_size": 1}
+    changes: dict[str, Any] = {"search__rewind": "3ep359it", "transfer": [GRID | {"sources": ["digits@sgd"]}]}
+    lines = told(lab, "rate", recipe=recipe, **changes)
+    rest = "the learning rate is never above 1.2e-07, where the recipe has 0.1"
+    assert lines == [f"search digits@sgd; pruned-lr-rewind on digits@sgd: {rest}"]
+    assert told(lab, "rate", recipe=recipe | {"schedule": STEPS}, **changes) == []
+    with pytest.raises(InputError, match="fine-tuning would have the learning rate"):  # as the guard would have said
+        told(lab, "rate", "pruned-finetune", recipe={"schedule": {"kind": "step", "at": ["2ep"], "factor": 1e-6}})
 
 
 def test_a_cut_on_a_drop_of_the_rate(lab: Any) -> None:

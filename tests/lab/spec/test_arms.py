@@ -101,10 +101,21 @@ def test_the_steps_that_were_planned_are_those_that_were_trained(whole: Whole) -
     for row in tidy(whole.store):
         arm, steps = ARMS[row["arm"]], whole.store.read(row["cell"])["cost"]["steps"]
         behind = 12 if arm.starts_at_rewind else 0
+        assert bool(steps) != arm.takes_no_step
         if arm.weights == "rewound":
             behind = 12 if (arm.values or arm.ticket) == "target" else 6
         assert row["own_steps"] == steps + behind
         assert row["budget"] == "recipe"
+
+
+def test_an_arm_that_is_only_judged_takes_no_step(whole: Whole) -> None:
+    rows = [r for r in tidy(whole.store) if r["arm"] == "untrained"]
+    assert rows
+    for row in rows:
+        record = whole.store.read(row["cell"])
+        assert (record["cost"]["steps"], record["cost"]["train_flops"], row["best_epoch"]) == (0, 0, None)
+        assert row["val_accuracy"] is not None
+        assert row["test_accuracy"] is not None
 
 
 # -- masks against weights ----------------------------------------------------------------------------------------
@@ -156,7 +167,7 @@ def test_signs_and_values_are_those_of_the_draw(whole: Whole) -> None:
 
 
 # -- the target's own ---------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize("name", ["magnitude-init", "snip", "grasp", "synflow", "hts", "fts"])
 def test_masks_scored_on_the_target_know_nothing_of_a_source(whole: Whole, name: str) -> None:
     cell = whole.cell(name)
     assert isinstance(cell.start, ArmStart)

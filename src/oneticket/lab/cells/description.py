@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -78,12 +78,15 @@ class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
 
 CellStart = Initial | Round | ArmStart | PretrainingStart
 
+Rates = Literal["last-tenth", "each-part"]
+
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The complete description of one training of one network; its digest is the name of the cell.
 
     ``code`` has the digest of the code of each criterion, control, draw, … that is not a part of oneticket; where all
-    are, it is not written.
+    are, it is not written. ``rates`` is written only where learning rates are not those that the recipe had before
+    schedules were scaled to what they are used for; :mod:`oneticket.lab.cells.rates` says what its words mean.
     """
 
     schema: int = SCHEMA
@@ -95,6 +98,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: tuple[str, ...] = ()
     test: bool = True
     code: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    rates: Rates | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def identity(self) -> str:

@@ -78,6 +78,7 @@ def trained_outcome(
     *,
     traced: nn.Module,
     tested: tuple[float, float] | None,
+    untrained: float | None = None,
 ) -> Outcome:
     """The outcome of a training that finished.
 
@@ -89,10 +90,12 @@ def trained_outcome(
         The network whose paths are followed, without the input binarisation of a binary method.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
+    untrained : float, optional
+        Accuracy on the validation split of a network that took no step, whose history is empty.
     """
     judged = [(r.val_accuracy, r) for r in training.history if r.val_accuracy is not None]
     best = max(judged, key=lambda pair: pair[0])[1] if judged else None
-    last = training.history[-1].val_accuracy if training.history else None
+    last = training.history[-1].val_accuracy if training.history else untrained
     # A rewound training counts its steps from the rewind point.
     begun = training.history[-1].step - training.steps if training.history else 0
     reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]

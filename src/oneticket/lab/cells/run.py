@@ -213,6 +213,7 @@ def _compute(
     model = begun.model
     example = torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
+    validation = batches(splits.validation, 512) if len(splits.validation) else None
     asked = Kernels(_layout_for(cell, workplace))
     runtime = msgspec.structs.replace(workplace.runtime, layout=asked.layout)
     try:
@@ -230,14 +231,17 @@ def _compute(
                 cell.recipe,
                 masks=begun.masks,
                 start=begun.start,
-                validation=batches(splits.validation, 512) if len(splits.validation) else None,
+                validation=validation,
                 snapshots=cell.snapshots,
                 callbacks=[OnEpoch(watch.on_epoch)] if watch.on_epoch else (),
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
             )
         test_set = batches(splits.test, 512)
-        tested = _test(model, training, test_set, workplace.runtime.device, watch) if cell.test else None
+        tested = _judge(model, training, test_set, workplace.runtime.device, watch) if cell.test else None
+        untrained = None
+        if validation is not None and not training.history:
+            untrained = _judge(model, training, validation, workplace.runtime.device, watch)[0]
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
@@ -247,19 +251,17 @@ def _compute(
     kept = masks if masks is not None else Masks.full(dict(view_of(model, cell.network).weights()))
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
-    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested)
+    outcome = trained_outcome(cell, model, training, masks, kept, traced=traced, tested=tested, untrained=untrained)
     _save(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
-def _test(
-    model: nn.Module, training: Training, test_set: ImageBatches, device: str, watch: Watch
-) -> tuple[float, float]:
-    """Accuracy and loss on the test split; raises NonFiniteLoss where the loss is not a finite number."""
+def _judge(model: nn.Module, training: Training, split: ImageBatches, device: str, watch: Watch) -> tuple[float, float]:
+    """Accuracy and loss on a split; raises NonFiniteLoss where the loss is not a finite number."""
     as_trained = training.kernels.layout == "channels-last"
     with training.kernels.at_work(model):
-        accuracy, loss = evaluate(model, test_set, device=device, channels_last=as_trained, on_batch=watch.on_step)
+        accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, on_batch=watch.on_step)
     if not math.isfinite(loss):
         text = f"the test loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)

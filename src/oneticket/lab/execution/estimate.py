@@ -14,6 +14,7 @@ from oneticket.lab.cells.description import ArmStart, Description, Round
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.scheduler import missing
 from oneticket.lab.planning.plan import Plan
+from oneticket.methods import METHODS
 from oneticket.models import ModelSpec, build
 from oneticket.training import Step
 
@@ -74,7 +75,9 @@ def _begins(cell: Description) -> str:
     """The moment of its recipe at which a training begins; empty for its first step."""
     if isinstance(cell.start, Round) and cell.start.ticket.search.method != "fine-tune":
         return str(cell.start.ticket.search.rewind)
-    return cell.start.rewind if isinstance(cell.start, ArmStart) else ""
+    if not isinstance(cell.start, ArmStart):
+        return ""
+    return f"{cell.recipe.epochs}ep" if METHODS.entry(cell.start.method).facts.start == "end" else cell.start.rewind
 
 
 def _steps(cell: Description, begins: str, cache: Path) -> int:

@@ -126,7 +126,7 @@ class _Audit:
     def other_steps(self) -> Iterator[str]:
         """Arms that have other numbers of steps than those beside them."""
         places: dict[str, dict[str, None]] = {}
-        for target, rows in _by_target(self._rows).items():
+        for target, rows in _by_target(row for row in self._rows if row.own_steps).items():  # no step, no training
             if rows[0].budget in ("recipe", "equal-k"):
                 levels = _levels((row.own_steps, row.arm) for row in rows)
                 if len(levels) > 1:
@@ -213,7 +213,8 @@ def _beginning(cell: Description) -> tuple[str, bool]:
         search = cell.start.ticket.search
         return ("", True) if search.method == "fine-tune" else (str(search.rewind), False)
     if isinstance(cell.start, ArmStart):
-        return cell.start.rewind, METHODS.entry(cell.start.method).facts.lr == "last"
+        facts = METHODS.entry(cell.start.method).facts
+        return f"{cell.recipe.epochs}ep" if facts.start == "end" else cell.start.rewind, facts.lr == "last"
     return "", False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -53,7 +54,9 @@ MEAN_DENSITY: dict[str, Callable[[float, Options, int], float]] = {
     "l0": _until_the_cut,
     "gmp": _along_the_curve,
     "set": _throughout,
+    "set-cosine": _throughout,
     "rigl": _throughout,
+    "edge-popup": lambda *_: 1.0,  # the gradients of the scores of all weights are dense
 }
 """For each method that makes masks: its density at the end, its options, and its number of steps → its mean density."""
 
@@ -122,6 +125,9 @@ class Budgets:
         search, per_epoch = before.search, self._resolved.per_epoch(to)
         usual = self._experiment.recipe[to.recipe_name].epochs
         epochs = usual
+        if arm.takes_no_step:
+            behind = self._steps_of_k(before) if arm.has_rewound_weights else 0
+            return Course(self._recipe(to, lr, usual, per_epoch, later=False), "", behind)
         if arm.length == "k-more":
             epochs += self._whole_epochs(search, to, per_epoch, grid)
         elif grid.budget == "equal-search":
@@ -134,10 +140,12 @@ class Budgets:
         recipe = self._recipe(to, lr, epochs, per_epoch, later=arm.length == "k-more")
         behind, start = 0, ""
         if arm.starts_at_rewind:
-            start = str(search.rewind if epochs == usual else _scaled(search.rewind, epochs, usual, per_epoch))
+            start = str(search.rewind)
+            if epochs != usual:
+                start = str(Step.parse(start).scaled(Fraction(epochs, usual), per_epoch))
             behind = Step.parse(start).iterations(per_epoch)
         if arm.has_rewound_weights:
-            behind = Step.parse(search.rewind).iterations(self._resolved.per_epoch(before.giver))
+            behind = self._steps_of_k(before)
             if grid.budget == "equal-k" and behind:
                 start = str(Step(0, behind))
         total, first = recipe.epochs * per_epoch, Step.parse(start or 0).iterations(per_epoch)
@@ -148,6 +156,10 @@ class Budgets:
                 expected="an earlier rewind, a longer recipe, or budget = 'recipe'",
             )
         return Course(recipe, start, total - first + behind)
+
+    def _steps_of_k(self, before: Trainings) -> int:
+        """The steps that W_k has behind it, those of its own training."""
+        return Step.parse(before.search.rewind).iterations(self._resolved.per_epoch(before.giver))
 
     # -- how long ------------------------------------------------------------------------------------------------
     def _deepest(self, grid: Grid, arm: Arm, to: Role, density: float) -> Rung:
@@ -178,11 +190,15 @@ class Budgets:
             )
         mean = MEAN_DENSITY[arm.method] if arm.makes_masks else _throughout
         end, per_epoch = 1.0 if arm.stays_dense else before.rung.density, self._resolved.per_epoch(to)
-        epochs = usual
-        for _ in range(10):  # the mean density depends a little on the length, by the width of the stairs
-            cost = self._per_epoch(spec, to, mean(end, arm.options, epochs * per_epoch))
-            epochs = max(usual, round((allowed - spent) / cost))
-        return epochs
+
+        def cost(epochs: int) -> float:
+            return epochs * self._per_epoch(spec, to, mean(end, arm.options, epochs * per_epoch))
+
+        # The mean density depends a little on the length, by the width of the stairs: near the first guess, and exact.
+        guess = max(usual, round((allowed - spent) / cost(usual) * usual))
+        guess = max(usual, round((allowed - spent) / cost(guess) * guess))
+        near = range(max(usual, guess - 3), guess + 4)
+        return min(near, key=lambda epochs: abs(allowed - spent - cost(epochs)))
 
     def _work(self, spec: ModelSpec, to: Role, search: Search, number: int) -> float:
         """Mask-aware FLOPs of a search on ``to`` up to the ticket of round ``number``, as :meth:`_per_epoch` counts."""
@@ -218,28 +234,12 @@ class Budgets:
         if key not in self._recipes:
             recipe = self._experiment.recipe[role.recipe_name]
             if epochs != recipe.epochs:
-                recipe = prolonged(recipe, epochs) if later else stretched(recipe, epochs, per_epoch)
+                recipe = prolonged(recipe, epochs) if later else recipe.scaled(epochs, steps_per_epoch=per_epoch)
             self._recipes[key] = recipe if lr is None else msgspec.structs.replace(recipe, lr=lr)
         return self._recipes[key]
 
     def _place(self, grid: Grid, key: str) -> str:
         return f"transfer[{self._experiment.transfer.index(grid)}].{key}"
-
-
-def stretched(recipe: Recipe, epochs: int, per_epoch: int) -> Recipe:
-    """``recipe`` with ``epochs`` epochs, and each moment of its schedule and its warm-up later by the same factor.
-
-    Moments that are not whole epochs any more are rounded to steps, ``per_epoch`` of which are an epoch.
-
-    >>> recipe = Recipe.sgd(epochs=8, warmup="1ep", schedule=StepDecay(at=("6ep",)))
-    >>> stretched(recipe, 24, 100).warmup, stretched(recipe, 24, 100).schedule.at
-    ('3ep', ('18ep',))
-    """
-
-    def scaled(moment: str | int) -> str:
-        return str(_scaled(moment, epochs, recipe.epochs, per_epoch))
-
-    return _with(recipe, epochs, scaled, warmup=scaled(recipe.warmup))
 
 
 def prolonged(recipe: Recipe, epochs: int) -> Recipe:
@@ -253,25 +253,11 @@ def prolonged(recipe: Recipe, epochs: int) -> Recipe:
         step = Step.parse(moment)
         return str(Step(step.epochs + epochs - recipe.epochs, step.its))
 
-    return _with(recipe, epochs, later, warmup=recipe.warmup)
-
-
-def _with(recipe: Recipe, epochs: int, moved: Callable[[str], str], *, warmup: str | int) -> Recipe:
-    """``recipe`` with another length, the moments of its schedule moved; a cosine follows the length by itself."""
     schedule = recipe.schedule
     if isinstance(schedule, StepDecay):
-        schedule = msgspec.structs.replace(schedule, at=tuple(map(moved, schedule.at)))
+        schedule = msgspec.structs.replace(schedule, at=tuple(map(later, schedule.at)))
     elif not isinstance(schedule, Constant | Cosine):
         raise InputError(
-            f"the schedule {type(schedule).__name__} has no rule for another length", expected="budget = 'recipe'"
+            f"the schedule {type(schedule).__name__} has no rule for k more steps", expected="length = 'recipe'"
         )
-    return msgspec.structs.replace(recipe, epochs=epochs, schedule=schedule, warmup=warmup)
-
-
-def _scaled(moment: str | int, epochs: int, usual: int, per_epoch: int) -> Step:
-    step = Step.parse(moment)
-    if epochs % usual == 0:
-        return Step(step.epochs * (epochs // usual), step.its * (epochs // usual))
-    if step.epochs * epochs % usual == 0 and not step.its:
-        return Step(step.epochs * epochs // usual, 0)
-    return Step(0, round(step.iterations(per_epoch) * epochs / usual))
+    return msgspec.structs.replace(recipe, epochs=epochs, schedule=schedule)

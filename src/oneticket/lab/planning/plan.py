@@ -19,6 +19,7 @@ from oneticket.lab.cells.description import (
     TicketRef,
 )
 from oneticket.lab.cells.own_code import OwnCode
+from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.audit import Finding, audit
 from oneticket.lab.planning.budget import Budgets, Course, Trainings
 from oneticket.lab.planning.ladder import NOTABLE, distance
@@ -80,8 +81,9 @@ class _Planner:
         return Plan(self.experiment.name, self.cells, rows, self.labels, leaks, met, findings)
 
     def _add(self, description: Description, what: str) -> str:
-        if code := self.own.of(description.start):
-            description = msgspec.structs.replace(description, code=code)
+        code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
+        if code or rates:
+            description = msgspec.structs.replace(description, code=code or msgspec.UNSET, rates=rates)
         identity = self.namer.identity(description)
         if identity not in self.cells:  # it is there already if the model is listed twice
             self.replicate.setdefault(identity, description)

@@ -19,6 +19,7 @@ from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
+from oneticket.methods import METHODS
 from oneticket.models import ModelSpec, build, check_size, code_digest, complete
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
@@ -168,14 +169,7 @@ class ResolvedExperiment:
         """Refuse a grid that cannot work, before anything runs; ``where`` is its place in the file."""
         for search, place in self._searches_in(transfer).items():
             self._check_rounds(spec, transfer, search, place, where)
-        for role in transfer.targets if transfer.lr else ():
-            data, _ = split_role(role)
-            if not len(self.splits(data).validation):
-                raise InputError(
-                    f"learning rates are chosen by validation accuracy, and {data} keeps no images for it",
-                    where=f"{where}.lr",
-                    expected=f"validation above 0 in data.{data}",
-                )
+        self._check_rates(transfer, where)
         arms = [self.experiment.arms()[name] for name in transfer.arms]
         for data in {split_role(role)[0] for role in (*transfer.sources, *transfer.targets)}:
             self._check_allocations(*self._built(spec, data), transfer)
@@ -189,6 +183,21 @@ class ResolvedExperiment:
         for target in transfer.targets:
             # Networks trained on the target itself, such as its own ticket, must be tested on unseen images, too.
             self._check_leak(split_role(target)[0], split_role(target)[0], f"{where}.targets")
+
+    def _check_rates(self, transfer: Grid, where: str) -> None:
+        """Refuse learning rates to choose from without validation, and fine-tuning at which nothing is learned."""
+        for name in transfer.arms:
+            if METHODS.entry(self.experiment.arms()[name].method).facts.lr == "last":
+                for role in transfer.targets:
+                    self._check_fine_tuning(*split_role(role), f"{where}.arms: {name}")
+        for role in transfer.targets if transfer.lr else ():
+            data, _ = split_role(role)
+            if not len(self.splits(data).validation):
+                raise InputError(
+                    f"learning rates are chosen by validation accuracy, and {data} keeps no images for it",
+                    where=f"{where}.lr",
+                    expected=f"validation above 0 in data.{data}",
+                )
 
     def _searches_in(self, transfer: Grid) -> dict[Search, str]:
         """The searches of a grid, each with the table of the file that defines it."""
@@ -267,6 +276,8 @@ class ResolvedExperiment:
                 where=f"{place}.rewind",
                 expected=f"at most {chosen.epochs}ep, which is {chosen.epochs * per_epoch}it",
             )
+        if deepest > 1 and search.method == "fine-tune":
+            self._check_fine_tuning(data, recipe, f"{place}.method")
         rewinds = deepest > 1 and search.method != "fine-tune"
         if rewinds and rewind.iterations(per_epoch) == chosen.epochs * per_epoch:
             raise InputError(
@@ -274,6 +285,13 @@ class ResolvedExperiment:
                 where=f"{place}.rewind",
                 expected=f"less than {chosen.epochs}ep",
             )
+
+    def _check_fine_tuning(self, data: str, recipe: str, place: str) -> None:
+        """Refuse to fine-tune by a recipe whose schedule leaves no rate to learn at."""
+        try:
+            self.experiment.recipe[recipe].fine_tuning_rate(self.per_epoch(Role(data, recipe)))
+        except InputError as error:
+            raise InputError(error.what, where=place, expected=f"{error.expected}, in recipe.{recipe}") from None
 
     def _check_leak(self, source: str, target: str, where: str) -> None:
         """Refuse a source that has seen the test images of a target."""

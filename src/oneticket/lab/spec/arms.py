@@ -103,9 +103,10 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 f"mask = '{self.mask}' with model = {self.model!r}",
                 expected="mask = 'elastic' together with model, the network in which its ticket is found",
             )
-        if self.length == "k-more" and self.starts_at_rewind:
+        if self.length == "k-more" and (self.starts_at_rewind or self.takes_no_step):
+            does = "takes no step" if self.takes_no_step else "begins at k"
             raise InputError(
-                f"length = 'k-more' with method = '{self.method}', which begins at k", expected="length = 'recipe'"
+                f"length = 'k-more' with method = '{self.method}', which {does}", expected="length = 'recipe'"
             )
 
     @property
@@ -150,6 +151,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def starts_at_rewind(self) -> bool:
         """Whether the training begins at the rewind point of the recipe."""
         return METHODS.entry(self.method).facts.start == "rewind"
+
+    @property
+    def takes_no_step(self) -> bool:
+        """Whether the network is judged as it is put together."""
+        return METHODS.entry(self.method).facts.start == "end"
 
     @property
     def has_rewound_weights(self) -> bool:
@@ -215,6 +221,10 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
         Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
         "after Oh et al. 2025, who interpolate in the source's training",
     ),
+    "untrained": (
+        Arm(mask="ticket", weights="initial", method="evaluate"),
+        "Zhou et al. 2019: a mask without training",
+    ),
     # Trained weights.
     "pruned-finetune": (
         Arm(mask="ticket", weights="trained", method="fine-tune"),
@@ -224,7 +234,11 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "pruned-probe": (Arm(mask="ticket", weights="trained", method="linear-probe"), "Alain & Bengio 2017"),
     "dense-finetune": (Arm(mask="dense", weights="trained", method="fine-tune"), "Yosinski et al. 2014"),
     "dense-pretrained": (Arm(mask="dense", weights="trained"), "Yosinski et al. 2014, the whole recipe"),
-    "autoencoder": (Arm(mask="dense", weights="autoencoder"), "Vincent et al. 2010"),
+    "autoencoder": (
+        Arm(mask="dense", weights="autoencoder"),
+        "Hinton & Salakhutdinov 2006; Bengio et al. 2007",
+    ),
+    "denoising": (Arm(mask="dense", weights="denoising"), "Vincent et al. 2010"),
     "rotation": (Arm(mask="dense", weights="rotation"), "Gidaris et al. 2018"),
     "layer-wise": (Arm(mask="dense", weights="layer-wise"), "Bengio et al. 2007"),
     # Pruned on the target, before training.
@@ -232,12 +246,23 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "snip": (Arm(mask="snip", weights="initial"), "Lee et al. 2019"),
     "grasp": (Arm(mask="grasp", weights="initial"), "Wang et al. 2020"),
     "synflow": (Arm(mask="synflow", weights="initial"), "Tanaka et al. 2020"),
+    "hts": (Arm(mask="hts", weights="initial"), "Gollini Navarrete et al. 2025"),
+    "fts": (Arm(mask="fts", weights="initial"), "Gollini Navarrete et al. 2025"),
     # Pruned on the target, while training.
     "l1": (Arm(mask="dense", weights="initial", method="l1"), "proximal L1"),
     "l0": (Arm(mask="dense", weights="initial", method="l0"), "Louizos et al. 2018"),
     "gmp": (Arm(mask="dense", weights="initial", method="gmp"), "Zhu & Gupta 2017"),
+    "gmp-global": (
+        Arm(mask="dense", weights="initial", method="gmp", options={"allocation": "global"}),
+        "after Zhu & Gupta 2017, with one threshold for the whole network",
+    ),
     "set": (Arm(mask="dense", weights="initial", method="set"), "Mocanu et al. 2018"),
+    "set-cosine": (Arm(mask="dense", weights="initial", method="set-cosine"), "SET as in Evci et al. 2020"),
     "rigl": (Arm(mask="dense", weights="initial", method="rigl"), "Evci et al. 2020"),
+    "edge-popup": (
+        Arm(mask="dense", weights="initial", method="edge-popup"),
+        "Ramanujan et al. 2020: a mask, no training",
+    ),
     # Binary.
     "binary-connect": (Arm(mask="dense", weights="initial", method="binary-connect"), "Courbariaux et al. 2015"),
     "bwn": (Arm(mask="dense", weights="initial", method="bwn"), "Rastegari et al. 2016"),
