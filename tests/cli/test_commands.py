@@ -125,6 +125,7 @@ def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Ti
     assert (plan["workers"], plan["workers_because"]) == (2, "as asked for")
     assert plan["estimated_seconds"] > 0
     assert len(plan["cells"]) == 7
+    assert [finding["kind"] for finding in plan["findings"]] == ["steps"]
     seen: set[str] = set()
     for cell in plan["cells"]:
         assert set(cell["parents"]) <= seen
@@ -132,6 +133,7 @@ def test_plan_tells_cells_and_shared_work_and_trains_nothing(call: Any, tiny: Ti
     text = call("plan", tiny())
     assert "tiny: 5 networks to compare, from 7 trainings" in text.out
     assert "7 not yet done in stores/tiny" in text.out
+    assert f"  not level (steps): {plan['findings'][0]['text']}\n" in text.out
     assert "workers (one per core; " in text.out
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
 
@@ -527,7 +529,9 @@ def test_results_are_compared_with_what_is_named_in_a_column_for_each_target(
     options = ["--wide", "--against", "winning", "--arm", "random", "--arm", "winning"]
     told = call("results", store, *options)
     assert told.code == 0
-    header, *lines = told.out.splitlines()
+    table, _, fairness = told.out.partition("\n\n")
+    header, *lines = table.splitlines()
+    assert fairness.startswith("On digits@sgd networks had other numbers of steps of their own: ")
     assert header.split() == ["weights", "%", "arm", "digits@sgd"]
     assert [line.split()[1] for line in lines] == ["random", "random", "winning", "winning"]
     assert "vs winning" in call("results", store, "--against", "winning").out

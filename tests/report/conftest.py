@@ -54,6 +54,11 @@ def network(
         "seconds": round(11 + draw.random(), 2),
         "cell": hashlib.sha256(repr((arm, source, target, density, rescale, seed)).encode()).hexdigest(),
         "lr": None,
+        "budget": "recipe",
+        "own_steps": 2344 if arm in ("winning", "own") else 1875,
+        "total_steps": 1875 if arm in ("dense", "random") else 9000,
+        "total_samples": 240_000 if arm in ("dense", "random") else 1_152_000,
+        "total_masked_flops": 9.6e11 * density if arm in ("dense", "random") else 4e12,
     } | known
 
 

@@ -87,6 +87,7 @@ def plan(
         "estimated_seconds": round(seconds / beside.count, 1),
         "leaks": [str(leak) for leak in graph.leaks],
         "densities": [{"asked": asked, "met": met} for asked, met in graph.densities.items()],
+        "findings": [{"kind": finding.kind, "text": finding.text} for finding in graph.findings],
         "precision": _precisions(graph),
     }
     if as_json:
@@ -104,6 +105,8 @@ def plan(
         click.echo(
             f"  density {asked:g} stands for {' and '.join(f'{density:.3g}' for density in met)}, the nearest round"
         )
+    for finding in graph.findings:
+        click.echo(f"  not level ({finding.kind}): {harmless(finding.text)}")
     for precision, found in facts["precision"].items():
         click.echo(f"  in {precision}: {found['reason']}")
     if lacking:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
 from oneticket.cli.text import harmless
-
-if TYPE_CHECKING:
-    from oneticket.report import Table
 
 _table = click.argument("store", type=click.Path(path_type=Path))
 _only = click.option("--experiment", help="Only the rows of this experiment.")
@@ -57,7 +53,7 @@ def results(**given: Any) -> None:
     if options.out is not None:
         check_out(options.out)
     found = _found(options)
-    if isinstance(found, list):
+    if isinstance(found, tables.Shown):
         _show(found)
     elif options.out is not None:
         options.out.write_bytes(found if isinstance(found, bytes) else found.encode())
@@ -81,7 +77,7 @@ def _refuse_what_does_not_go_together(options: _Options) -> None:
         raise click.UsageError("--out needs --format markdown, csv, json or parquet")
 
 
-def _found(options: _Options) -> list[tuple[str, Table]] | str | bytes:
+def _found(options: _Options) -> tables.Shown | str | bytes:
     """What the options ask for: titled tables for a terminal, or the content of a file."""
     store, kind, experiment = options.store, options.kind, options.experiment
     if options.cost:
@@ -93,11 +89,13 @@ def _found(options: _Options) -> list[tuple[str, Table]] | str | bytes:
     return tables.results(store, kind, experiment)
 
 
-def _show(titled: Sequence[tuple[str, Table]]) -> None:
-    for number, (title, table) in enumerate(titled):
+def _show(shown: tables.Shown) -> None:
+    for number, (title, table) in enumerate(shown.tables):
         if title:
             click.echo(("\n" if number else "") + harmless(title))
         tables.show(table)
+    for note in shown.notes:
+        click.echo("\n" + harmless(note))
 
 
 def say_cautions(store: Path, experiment: str | None) -> None:

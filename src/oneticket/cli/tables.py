@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oneticket.report import Table
+
+
+class Shown(NamedTuple):
+    """Tables for a terminal, each with its title, and sentences to show below them."""
+
+    tables: list[tuple[str, Table]]
+    notes: list[str]
+
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
 
@@ -29,7 +37,7 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
 
 
 def cautions(place: Path, experiment: str | None) -> list[str]:
-    """Warnings about networks of a store whose numbers may be wrong, were computed in different ways, or mislead.
+    """Warnings about networks of a store whose numbers may be wrong, were computed in different ways, or are not level.
 
     A table in CSV holds enough to say for the last of them only.
     """
@@ -37,13 +45,14 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     from oneticket.lab.results.natural import correction, correction_of_rows
     from oneticket.lab.results.surroundings import facts_of, mixtures
     from oneticket.lab.results.suspects import suspects
+    from oneticket.lab.results.table import unlevel
 
     if place.is_file():
         return correction_of_rows(rows_of(place, experiment))
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
-    return [*([str(found)] if found else []), *mixtures(facts), *correction(facts)]
+    return [*([str(found)] if found else []), *mixtures(facts), *correction(facts), *unlevel(store, experiment)]
 
 
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
@@ -58,8 +67,9 @@ def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
 
 def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
-) -> list[tuple[str, Table]] | str:
+) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
+    from oneticket.report import fairness
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
@@ -68,9 +78,11 @@ def compared(
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
     found = (_wide if wide else _long)(rows, against, arms, width)
+    notes = fairness([row for row in rows if not arms or row["arm"] in arms])
     if kind == "table":
-        return found
-    return "\n".join((f"{title}\n\n" if title else "") + markdown(table) for title, table in found)
+        return Shown(found, notes)
+    tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in found]
+    return "\n".join([*tables, *(f"{note}\n" for note in notes)])
 
 
 def _refuse_unknown_arms(arms: Sequence[str], known: Collection[str]) -> None:
@@ -115,7 +127,7 @@ def costs(store: Path, kind: str, experiment: str | None) -> str:
     return as_csv(found) if kind == "csv" else as_json(found)
 
 
-def footprints(store: Path, kind: str, experiment: str | None) -> list[tuple[str, Table]] | str:
+def footprints(store: Path, kind: str, experiment: str | None) -> Shown | str:
     """Accuracy, bytes and time per prediction of the dense, the ``winning`` and the binary networks, measured now."""
     _refuse_others("--footprint", kind, "table", "markdown", "csv", "json")
 
@@ -129,7 +141,7 @@ def footprints(store: Path, kind: str, experiment: str | None) -> list[tuple[str
     if kind in ("csv", "json"):
         return as_csv(rows) if kind == "csv" else as_json(rows)
     table = footprint_table(rows)
-    return [("", table)] if kind == "table" else markdown(table)
+    return Shown([("", table)], []) if kind == "table" else markdown(table)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Table:

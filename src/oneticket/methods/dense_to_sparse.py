@@ -14,6 +14,7 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.training import Callback, TrainState
+from oneticket.training.start import Timetable
 
 
 def checked(
@@ -30,7 +31,12 @@ def checked(
 
 def moment(state: TrainState, fraction: float) -> int:
     """The step of the recipe at ``fraction`` of this training, rounded; at least one step after its start."""
-    return state.times.first + max(1, math.floor(fraction * (state.times.total - state.times.first) + 0.5))
+    return moment_of(state.times, fraction)
+
+
+def moment_of(times: Timetable, fraction: float) -> int:
+    """:func:`moment` of a training with these times, before it begins."""
+    return times.first + max(1, math.floor(fraction * (times.total - times.first) + 0.5))
 
 
 def interval(every: int, phase: int) -> int:

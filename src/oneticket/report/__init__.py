@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
@@ -19,6 +20,7 @@ __all__ = [
     "Table",
     "cost_table",
     "costs",
+    "fairness",
     "footprint_table",
     "summary",
     "summary_table",

@@ -74,6 +74,10 @@ _COST_HEADERS = {
     "train_flops": "training FLOPs",
     "masked_flops": "mask-aware FLOPs",
     "seconds": "seconds",
+    "own_steps": "steps of its own",
+    "total_steps": "steps, search included",
+    "total_samples": "samples, search included",
+    "total_masked_flops": "mask-aware FLOPs, search included",
 }
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from oneticket.report.baselines import USUAL
+from oneticket.report.fairness import fairness
 from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
 from oneticket.report.figures import FAINT, INK, PAPER, draw, render
 from oneticket.report.formatting import Table, cost_table, density, percent, summary_table
@@ -27,7 +28,7 @@ from oneticket.version import __version__
 # Colours that the page replaces by its own, so that figures follow a dark screen.
 _THEMED = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
 _TEXT_COLUMNS = frozenset(
-    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell")
+    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
 )
 
 
@@ -120,6 +121,7 @@ def _page(
         title=title,
         cautions=cautions,
         facts=_facts(table, short),
+        fairness=fairness(table),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         sections=sections,

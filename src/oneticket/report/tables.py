@@ -40,8 +40,14 @@ COLUMNS = (
     "seconds",
     "cell",
     "lr",
+    "budget",
+    "own_steps",
+    "total_steps",
+    "total_samples",
+    "total_masked_flops",
 )
-COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds")
+TOTALS = ("total_steps", "total_samples", "total_masked_flops")
+COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds", "own_steps", *TOTALS)
 
 
 @dataclass(frozen=True)

@@ -361,6 +361,8 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "winning": lambda p: Expected(p.source.rewound, p.source.masks),
     "own": lambda p: Expected(p.target.rewound, p.target.masks),
     "random": of_random_mask("globally-permuted"),
+    "random-from-longer": of_random_mask("globally-permuted"),
+    "dense-from-k": lambda p: Expected(p.source.rewound, full(p.fresh)),
     "preserved": lambda p: Expected(p.redrawn, p.source.masks),
     "layer-permuted": layer_permuted,
     "even": of_random_mask("even"),

@@ -28,7 +28,7 @@ from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.results.cost import COLUMNS, MEASURES, CostReport, _targets, cost_report
 from oneticket.lab.results.cost_formats import as_csv, as_json, as_table
-from oneticket.lab.results.table import remember
+from oneticket.lab.results.table import remember, tidy
 from oneticket.training import MaskKeeper
 
 ARMS = ["winning", "own", "snip", "gmp", "rigl", "rotation", "layer-wise", "xnor", "dense-finetune", "pruned-probe"]
@@ -158,6 +158,22 @@ def test_a_row_for_every_network_and_every_column_in_it(done: Done) -> None:
         record = done.store.read(row["cell"])
         for measure in MEASURES:
             assert row[measure] == (record["cost"] | record["outcome"])[measure]
+
+
+def test_the_totals_of_the_table_are_a_networks_cost_with_its_search(done: Done) -> None:
+    """Those with other learning rates included; steps by following the plan from cell to cell."""
+    table = {row["cell"]: row for row in tidy(done.store, experiment="bill")}
+    assert len(table) == len({row["cell"] for row in done.report.rows})
+    for row in done.report.rows:
+        known = table[row["cell"]]
+        assert known["total_samples"] == row["samples"] + row["search_samples"]
+        assert known["total_masked_flops"] == row["masked_flops"] + row["search_masked_flops"]
+        if row["lr"] is None:
+            ahead, met = [row["cell"]], set[str]()
+            while ahead:
+                met.add(ahead[-1])
+                ahead += set(done.plan.cells[ahead.pop()].parents) - met
+            assert known["total_steps"] == sum(done.store.read(cell)["cost"]["steps"] for cell in met)
 
 
 # -- what rests on what -------------------------------------------------------------------------------------------

@@ -92,7 +92,20 @@ def test_what_an_arm_builds_on_is_counted(whole: Whole) -> None:
     assert {cost[a] for a in ("dense", "random", "snip", "synflow", "rigl", "l0", "xnor")} == {0}
     assert {cost[a] for a in ("winning", "own", "reshuffled", "pruned-finetune")} == {3}
     assert {cost[a] for a in ("other-seed", "aligned", "source-mask", "source-weights")} == {6}
-    assert {cost[a] for a in ("dense-finetune", *PRETRAININGS)} == {1}
+    assert {cost[a] for a in ("dense-finetune", "dense-from-k", *PRETRAININGS)} == {1}
+
+
+def test_the_steps_that_were_planned_are_those_that_were_trained(whole: Whole) -> None:
+    """An epoch has 12 steps on digits and 6 on low; k is one epoch, and a rewound network has it behind it."""
+    assert {row["arm"] for row in tidy(whole.store)} == {"dense", *ARMS}
+    for row in tidy(whole.store):
+        arm, steps = ARMS[row["arm"]], whole.store.read(row["cell"])["cost"]["steps"]
+        behind = 12 if arm.starts_at_rewind else 0
+        assert bool(steps) != arm.takes_no_step
+        if arm.weights == "rewound":
+            behind = 12 if (arm.values or arm.ticket) == "target" else 6
+        assert row["own_steps"] == steps + behind
+        assert row["budget"] == "recipe"
 
 
 def test_an_arm_that_is_only_judged_takes_no_step(whole: Whole) -> None:

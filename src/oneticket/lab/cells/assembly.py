@@ -238,7 +238,11 @@ class _ArmStart:
             names = norm_names(self.network)
             trained, fresh = self._draw_context.trained, self._draw_context.redrawn
             callbacks.insert(0, Interpolated({n: trained[n] for n in names}, {n: fresh[n] for n in names}))
-        moments: dict[str, str | int] = {"first": 0, "rewind": self.arm.rewind, "end": f"{recipe.epochs}ep"}
+        moments: dict[str, str | int] = {
+            "first": self.arm.rewind or 0,  # a budget may begin any method at k
+            "rewind": self.arm.rewind,
+            "end": f"{recipe.epochs}ep",
+        }
         return Start(
             step=moments[facts.start],
             lr_schedule="last" if facts.lr == "last" else "recipe",

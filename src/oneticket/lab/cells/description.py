@@ -54,6 +54,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
     ``ticket`` is set only where the arm uses one, ``values`` only where the weights come from another ticket;
     ``pretrained`` names the cell whose network gives the weights; ``blocks`` is written where it is not ``append``.
+    ``rewind`` is the moment of the recipe at which the training begins; it is empty for its first step.
     """
 
     mask: str

@@ -35,6 +35,30 @@ class Figures(Named):
     cost: dict[str, Any]
 
 
+class _Ticket(msgspec.Struct):
+    dense: str
+    previous: str
+
+
+class _Start(msgspec.Struct):
+    ticket: _Ticket | None = None
+    values: _Ticket | None = None
+    pretrained: str | None = None
+
+
+class Begun(msgspec.Struct):
+    """The part of a description that says which cells its cell builds on."""
+
+    start: _Start
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The cells whose files the cell reads."""
+        tickets = [ticket for ticket in (self.start.ticket, self.start.values) if ticket is not None]
+        cells = [cell for ticket in tickets for cell in (ticket.dense, ticket.previous)]
+        return tuple(dict.fromkeys([*cells, *([self.start.pretrained] if self.start.pretrained is not None else [])]))
+
+
 class Surroundings(Named):
     """The part of a ``cell.json`` that says where the cell was computed."""
 
@@ -42,6 +66,7 @@ class Surroundings(Named):
 
 
 FIGURES = msgspec.json.Decoder(Figures)
+BEGUN = msgspec.json.Decoder(Begun)
 SURROUNDINGS = msgspec.json.Decoder(Surroundings)
 
 

@@ -20,6 +20,7 @@ from oneticket.lab.cells.durable import make_folder, sync, sync_all, write_whole
 from oneticket.lab.cells.marker import LOG, prepare, say_lost, version_of
 from oneticket.lab.cells.marker import is_store as is_store
 from oneticket.lab.cells.records import (
+    BEGUN,
     FIGURES,
     SURROUNDINGS,
     Named,
@@ -116,6 +117,15 @@ class Store:
         """Outcome and cost of a finished cell, in one dictionary; the rest of its file is not decoded."""
         known = self._decoded(identity, FIGURES)
         return known.outcome | known.cost
+
+    def account(self, identity: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The figures of a finished cell, and the cells that it builds on; its file is read once."""
+        known = self._decoded(identity, FIGURES)
+        try:
+            parents = BEGUN.decode(known.description).parents
+        except ValueError as error:
+            raise self.damaged(self._record(identity), error) from None
+        return known.outcome | known.cost, parents
 
     def environment(self, identity: str) -> dict[str, Any]:
         """The environment in which a finished cell was computed; the rest of its file is not decoded."""

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from oneticket.data import ImageBatches, Normalisation, open_data
-from oneticket.lab.cells.description import Description
+from oneticket.lab.cells.description import ArmStart, Description, Round
+from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.scheduler import missing
 from oneticket.lab.planning.plan import Plan
+from oneticket.methods import METHODS
 from oneticket.models import ModelSpec, build
 from oneticket.training import Step
 
@@ -40,15 +42,16 @@ def estimated_seconds(
     """
     lacking = missing(plan, store)
     known = _known(plan, store, lacking) if store is not None and lacking else {}
-    steps: dict[tuple[Kind, bool], int] = {}
+    steps: dict[tuple[Kind, str, int], int] = {}
     total = 0.0
     for cell in lacking.values():
         kind = _kind(cell)
         if kind not in known:
             known[kind] = _seconds_per_step(cell, cache, folder, packages, device)
-        if (kind, cell.test) not in steps:
-            steps[kind, cell.test] = _steps(cell, cache)
-        total += OVERHEAD + known[kind] * steps[kind, cell.test]
+        length = _begins(cell), cycles_of(cell.start)
+        if (kind, *length) not in steps:
+            steps[kind, *length] = _steps(cell, *length, cache)
+        total += OVERHEAD + known[kind] * steps[kind, *length]
     return total
 
 
@@ -69,12 +72,19 @@ def _kind(cell: Description) -> Kind:
     return id(cell.network), id(cell.data), id(cell.recipe)
 
 
-def _steps(cell: Description, cache: Path) -> int:
+def _begins(cell: Description) -> str:
+    """The moment of its recipe at which a training begins; empty for its first step."""
+    if isinstance(cell.start, Round) and cell.start.ticket.search.method != "fine-tune":
+        return str(cell.start.ticket.search.rewind)
+    if not isinstance(cell.start, ArmStart):
+        return ""
+    return f"{cell.recipe.epochs}ep" if METHODS.entry(cell.start.method).facts.start == "end" else cell.start.rewind
+
+
+def _steps(cell: Description, begins: str, cycles: int, cache: Path) -> int:
     samples = len(open_data(cell.data, cache=cache).train)
     per_epoch = -(-samples // cell.recipe.batch_size)
-    ticket = getattr(cell.start, "ticket", None)
-    started = Step.parse(ticket.search.rewind).iterations(per_epoch) if ticket and not cell.test else 0
-    return cell.recipe.epochs * per_epoch - started
+    return cycles * cell.recipe.epochs * per_epoch - Step.parse(begins or 0).iterations(per_epoch)
 
 
 def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Collection[str], device: str) -> float:

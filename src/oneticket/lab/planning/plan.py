@@ -21,11 +21,13 @@ from oneticket.lab.cells.description import (
 )
 from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.rates import rates_of
+from oneticket.lab.planning.audit import Finding, audit
+from oneticket.lab.planning.budget import Budgets, Course, Trainings
 from oneticket.lab.planning.ladder import NOTABLE, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
-from oneticket.lab.planning.rows import Row
-from oneticket.lab.spec.arms import DENSE, Arm
+from oneticket.lab.planning.rows import Role, Row
+from oneticket.lab.spec.arms import ARMS, DENSE, Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.models import ModelSpec
 from oneticket.search import Search
@@ -38,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated. ``densities`` maps
     each density that was asked for, and that no round meets closely, to those of the rounds that stand for it.
+    ``findings`` are what makes comparisons unlevel.
     """
 
     experiment: str
@@ -46,29 +49,20 @@ class Plan(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     leaks: tuple[Leak, ...] = ()
     densities: dict[float, tuple[float, ...]] = {}
-
-
-class _Role(msgspec.Struct, frozen=True):
-    """A source or a target: a data set with a recipe."""
-
-    data_name: str
-    recipe_name: str
-
-    def __str__(self) -> str:
-        return f"{self.data_name}@{self.recipe_name}"
+    findings: tuple[Finding, ...] = ()
 
 
 class _Planner:
     def __init__(self, experiment: Experiment, resolved: ResolvedExperiment) -> None:
         self.experiment, self.resolved = experiment, resolved
         self.namer, self.own = CellNamer(), OwnCode()
+        self.budgets = Budgets(experiment, resolved)
         self.cells: dict[str, Description] = {}
         self.replicate: dict[str, Description] = {}
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
         self.met: dict[float, set[float]] = {}
-        self._recipes: dict[tuple[str, float | None], Recipe] = {}
-        self._tickets: dict[tuple[str, _Role, int, Search], list[TicketRef]] = {}
+        self._tickets: dict[tuple[str, Role, int, Search], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
         for spec in self.experiment.models:
@@ -83,7 +77,9 @@ class _Planner:
                 self.cells |= by_data(self.replicate)
         leaks = tuple(self.resolved.leaks)
         met = {asked: tuple(sorted(found)) for asked, found in sorted(self.met.items(), reverse=True)}
-        return Plan(self.experiment.name, self.cells, list(self.rows.values()), self.labels, leaks, met)
+        rows = list(self.rows.values())
+        findings = audit(self.experiment, self.cells, rows, self.labels, self.resolved)
+        return Plan(self.experiment.name, self.cells, rows, self.labels, leaks, met, findings)
 
     def _add(self, description: Description, what: str, *, normalised: bool) -> str:
         code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
@@ -98,13 +94,13 @@ class _Planner:
         self.labels.setdefault(identity, f"{what} · {description.network.name} · seed {description.seed}")
         return identity
 
-    def _dense(self, spec: ModelSpec, role: _Role, seed: int, rewind: str | int, lr: float | None = None) -> str:
+    def _dense(self, spec: ModelSpec, role: Role, seed: int, rewind: str | int, recipe: Recipe | None = None) -> str:
         """The dense training: round 0 of a search and the dense arm of a target are one cell."""
         return self._add(
             Description(
                 network=self.resolved.network(spec, role.data_name),
                 data=self.resolved.ref(role.data_name),
-                recipe=self._recipe(role, lr),
+                recipe=self.experiment.recipe[role.recipe_name] if recipe is None else recipe,
                 seed=seed,
                 start=Initial(),
                 snapshots=(str(rewind),),
@@ -113,16 +109,14 @@ class _Planner:
             normalised=self.resolved.is_normalised(spec, role.data_name),
         )
 
-    def _ticket(self, spec: ModelSpec, role: _Role, seed: int, number: int, search: Search) -> TicketRef:
+    def _ticket(self, spec: ModelSpec, role: Role, seed: int, number: int, search: Search) -> TicketRef:
         """The ticket of a round, with the cells of the rounds before it."""
         found = self._tickets.setdefault((str(spec), role, seed, search), [])
         while len(found) <= number:
             found.append(self._next_ticket(spec, role, seed, found, search))
         return found[number]
 
-    def _next_ticket(
-        self, spec: ModelSpec, role: _Role, seed: int, found: list[TicketRef], search: Search
-    ) -> TicketRef:
+    def _next_ticket(self, spec: ModelSpec, role: Role, seed: int, found: list[TicketRef], search: Search) -> TicketRef:
         """The ticket after those found so far; from the third on, it is pruned from a cell of its own."""
         number = len(found)
         dense = previous = self._dense(spec, role, seed, search.rewind)
@@ -153,19 +147,22 @@ class _Planner:
     def _add_transfer(self, spec: ModelSpec, transfer: Grid, seed: int) -> None:
         arms = self.experiment.arms()
         for target in transfer.targets:
-            to = _Role(*split_role(target))
+            to = Role(*split_role(target))
             for lr in transfer.lr or (None,):
-                cell = self._dense(spec, to, seed, self.experiment.search.rewind, lr)
-                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell)
+                search = self.experiment.search
+                nothing = Trainings(0, 0, self.resolved.ladder(search).rungs[0], search, spec, to)
+                course = self.budgets.course(spec, transfer, ARMS[DENSE], to, nothing, 1.0, lr)
+                cell = self._dense(spec, to, seed, search.rewind, course.recipe)
+                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell, transfer, course)
             for source in transfer.sources or (target,):
-                origin = _Role(*split_role(source))
+                origin = Role(*split_role(source))
                 for name in transfer.arms:
                     if name == DENSE:
                         continue
                     for density in self._densities(arms[name], transfer):
                         for rescale in self._rescalings(arms[name], transfer):
                             for lr in transfer.lr or (None,):
-                                self._add_arm(spec, origin, to, name, rescale, density, seed, lr)
+                                self._add_arm(spec, transfer, origin, to, name, rescale, density, seed, lr)
 
     def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
         """The densities at which an arm is trained; only 1 for an arm that stays dense."""
@@ -176,8 +173,8 @@ class _Planner:
         return ("none",) if arm.mask == DENSE else transfer.rescale
 
     def _add_arm(
-        self, spec: ModelSpec, origin: _Role, to: _Role, name: str, rescale: str, density: float, seed: int,
-        lr: float | None,
+        self, spec: ModelSpec, transfer: Grid, origin: Role, to: Role, name: str, rescale: str, density: float,
+        seed: int, lr: float | None,
     ) -> None:  # fmt: skip
         arm = self.experiment.arms()[name]
         owners = {"source": origin, "target": to}
@@ -186,10 +183,9 @@ class _Planner:
         if not arm.stays_dense and distance(density, rung) > NOTABLE:
             self.met.setdefault(density, set()).add(rung.density)
         ticket = values = pretrained = None
-        cost = 0
+        cost, owner, found_in = 0, giver, arm.found_in or spec
         if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
             from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
-            found_in = arm.found_in or spec
             ticket = self._ticket(found_in, giver, from_seed, rung.number, search)
             # Even a ticket of round 0, all weights at W_k, costs the dense training.
             cost = max(rung.number, 1)
@@ -199,10 +195,13 @@ class _Planner:
                 cost *= 2
         elif arm.needs == "pretraining":
             pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
+        searches = sum(needed is not None for needed in (ticket, values))
+        before = Trainings(cost, searches, rung, search, found_in, owner)
+        course = self.budgets.course(spec, transfer, arm, to, before, density, lr)
         description = Description(
             network=self.resolved.network(spec, to.data_name),
             data=self.resolved.ref(to.data_name),
-            recipe=self._recipe(to, lr),
+            recipe=course.recipe,
             seed=seed,
             start=ArmStart(
                 mask=arm.mask,
@@ -216,7 +215,7 @@ class _Planner:
                 ticket=ticket,
                 values=values,
                 pretrained=pretrained,
-                rewind=str(search.rewind) if arm.starts_at_rewind else "",
+                rewind=course.start,
                 blocks=arm.blocks if arm.blocks != "append" else msgspec.UNSET,
             ),
         )
@@ -224,14 +223,14 @@ class _Planner:
         cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights", normalised=normalised)
         # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
-        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell)
+        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell, transfer, course)
 
     def _other(self, seed: int) -> int:
         """The replicate after this one, the first after the last."""
         seeds = self.experiment.replicates
         return seeds[(seeds.index(seed) + 1) % len(seeds)]
 
-    def _pretraining(self, spec: ModelSpec, role: _Role, seed: int, task: str) -> str:
+    def _pretraining(self, spec: ModelSpec, role: Role, seed: int, task: str) -> str:
         description = Description(
             network=self.resolved.network(spec, role.data_name),
             data=self.resolved.ref(role.data_name),
@@ -243,17 +242,9 @@ class _Planner:
         normalised = self.resolved.is_normalised(spec, role.data_name)
         return self._add(description, f"{task} {role}", normalised=normalised)
 
-    def _recipe(self, role: _Role, lr: float | None) -> Recipe:
-        recipe = self.experiment.recipe[role.recipe_name]
-        key = (role.recipe_name, lr)
-        if key not in self._recipes:
-            # One object per key, so that it is serialised once.
-            self._recipes[key] = recipe if lr is None else msgspec.structs.replace(recipe, lr=lr)
-        return self._recipes[key]
-
     def _add_row(
-        self, spec: ModelSpec, giver: _Role | None, to: _Role, arm: str, rescale: str, density: float, number: int,
-        seed: int, search_trainings: int, lr: float | None, cell: str,
+        self, spec: ModelSpec, giver: Role | None, to: Role, arm: str, rescale: str, density: float, number: int,
+        seed: int, search_trainings: int, lr: float | None, cell: str, transfer: Grid, course: Course,
     ) -> None:  # fmt: skip
         row = Row(
             experiment=self.experiment.name,
@@ -270,6 +261,8 @@ class _Planner:
             search_trainings=search_trainings,
             lr=lr,
             cell=cell,
+            budget=transfer.budget,
+            own_steps=course.own_steps,
         )
         self.rows.setdefault(msgspec.structs.astuple(row), row)
 

@@ -16,6 +16,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
 from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
+from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.arms import Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.masks import Masks
@@ -26,6 +27,7 @@ from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
 from oneticket.search import Search
 from oneticket.training import Step
+from oneticket.training.cost import forward_flops
 from oneticket.weights import norm_names
 
 Shapes = dict[str, tuple[int, ...]]
@@ -70,6 +72,7 @@ class ResolvedExperiment:
         self._networks: dict[tuple[str, str], tuple[Network, Shapes]] = {}
         self._normalised: dict[tuple[str, str], bool] = {}
         self._leaks: dict[tuple[str, str], Leak] = {}
+        self._flops: dict[tuple[str, str], tuple[int, int]] = {}
 
     def ref(self, name: str) -> DataRef:
         """The identity of a data set."""
@@ -85,6 +88,20 @@ class ResolvedExperiment:
         if name not in self._splits:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
+
+    def per_epoch(self, role: Role) -> int:
+        """The optimiser steps of an epoch."""
+        return math.ceil(len(self.splits(role.data_name).train) / self.experiment.recipe[role.recipe_name].batch_size)
+
+    def forward_flops(self, spec: ModelSpec, data: str) -> tuple[int, int]:
+        """FLOPs of the forward pass of one sample: of all operations, and of those without a prunable weight."""
+        key = (str(spec), data)
+        if key not in self._flops:
+            network, shapes = self._built(spec, data)
+            model = build(spec, input_shape=network.input, classes=network.classes, seed=0, **self._code)
+            none = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+            self._flops[key] = forward_flops(model, torch.zeros(1, *network.input), none)
+        return self._flops[key]
 
     @property
     def leaks(self) -> list[Leak]:
@@ -262,7 +279,7 @@ class ResolvedExperiment:
 
     def _check_rewind(self, data: str, recipe: str, deepest: int, search: Search, place: str) -> None:
         rewind, chosen = Step.parse(search.rewind), self.experiment.recipe[recipe]
-        per_epoch = self._steps_per_epoch(data, recipe)
+        per_epoch = self.per_epoch(Role(data, recipe))
         if rewind.iterations(per_epoch) > chosen.epochs * per_epoch:
             raise InputError(
                 f"rewind = {rewind} is after the end of {data}@{recipe}",
@@ -282,12 +299,9 @@ class ResolvedExperiment:
     def _check_fine_tuning(self, data: str, recipe: str, place: str) -> None:
         """Refuse to fine-tune by a recipe whose schedule leaves no rate to learn at."""
         try:
-            self.experiment.recipe[recipe].fine_tuning_rate(self._steps_per_epoch(data, recipe))
+            self.experiment.recipe[recipe].fine_tuning_rate(self.per_epoch(Role(data, recipe)))
         except InputError as error:
             raise InputError(error.what, where=place, expected=f"{error.expected}, in recipe.{recipe}") from None
-
-    def _steps_per_epoch(self, data: str, recipe: str) -> int:
-        return math.ceil(len(self.splits(data).train) / self.experiment.recipe[recipe].batch_size)
 
     def _check_leak(self, source: str, target: str, where: str) -> None:
         """Refuse a source that has seen the test images of a target."""

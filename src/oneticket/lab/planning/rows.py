@@ -30,10 +30,22 @@ class RowKey(msgspec.Struct, frozen=True):
         return RowKey(*(row.get(field) for field in RowKey.__struct_fields__))  # type: ignore[arg-type]
 
 
+class Role(msgspec.Struct, frozen=True):
+    """A source or a target: a data set with a recipe."""
+
+    data_name: str
+    recipe_name: str
+
+    def __str__(self) -> str:
+        return f"{self.data_name}@{self.recipe_name}"
+
+
 class Row(RowKey, frozen=True, kw_only=True):
     """The columns of a row of the tidy table that are known before its cell has run.
 
     ``lr`` is one of several learning rates that the arm is tried with, or None if only the recipe's is used.
+    ``budget`` is that of its grid, and ``own_steps`` the optimiser steps of its training on the target, with those that
+    its weights have behind them if they are W_k.
     """
 
     round: int
@@ -41,3 +53,5 @@ class Row(RowKey, frozen=True, kw_only=True):
     search_trainings: int
     lr: float | None
     cell: str
+    budget: str
+    own_steps: int

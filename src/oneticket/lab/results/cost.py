@@ -13,6 +13,7 @@ import msgspec
 from oneticket.errors import InputError
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
+from oneticket.lab.results.lineage import replicate, trials
 from oneticket.lab.results.table import best_rates
 
 KNOWN = (*RowKey.__struct_fields__, "round", "seed", "lr", "cell")
@@ -169,10 +170,9 @@ class _Records:
                 where=str(self._store.root),
                 expected="a new run of the experiment",
             )
-        content = self._store.read(cell)
-        figures = content["cost"] | content["outcome"]
+        figures, parents = self._store.account(cell)
         costs = {measure: figures.get(measure) or 0 for measure in MEASURES}
-        return _Record(tuple(_parents(content["description"]["start"])), costs, figures.get("val_accuracy"))
+        return _Record(parents, costs, figures.get("val_accuracy"))
 
     def ancestors(self, cells: Iterable[str]) -> frozenset[str]:
         """The parents of ``cells``, their parents, and so on."""
@@ -192,15 +192,6 @@ class _Records:
         return Bill(trainings=len(costs), **sums | {"seconds": math.fsum(cost["seconds"] for cost in costs)})
 
 
-def _parents(start: Mapping[str, Any]) -> Iterator[str]:
-    """The cells whose files a cell reads, from the start in its description."""
-    for ticket in (start.get("ticket"), start.get("values")):
-        if ticket is not None:
-            yield from (ticket["dense"], ticket["previous"])
-    if start.get("pretrained") is not None:
-        yield start["pretrained"]
-
-
 def _networks(store: Store, records: _Records, experiment: str | None) -> Iterator[_Network]:
     known = [
         dict(zip(content["columns"], values, strict=True))
@@ -211,18 +202,10 @@ def _networks(store: Store, records: _Records, experiment: str | None) -> Iterat
     rows = [
         {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
     ]
-    tried: dict[tuple[RowKey, int, int], set[str]] = {}
-    for row in rows:
-        tried.setdefault(_but_rate(row), set()).add(row["cell"])
+    tried = trials(rows)
     for known_row in best_rates(rows):
-        cell = known_row["cell"]
-        cells = tried[_but_rate(known_row)] if known_row.get("lr") is not None else {cell}
-        yield _Network(known_row, cell, frozenset(cells - {cell}), records.ancestors(cells))
-
-
-def _but_rate(row: Mapping[str, Any]) -> tuple[RowKey, int, int]:
-    """The key that rows share if they differ only in their learning rate."""
-    return RowKey.of(row), row["round"], row["seed"]
+        cells = tried[replicate(known_row)]
+        yield _Network(known_row, known_row["cell"], cells - {known_row["cell"]}, records.ancestors(cells))
 
 
 # -- rows and sums ------------------------------------------------------------------------------------------------

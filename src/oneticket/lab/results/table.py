@@ -16,6 +16,7 @@ import msgspec
 from oneticket.errors import InputError, unknown
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
+from oneticket.lab.results.lineage import Lineage, replicate, trials
 
 if TYPE_CHECKING:  # tables are read without torch, which planning loads
     from oneticket.lab.planning.plan import Plan
@@ -25,20 +26,26 @@ COLUMNS = (
     "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "density_asked",
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
-    "lr", "naturally_zero",
+    "lr", "naturally_zero", "budget", "own_steps", "total_steps", "total_samples", "total_masked_flops",
 )  # fmt: skip
-"""The columns of the table. Accuracies and densities are fractions, losses nats, seconds wall-clock.
+"""The columns of the table; new ones are appended. Accuracies and densities are fractions, losses nats, seconds
+wall-clock.
 
 ``lr`` is the learning rate chosen by validation, where an arm was tried with several; ``naturally_zero`` the fraction
-of the weights that dense training drove to zero, for ``natural-corrected``.
+of the weights that dense training drove to zero, for ``natural-corrected``. ``own_steps`` are the optimiser steps that
+a network's weights have behind them at the end, without those of a search; ``total_…`` are over all trainings that it
+rests on, its own and those with other learning rates included.
 """
 
 WORDS = frozenset(
-    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell")
+    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
 )
 COUNTS = frozenset(
-    ("round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops")
-)
+    (
+        "round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops",
+        "own_steps", "total_steps", "total_samples", "total_masked_flops",
+    )
+)  # fmt: skip
 NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
 """Required columns of a file; ``test_loss`` tells trainings that diverged from the others."""
 
@@ -64,6 +71,7 @@ def remember(plan: Plan, store: Store, origin: Origin | None = None, file: Path 
     rows = [[getattr(row, name) for name in names] for row in plan.rows]
     content: dict[str, Any] = {"columns": names, "rows": rows, "cells": list(plan.cells)}
     content |= {"origin": msgspec.to_builtins(origin), "file": str(file.resolve()) if file is not None else None}
+    content["findings"] = msgspec.to_builtins(plan.findings)
     _refuse_to_overwrite(store, plan.experiment, content)
     store.write_experiment(plan.experiment, content)
 
@@ -100,9 +108,31 @@ def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
     known: list[dict[str, Any]] = []
     for content in store.experiments(experiment):
         known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
-    figures = {cell: store.figures(cell) for cell in store.present({row["cell"]: None for row in known})}
-    rows = [figures[row["cell"]] | row for row in known if row["cell"] in figures]
-    return [{column: row.get(column) for column in COLUMNS} for row in best_rates(rows)]
+    there, lineage = store.present({row["cell"]: None for row in known}), Lineage(store)
+    rows = [lineage.figures(row["cell"]) | row for row in known if row["cell"] in there]
+    tried = trials(rows)
+    return [_whole(row, lineage.sums(tried[replicate(row)])) for row in best_rates(rows)]
+
+
+def _whole(row: Mapping[str, Any], sums: Mapping[str, int | None]) -> TidyRow:
+    """``row`` with all columns. Tables that were planned before there were budgets have that of the recipe."""
+    known: TidyRow = {**row, **sums, "budget": row.get("budget") or "recipe"}
+    return {column: known.get(column) for column in COLUMNS}
+
+
+def unlevel(store: Store, experiment: str | None = None) -> list[str]:
+    """What the plans of the experiments in a store say of unlevel comparisons, each once.
+
+    Other numbers of steps are left out: the table has them, and the report says them of the networks that are there.
+    """
+    contents = list(store.experiments(experiment))
+    found: dict[str, None] = {}
+    for content in contents:
+        prefix = f"{content['name']}: " if len(contents) > 1 else ""
+        for finding in content.get("findings", ()):
+            if finding["kind"] != "steps":
+                found[prefix + finding["text"]] = None
+    return list(found)
 
 
 def best_rates(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -136,7 +166,8 @@ def as_csv(rows: Sequence[TidyRow]) -> str:
 def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
     """Read the rows of a file that :func:`as_csv` wrote; optional columns may be missing.
 
-    Missing values are None, the missing rescaling is ``none``, and the missing cell is the line number.
+    Missing values are None, the missing rescaling is ``none``, the missing budget ``recipe``, and the missing cell is
+    the line number.
 
     Parameters
     ----------
@@ -175,7 +206,7 @@ def from_csv(path: Path, *, experiment: str | None = None) -> list[TidyRow]:
 
 
 def _typed(line: dict[str, str], number: int, path: Path) -> TidyRow:
-    row: TidyRow = dict.fromkeys(WORDS, "") | {"rescale": "none", "cell": f"line {number}"}
+    row: TidyRow = dict.fromkeys(WORDS, "") | {"rescale": "none", "cell": f"line {number}", "budget": "recipe"}
     for column in COLUMNS:
         text = line.get(column) or ""
         if column in WORDS:

@@ -20,6 +20,7 @@ INTERPOLATED = "interpolated"
 
 Owner = Literal["source", "target"]
 Needs = Literal["nothing", "density", "ticket", "pretraining"]
+Length = Literal["recipe", "k-more"]
 
 
 class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +58,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     search : the fields in which the search of the ticket differs from the experiment's.
     model : the network in which an ``elastic`` mask was found.
     blocks : the order in which an ``elastic`` mask repeats or drops residual blocks, ``append`` or ``interleave``.
+    length : how long the target is trained: as its recipe says, or for as many steps more as the rewind point k has,
+        with every drop of the learning rate counted from the end.
     """
 
     mask: str
@@ -70,6 +73,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     search: OtherSearch = OtherSearch()
     model: str | ModelSpec | None = None
     blocks: Blocks = "append"
+    length: Length = "recipe"
 
     def __post_init__(self) -> None:
         choices = {
@@ -88,9 +92,9 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 f"mask = '{self.mask}' with method = '{self.method}', which makes its own masks",
                 expected=f"mask = '{DENSE}'",
             )
-        if self.mask == DENSE and self.weights in ("re-drawn", "reshuffled", "rewound"):
+        if self.mask == DENSE and self.weights in ("re-drawn", "reshuffled"):
             raise InputError(
-                f"weights = '{self.weights}' with a dense mask", expected="weights = 'initial' or 'trained'"
+                f"weights = '{self.weights}' with a dense mask", expected="weights = 'initial', 'rewound' or 'trained'"
             )
         if self.weights in PRETRAININGS and self.mask != DENSE:
             raise InputError(f"weights = '{self.weights}' under a mask", expected=f"mask = '{DENSE}'")
@@ -105,6 +109,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
         if self.mask != "elastic" and self.blocks != "append":
             raise InputError(f"blocks = '{self.blocks}' with mask = '{self.mask}'", expected="mask = 'elastic'")
+        if self.length == "k-more" and (self.starts_at_rewind or self.takes_no_step):
+            does = "takes no step" if self.takes_no_step else "begins at k"
+            raise InputError(
+                f"length = 'k-more' with method = '{self.method}', which {does}", expected="length = 'recipe'"
+            )
 
     @property
     def found_in(self) -> ModelSpec | None:
@@ -150,6 +159,21 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return METHODS.entry(self.method).facts.start == "rewind"
 
     @property
+    def cycles(self) -> int:
+        """How often the method runs the recipe, one time after the other."""
+        return int(self.options["cycles"]) if METHODS.entry(self.method).facts.repeats else 1
+
+    @property
+    def takes_no_step(self) -> bool:
+        """Whether the network is judged as it is put together."""
+        return METHODS.entry(self.method).facts.start == "end"
+
+    @property
+    def has_rewound_weights(self) -> bool:
+        """Whether the weights are W_k: a network that has k steps of training behind it."""
+        return self.weights == "rewound"
+
+    @property
     def looks_at_source(self) -> bool:
         """Whether the arm needs a source; controls that use only the density have one in their rows, but need none."""
         if self.needs == "pretraining":
@@ -181,6 +205,10 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "own": (Arm(mask="ticket", weights="rewound", ticket="target"), "Frankle & Carbin 2019: the ceiling"),
     # Masks, with weights drawn afresh.
     "random": (Arm(mask="globally-permuted", weights="re-drawn"), "Morcos et al. 2019"),
+    "random-from-longer": (
+        Arm(mask="globally-permuted", weights="re-drawn", length="k-more"),
+        "random with the k steps that a ticket has behind it",
+    ),
     "preserved": (Arm(mask="ticket", weights="re-drawn"), "Frankle & Carbin 2019; Liu et al. 2019"),
     "layer-permuted": (Arm(mask="layer-permuted", weights="re-drawn"), "Morcos et al. 2019, fig. A1"),
     "even": (Arm(mask="even", weights="re-drawn"), "uniform density in every layer"),
@@ -196,6 +224,7 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
         Arm(mask="ticket", weights="rewound", ticket="target", values="source"),
         "the target's mask on the source's W_k",
     ),
+    "dense-from-k": (Arm(mask="dense", weights="rewound"), "the k steps of a ticket without its mask"),
     "ticket-initial": (Arm(mask="ticket", weights="initial"), "Frankle & Carbin 2019"),
     "reshuffled": (Arm(mask="ticket", weights="reshuffled"), "Frankle et al. 2021"),
     "sign-constant": (Arm(mask="ticket", weights="sign-constant"), "Zhou et al. 2019"),

@@ -36,11 +36,15 @@ _MISSING = frozenset(("na", "n.a", "n.a.", "nan", "nat", "nil", "none", "null", 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+Budget = Literal["recipe", "equal-k", "equal-search", "equal-flops"]
+
+
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One grid: all combinations of its sources, targets, arms, rescalings and densities.
 
     ``lr`` lists learning rates to try for every arm on the target, instead of its recipe's; the table shows the rate
-    with the best validation accuracy over the seeds.
+    with the best validation accuracy over the seeds. ``budget`` says how long each arm is trained there:
+    :mod:`oneticket.lab.planning.budget` has the definitions.
     """
 
     targets: tuple[str, ...]
@@ -49,6 +53,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rescale: tuple[str, ...] = ("none",)
     densities: tuple[float, ...] | Literal["all"] = "all"
     lr: tuple[float, ...] = ()
+    budget: Budget = "recipe"
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,6 +154,7 @@ def _check(experiment: Experiment) -> None:
         raise InputError("there is nothing to do", where="transfer", expected="at least one [[transfer]]")
     for number, transfer in enumerate(experiment.transfer):
         _check_transfer(experiment, transfer, f"transfer[{number}]")
+    _check_budgets(experiment)
 
 
 def _check_name(word: str, where: str) -> None:
@@ -208,6 +214,20 @@ def _check_search(search: Search, where: str) -> None:
         raise InputError("a parameter is named twice", where=f"{where}.prunable", expected="each once")
 
 
+def _check_budgets(experiment: Experiment) -> None:
+    """Refuse two budgets on one target: its arms would stand in one table without being comparable."""
+    first: dict[str, tuple[int, Budget]] = {}
+    for number, grid in enumerate(experiment.transfer):
+        for target in grid.targets:
+            other, budget = first.setdefault(target, (number, grid.budget))
+            if budget != grid.budget:
+                raise InputError(
+                    f"budget = '{grid.budget}' on {target}, where transfer[{other}] has '{budget}'",
+                    where=f"transfer[{number}].budget",
+                    expected="one budget for each target; another budget in an experiment of another name",
+                )
+
+
 # -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
 def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
     """Refuse an impossible grid, as far as the file alone shows it; ``where`` is its place in the file."""
@@ -244,6 +264,12 @@ def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) ->
     _check_known("arm", name, arms, f"{where}.arms")
     if arms[name].looks_at_source and not transfer.sources:
         raise InputError(f"the arm '{name}' needs a source", where=f"{where}.sources", expected="at least one")
+    if arms[name].length == "k-more" and transfer.budget != "recipe":
+        raise InputError(
+            f"the arm '{name}' has k steps more than its recipe, which budget = '{transfer.budget}' does not allow",
+            where=f"{where}.arms",
+            expected="budget = 'recipe' for this arm, or the same arm with length = 'recipe'",
+        )
     if arms[name].mask_from == "other-seed" and len(experiment.replicates) < 2:
         raise InputError(f"the arm '{name}' needs another seed", where="seeds", expected="at least 2")
 
