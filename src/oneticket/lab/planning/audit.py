@@ -11,6 +11,7 @@ import msgspec
 
 from oneticket.data.spec import chain
 from oneticket.lab.cells.description import ArmStart, Description, Round
+from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.experiment import Experiment, split_role
@@ -105,10 +106,11 @@ class _Audit:
 
     def _timetable(self, cell: Description) -> Timetable:
         moment, last = _beginning(cell)
-        key = (id(cell.recipe), id(cell.data), moment, last)  # of thousands of cells, which share these objects
+        cycles = cycles_of(cell.start)
+        key = (id(cell.recipe), id(cell.data), moment, last, cycles)  # of thousands of cells, which share these objects
         if key not in self._tables:
             per_epoch = math.ceil(self._samples[cell.data] / cell.recipe.batch_size)
-            start = Start(step=moment or 0, lr_schedule="last" if last else "recipe")
+            start = Start(step=moment or 0, lr_schedule="last" if last else "recipe", cycles=cycles)
             self._tables[key] = Timetable.of(cell.recipe, per_epoch, start, ())
         return self._tables[key]
 
