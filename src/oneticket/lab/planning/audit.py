@@ -11,6 +11,7 @@ import msgspec
 
 from oneticket.data.spec import chain
 from oneticket.lab.cells.description import ArmStart, Description, Round
+from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.experiment import Experiment, split_role
@@ -105,10 +106,11 @@ class _Audit:
 
     def _timetable(self, cell: Description) -> Timetable:
         moment, last = _beginning(cell)
-        key = (id(cell.recipe), id(cell.data), moment, last)  # of thousands of cells, which share these objects
+        cycles = cycles_of(cell.start)
+        key = (id(cell.recipe), id(cell.data), moment, last, cycles)  # of thousands of cells, which share these objects
         if key not in self._tables:
             per_epoch = math.ceil(self._samples[cell.data] / cell.recipe.batch_size)
-            start = Start(step=moment or 0, lr_schedule="last" if last else "recipe")
+            start = Start(step=moment or 0, lr_schedule="last" if last else "recipe", cycles=cycles)
             self._tables[key] = Timetable.of(cell.recipe, per_epoch, start, ())
         return self._tables[key]
 
@@ -130,7 +132,8 @@ class _Audit:
             if rows[0].budget in ("recipe", "equal-k"):
                 levels = _levels((row.own_steps, row.arm) for row in rows)
                 if len(levels) > 1:
-                    remedy = ', which budget = "equal-k" levels' if rows[0].budget == "recipe" else ""
+                    repeated = any(cycles_of(self._cells[row.cell].start) > 1 for row in rows)
+                    remedy = ', which budget = "equal-k" levels' if rows[0].budget == "recipe" and not repeated else ""
                     places.setdefault(f"{_listed(levels)}{remedy}", {})[target] = None
             elif rows[0].budget == "equal-search" and (levels := self._widest(rows)):
                 places.setdefault(f"{_listed(levels)}, with those of the search", {})[target] = None
