@@ -58,6 +58,17 @@ def test_searches_that_are_not_made_up_for(lab: Any) -> None:
     assert line.endswith(" 96 twice; 48 dense, winning")
 
 
+def test_a_recipe_that_is_run_several_times(lab: Any) -> None:
+    """The search of the ticket of 12.5 %, three rounds and the dense training, is 4 trainings."""
+    mine = {"mask": "globally-permuted", "weights": "re-drawn", "method": "cyclic", "options": {"cycles": 4}}
+    for budget in ("recipe", "equal-k"):
+        (line,) = told(lab, "steps", "random", "mine", arm__mine=mine, budget=budget)
+        assert line.endswith("192 mine; 48 dense, random")
+    (line,) = told(lab, "steps", "random", "mine", arm__mine=mine, budget="equal-search", search__rewind=0)
+    assert "144 dense, random" in line
+    assert "192 mine" in line
+
+
 def test_a_rate_that_is_next_to_nothing(lab: Any) -> None:
     """The last of 1440 steps of a cosine: 0.1 · (1 + cos(π · 1439/1440))/2 = 1.2e-7."""
     recipe = {"schedule": {"kind": "cosine"}, "batch_size": 1}

@@ -132,7 +132,8 @@ class _Audit:
             if rows[0].budget in ("recipe", "equal-k"):
                 levels = _levels((row.own_steps, row.arm) for row in rows)
                 if len(levels) > 1:
-                    remedy = ', which budget = "equal-k" levels' if rows[0].budget == "recipe" else ""
+                    repeated = any(cycles_of(self._cells[row.cell].start) > 1 for row in rows)
+                    remedy = ', which budget = "equal-k" levels' if rows[0].budget == "recipe" and not repeated else ""
                     places.setdefault(f"{_listed(levels)}{remedy}", {})[target] = None
             elif rows[0].budget == "equal-search" and (levels := self._widest(rows)):
                 places.setdefault(f"{_listed(levels)}, with those of the search", {})[target] = None
