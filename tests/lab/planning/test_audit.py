@@ -51,11 +51,6 @@ def test_searches_that_are_not_made_up_for(lab: Any) -> None:
     changes: dict[str, Any] = {"search__rewind": 0, "transfer": [grid | {"budget": "equal-search"}]}
     (line,) = told(lab, "steps", **changes)
     assert line.endswith("240 other-seed; 144 dense, own, with those of the search")
-    twice = {"mask": "globally-permuted", "weights": "re-drawn", "method": "cyclic", "options": {"cycles": 2}}
-    (line,) = told(lab, "steps", "own", "twice", budget="equal-search", search__rewind=0, arm__twice=twice)
-    assert "96 twice" in line
-    (line,) = told(lab, "steps", "winning", "twice", arm__twice=twice)
-    assert line.endswith(" 96 twice; 48 dense, winning")
 
 
 def test_a_recipe_that_is_run_several_times(lab: Any) -> None:
