@@ -109,8 +109,8 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
         if self.mask != "elastic" and self.blocks != "append":
             raise InputError(f"blocks = '{self.blocks}' with mask = '{self.mask}'", expected="mask = 'elastic'")
-        if self.length == "k-more" and (self.starts_at_rewind or self.takes_no_step):
-            does = "takes no step" if self.takes_no_step else "begins at k"
+        if self.length == "k-more" and (self.starts_at_rewind or self.takes_no_step or self.cycles > 1):
+            does = "takes no step" if self.takes_no_step else "begins at k" if self.starts_at_rewind else "repeats"
             raise InputError(
                 f"length = 'k-more' with method = '{self.method}', which {does}", expected="length = 'recipe'"
             )
