@@ -56,18 +56,23 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     first, total : the number of steps at its beginning and at its end.
-    cycle : the number of steps of the whole recipe, once.
     per_epoch : steps in an epoch.
     lr : step → learning rate.
     moments : name of a snapshot → number of steps after which it is taken.
+    cycles : how often the recipe is run.
     """
 
     first: int
     total: int
-    cycle: int
     per_epoch: int
     lr: Callable[[int], float]
     moments: Mapping[str, int] = {}
+    cycles: int = 1
+
+    @property
+    def cycle(self) -> int:
+        """The number of steps of the whole recipe, once."""
+        return self.total // self.cycles
 
     @classmethod
     def of(cls, recipe: Recipe, per_epoch: int, start: Start, snapshots: Sequence[str | int | Step]) -> Timetable:
@@ -91,7 +96,7 @@ class Timetable(msgspec.Struct, frozen=True, kw_only=True):
         fine_tuning = start.lr_schedule == "last"
         rate = _always(recipe.fine_tuning_rate(per_epoch)) if fine_tuning else recipe.rates(per_epoch)
         lr = rate if start.cycles == 1 else lambda step: rate(step % cycle)
-        return cls(first=first, total=total, cycle=cycle, per_epoch=per_epoch, lr=lr, moments=moments)
+        return cls(first=first, total=total, per_epoch=per_epoch, lr=lr, moments=moments, cycles=start.cycles)
 
 
 def _always(rate: float) -> Callable[[int], float]:
