@@ -25,7 +25,7 @@ def test_every_kind_of_layer_is_right_on_this_machine(kernel: int, threads: int)
     assert [str(wrong) for _, wrong in sweep(chosen, layers=True) if wrong is not None] == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_layers_that_were_wrong_are_right(threads: int) -> None:
     """All of them in one process, which takes longer to start than to try them."""
     chosen = [kind for kind in kinds([threads]) if kind.kernel == 1 and kind.stride == 2 and not kind.grouped]

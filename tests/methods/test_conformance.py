@@ -237,7 +237,7 @@ class Kill(Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8, 13, 19])
+@pytest.mark.parametrize("step", [1, 4, 8, 19, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 3, 6, 13))])
 @pytest.mark.parametrize("name", list(METHODS))
 def test_killed_within_an_epoch_it_ends_with_the_same_bits(
     name: str, step: int, images: ImageSet, undisturbed: Undisturbed, tmp_path: Path

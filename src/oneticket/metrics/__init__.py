@@ -2,10 +2,12 @@
 
 from oneticket.metrics.barrier import Barrier, error_barrier
 from oneticket.metrics.comparison import (
+    Distance,
     Overlap,
     SignFlips,
     TransferEfficiency,
     best_epoch,
+    distance,
     matching,
     overlap,
     sign_flips,
@@ -19,12 +21,14 @@ from oneticket.metrics.reachability import UnknownPaths
 __all__ = [
     "Barrier",
     "DeadUnits",
+    "Distance",
     "Overlap",
     "Paths",
     "SignFlips",
     "TransferEfficiency",
     "UnknownPaths",
     "best_epoch",
+    "distance",
     "error_barrier",
     "find_paths",
     "matching",

@@ -110,14 +110,57 @@ def sign_flips(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks:
     InputError
         When a state lacks such a tensor.
     """
+    _check_states(first, second, masks)
     layers = {}
+    for name, mask in masks.items():
+        signs = (torch.sign(state[name].detach().cpu()[mask.cpu()]) for state in (first, second))
+        layers[name] = (int((next(signs) * next(signs) < 0).sum()), int(mask.sum()))
+    return SignFlips(sum(f for f, _ in layers.values()), sum(k for _, k in layers.values()), layers)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart two states are, in L2: ‖m ∘ (W − V)‖ of all tensors together, and by layer ``(‖…‖, ‖m ∘ V‖)``."""
+
+    norm: float
+    layers: Mapping[str, tuple[float, float]]
+
+
+def distance(second: Mapping[str, Tensor], first: Mapping[str, Tensor], masks: Masks) -> Distance:
+    """The L2 distance between two states over the kept weights, in float64.
+
+    With ``first`` the weights at the beginning of a training and ``second`` those at its end, it is how far that went;
+    Liu et al. 2021 compare tickets by it.
+
+    Parameters
+    ----------
+    second, first : Mapping[str, Tensor]
+        States with a tensor of the mask's shape for each mask.
+    masks : Masks
+        The weights that count.
+
+    Returns
+    -------
+    Distance
+
+    Raises
+    ------
+    InputError
+        When a state lacks such a tensor.
+    """
+    _check_states(first, second, masks)
+    layers = {}
+    for name, mask in masks.items():
+        new, old = (state[name].detach().cpu().double()[mask.cpu()] for state in (second, first))
+        layers[name] = (float((new - old).norm()), float(old.norm()))
+    return Distance(math.hypot(*(far for far, _ in layers.values())), layers)
+
+
+def _check_states(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks: Masks) -> None:
     for name, mask in masks.items():
         for place, state in (("first", first), ("second", second)):
             if name not in state or state[name].shape != mask.shape:
                 raise InputError(f"no tensor '{name}' of the mask's shape {tuple(mask.shape)}", where=place)
-        signs = (torch.sign(state[name].detach().cpu()[mask.cpu()]) for state in (first, second))
-        layers[name] = (int((next(signs) * next(signs) < 0).sum()), int(mask.sum()))
-    return SignFlips(sum(f for f, _ in layers.values()), sum(k for _, k in layers.values()), layers)
 
 
 # -- arms over seeds ----------------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ def test_together_counts_while_all_of_them_run() -> None:
     assert TOGETHER.steps * TOGETHER.batch_size >= 10_000
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "oneticket.bench.measures.laboratory", str(large_experiment(tmp_path, 100))]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout

@@ -33,7 +33,9 @@ def test_the_server_starts_once_without_torch_here_and_ignores_ctrl_c() -> None:
     assert ended.stdout.splitlines() == ["a word", "True False", "True", "True"], ended.stderr
 
 
-@pytest.mark.parametrize(("accelerator", "trained"), [(None, True), ("cuda", False)])
+@pytest.mark.parametrize(
+    ("accelerator", "trained"), [(None, True), pytest.param("cuda", False, marks=pytest.mark.slow)]
+)
 def test_the_server_warms_up_unless_autograd_would_start_threads(accelerator: str | None, trained: bool) -> None:
     look = f"""
 import threading, torch

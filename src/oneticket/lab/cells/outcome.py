@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import torch
 from msgspec import UNSET, UnsetType
@@ -12,6 +14,7 @@ from oneticket.lab.cells.store import Store
 from oneticket.masks import Masks
 from oneticket.methods import METHODS
 from oneticket.methods.footprint import binary_weights, stored_bytes
+from oneticket.metrics.comparison import distance
 from oneticket.metrics.paths import find_paths
 from oneticket.metrics.reachability import UnknownPaths
 from oneticket.pruning import kept_count
@@ -50,6 +53,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Units without a path through them.
     test_accuracy, test_loss : float, float or None
         On the test split, evaluated once; set only for cells that are tested.
+    distance : float
+        ‖m ∘ (W_T − W)‖₂ over the prunable weights, W those at the beginning of the training; set only by versions that
+        measure it.
     naturally_zero : float
         The fraction of the prunable weights that dense training drove to zero; set only where the masks were corrected
         for them.
@@ -70,6 +76,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dead_units: int | None
     test_accuracy: float | UnsetType = UNSET
     test_loss: float | UnsetType | None = UNSET
+    distance: float | UnsetType = UNSET
     naturally_zero: float | UnsetType = UNSET
 
 
@@ -80,6 +87,7 @@ def trained_outcome(
     masks: Masks | None,
     kept: Masks,
     *,
+    before: Mapping[str, Tensor],
     traced: nn.Module,
     tested: tuple[float, float] | None,
     untrained: float | None = None,
@@ -91,6 +99,8 @@ def trained_outcome(
     ----------
     masks, kept : Masks or None, Masks
         The masks of the trained network. For a dense network ``masks`` is None, and ``kept`` has full masks.
+    before : Mapping[str, Tensor]
+        The state with which the training began.
     traced : nn.Module
         The network whose paths are followed, without the input binarisation of a binary method.
     tested : tuple of float, or None
@@ -124,6 +134,7 @@ def trained_outcome(
         dead_units=dead,
         test_accuracy=accuracy,
         test_loss=loss,
+        distance=distance(values, before, kept).norm,
         naturally_zero=UNSET if naturally_zero is None else naturally_zero,
     )
 

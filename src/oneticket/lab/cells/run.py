@@ -259,7 +259,7 @@ def _concluded(
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
     outcome = trained_outcome(
-        cell, model, training, masks, kept, traced=traced, tested=tested, untrained=untrained,
+        cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, untrained=untrained,
         naturally_zero=begun.naturally_zero,
     )  # fmt: skip
     _save(working, model, training, masks, kept)

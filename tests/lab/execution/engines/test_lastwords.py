@@ -92,9 +92,9 @@ def stacks(store: Store, plan: Plan) -> Path:
         ("read", signal.SIGSEGV, "in string_at"),
         ("abort", signal.SIGABRT, "Aborted"),
         ("pointer", signal.SIGABRT, "invalid pointer"),
-        (f"signal{signal.SIGBUS}", signal.SIGBUS, "Bus error"),
-        (f"signal{signal.SIGILL}", signal.SIGILL, "Illegal instruction"),
-        (f"signal{signal.SIGFPE}", signal.SIGFPE, "Floating"),
+        pytest.param(f"signal{signal.SIGBUS}", signal.SIGBUS, "Bus error", marks=pytest.mark.slow),
+        pytest.param(f"signal{signal.SIGILL}", signal.SIGILL, "Illegal instruction", marks=pytest.mark.slow),
+        pytest.param(f"signal{signal.SIGFPE}", signal.SIGFPE, "Floating", marks=pytest.mark.slow),
     ],
 )
 def test_a_crash_leaves_its_stacks_and_tells_where(lab: Any, kind: str, number: signal.Signals, written: str) -> None:
@@ -128,7 +128,9 @@ def test_a_crash_that_leaves_the_heap_locked_does_not_hang(lab: Any, monkeypatch
     assert "in crash" in text
 
 
-@pytest.mark.parametrize(("seeds", "attempts"), [(1, [ATTEMPTS]), (2, [1, ATTEMPTS])])
+@pytest.mark.parametrize(
+    ("seeds", "attempts"), [(1, [ATTEMPTS]), pytest.param(2, [1, ATTEMPTS], marks=pytest.mark.slow)]
+)
 def test_a_network_that_always_crashes_is_given_up(lab: Any, seeds: int, attempts: list[int]) -> None:
     plan, store = planned(lab, "abort", seeds), lab.store()
     started: list[str] = []
