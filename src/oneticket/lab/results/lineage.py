@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
 
-SUMS = {"total_steps": "steps", "total_samples": "samples", "total_masked_flops": "masked_flops"}
-"""The columns of sums over a network and all that it builds on, each with the figure of a cell that is summed."""
+SUMS = ("total_steps", "total_samples", "total_masked_flops")
+"""The columns of sums over a network and all that it builds on."""
+
+Sums = tuple[int, int, int]
+"""Steps, samples and mask-aware FLOPs."""
 
 Replicate = tuple[RowKey, Any, Any, str]
 """What rows share that differ only in their learning rate: the key of the row, its round and its seed.
@@ -37,18 +40,21 @@ class Lineage:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._accounts: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {}
+        self._own: dict[str, tuple[Sums, tuple[str, ...]]] = {}
         self._ancestors: dict[str, frozenset[str]] = {}
+        self._totals: dict[str, Sums | None] = {}
 
     def figures(self, cell: str) -> dict[str, Any]:
         """Outcome and cost of a finished cell."""
-        return self._account(cell)[0]
+        figures, parents = self._store.account(cell)
+        self._own[cell] = (figures["steps"], figures["samples"], figures["masked_flops"]), parents
+        return figures
 
     def ancestors(self, cell: str) -> frozenset[str]:
         """The parents of a cell, their parents, and so on."""
         ahead = [cell]
         while ahead:
-            parents = self._account(ahead[-1])[1]
+            parents = self._of(ahead[-1])[1]
             unknown = [parent for parent in parents if parent not in self._ancestors]
             if unknown:
                 ahead += unknown
@@ -57,35 +63,48 @@ class Lineage:
             self._ancestors[ahead.pop()] = frozenset().union(*known)
         return self._ancestors[cell]
 
-    def sums(self, cells: Iterable[str]) -> dict[str, int | None]:
-        """The columns of :data:`SUMS` over ``cells`` and all that they build on, each cell once.
+    def sums(self, cells: Collection[str]) -> Sums | None:
+        """The columns :data:`SUMS` over ``cells`` and all that they build on, each cell once.
 
         None where one of them is missing from the store or damaged: a sum without it would be too small.
         """
-        whole: set[str] = set()
-        for cell in cells:
-            if not self._is_whole(cell):
-                return dict.fromkeys(SUMS)
-            whole |= {cell, *self.ancestors(cell)}
-        figures: Sequence[dict[str, Any]] = [self.figures(cell) for cell in whole]
-        return {column: sum(int(known[figure]) for known in figures) for column, figure in SUMS.items()}
+        totals = [self._total(cell) for cell in cells]
+        if None in totals or len(totals) == 1:
+            return None if None in totals else totals[0]
+        return self._sum({name for cell in cells for name in (cell, *self.ancestors(cell))})
 
-    def _account(self, cell: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-        if cell not in self._accounts:
-            self._accounts[cell] = self._store.account(cell)
-        return self._accounts[cell]
-
-    def _is_whole(self, cell: str) -> bool:
-        """Whether all that a cell builds on is in the store."""
-        ahead, met = [cell], {cell}
+    def _total(self, cell: str) -> Sums | None:
+        """The sums over a cell and its ancestors; None where one of them is missing or damaged."""
+        ahead = [cell]
         while ahead:
-            name = ahead.pop()
-            if name in self._ancestors:
-                continue
+            name = ahead[-1]
             try:
-                new = set(self._account(name)[1]) - met
+                own, parents = self._of(name)
             except InputError:
-                return False
-            met |= new
-            ahead += new
-        return True
+                self._totals[ahead.pop()] = None
+                continue
+            unknown = [parent for parent in parents if parent not in self._totals]
+            if unknown:
+                ahead += unknown
+                continue
+            self._totals[ahead.pop()] = self._on_top(name, own, parents) if parents else own
+        return self._totals[cell]
+
+    def _on_top(self, cell: str, own: Sums, parents: Sequence[str]) -> Sums | None:
+        """The sums of a cell from those of its parents; where the last builds on all others, only its own is added."""
+        *others, last = parents
+        below = self._totals[last]
+        if below is None or any(self._totals[parent] is None for parent in others):
+            return None
+        if self.ancestors(last).issuperset(others):
+            return own[0] + below[0], own[1] + below[1], own[2] + below[2]
+        return self._sum({cell, *self.ancestors(cell)})
+
+    def _sum(self, cells: Iterable[str]) -> Sums:
+        steps, samples, flops = zip(*(self._of(cell)[0] for cell in cells), strict=True)
+        return sum(steps), sum(samples), sum(flops)
+
+    def _of(self, cell: str) -> tuple[Sums, tuple[str, ...]]:
+        if cell not in self._own:
+            self.figures(cell)
+        return self._own[cell]

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import msgspec
 from oneticket.errors import InputError, unknown
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
-from oneticket.lab.results.lineage import Lineage, replicate, trials
+from oneticket.lab.results.lineage import SUMS, Lineage, Sums, replicate, trials
 
 if TYPE_CHECKING:  # tables are read without torch, which planning loads
     from oneticket.lab.planning.plan import Plan
@@ -112,14 +112,20 @@ def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
         known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
     there, lineage = store.present({row["cell"]: None for row in known}), Lineage(store)
     rows = [lineage.figures(row["cell"]) | row for row in known if row["cell"] in there]
-    tried = trials(rows)
-    return [_whole(row, lineage.sums(tried[replicate(row)])) for row in best_rates(rows)]
+    tried = trials(row for row in rows if row.get("lr") is not None)
+
+    def rests_on(row: Mapping[str, Any]) -> Collection[str]:
+        return (row["cell"],) if row.get("lr") is None else tried[replicate(row)]
+
+    return [_whole(row, lineage.sums(rests_on(row))) for row in best_rates(rows)]
 
 
-def _whole(row: Mapping[str, Any], sums: Mapping[str, int | None]) -> TidyRow:
+def _whole(row: Mapping[str, Any], sums: Sums | None) -> TidyRow:
     """``row`` with all columns. Tables that were planned before there were budgets have that of the recipe."""
-    known: TidyRow = {**row, **sums, "budget": row.get("budget") or "recipe"}
-    return {column: known.get(column) for column in COLUMNS}
+    whole: TidyRow = {column: row.get(column) for column in COLUMNS}
+    whole["budget"] = whole["budget"] or "recipe"
+    whole.update(zip(SUMS, sums or (None,) * len(SUMS), strict=True))
+    return whole
 
 
 def unlevel(store: Store, experiment: str | None = None) -> list[str]:
