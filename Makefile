@@ -28,11 +28,11 @@ test-faults: $(VENV)/.dev
 # after its heap; a machine without that library says so once a process, and goes on. test_runtime.py is about the heap that
 # is not looked after.
 WATCHED := LD_PRELOAD=libc_malloc_debug.so.0 MALLOC_CHECK_=3
-COMPUTING := tests/kernels tests/models tests/training tests/methods tests/pruning tests/weights tests/lab/cells \
-	tests/lab/spec/test_arms.py tests/lab/test_sharing.py --ignore tests/training/test_runtime.py
+TRAINING := tests/kernels tests/models tests/training tests/methods --ignore tests/training/test_runtime.py
+COMPUTING := $(TRAINING) tests/pruning tests/weights tests/lab/cells tests/lab/spec/test_arms.py tests/lab/test_sharing.py
 test-instructions: $(VENV)/.dev
 	$(WATCHED) ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)
-	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(COMPUTING)
+	$(WATCHED) ATEN_CPU_CAPABILITY=default $(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu" $(TRAINING)
 
 # The fast tests with the lowest versions that pyproject.toml promises, in an environment of their own. PyPI has the lowest
 # torch for Linux only as a CUDA build of several GB: pass LOWEST_TORCH=2.13.0 to keep torch as it is and test the others,
