@@ -18,7 +18,7 @@ test-all: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m "not faults and not gpu"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist loadfile -m "slow and not faults and not gpu"
+	$(PYTEST) -n 2 --dist worksteal -m "slow and not faults and not gpu"
 
 # Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
 test-faults: $(VENV)/.dev
