@@ -27,7 +27,7 @@ def plan(lab: Any) -> Any:
 def test_a_trained_cell_says_what_it_always_said(lab: Any, plan: Any, tmp_path: Path) -> None:
     dense = next(iter(plan.cells.values()))
     record = run_cell(dense, lab.workplace(lab.store()), tmp_path)
-    assert list(record["outcome"]) == ALWAYS + TESTED
+    assert list(record["outcome"]) == [*ALWAYS, *TESTED, "distance"]
     assert msgspec.convert(record["outcome"], Outcome).diverged is msgspec.UNSET
 
 
