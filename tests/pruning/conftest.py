@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneticket.pruning import curvature
+
 Normalise = Callable[[Tensor, str], Tensor]
 State = dict[str, Tensor]
 
@@ -91,3 +93,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     images = [torch.randn(9, 2, 5, 5, generator=generator, dtype=torch.float64) for _ in range(5)]
     labels = [torch.randint(3, (9,), generator=generator) for _ in images]
     return Case(model, formula, list(zip(images, labels, strict=True)))
+
+
+@pytest.fixture
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two random vectors a sample, where their number does not matter."""
+    monkeypatch.setattr(curvature, "PROBES", 2)

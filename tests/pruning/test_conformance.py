@@ -15,6 +15,9 @@ from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA, ControlContext, P
 from oneticket.pruning.base import allocate
 
 
+pytestmark = pytest.mark.usefixtures("few_probes")
+
+
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(

@@ -114,6 +114,7 @@ def test_hutchinson_estimates_the_diagonal_without_bias(case: Any, monkeypatch: 
     assert error.abs().max() < 5
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("name", ALL)
 def test_statistics_that_the_network_holds_do_not_matter(case: Any, name: str) -> None:
     before = scores(case, name)
@@ -123,6 +124,7 @@ def test_statistics_that_the_network_holds_do_not_matter(case: Any, name: str) -
     assert torch.equal(scores(case, name), before)
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("name", ALL)
 def test_masked_weights_score_zero(case: Any, name: str) -> None:
     with torch.no_grad():
