@@ -14,7 +14,6 @@ from oneticket.masks import Masks
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA, ControlContext, Prunable, ScoreContext, Scores, prune
 from oneticket.pruning.base import allocate
 
-
 pytestmark = pytest.mark.usefixtures("few_probes")
 
 
