@@ -238,9 +238,9 @@ def test_distance_is_the_norm_of_the_difference_of_kept_weights() -> None:
     masks = Masks({"a": torch.tensor([True, False, True]), "b": torch.tensor([[True]])})
     first = {"a": torch.tensor([1.0, 5.0, -2.0]), "b": torch.tensor([[12.0]]), "rest": torch.zeros(1)}
     second = {"a": torch.tensor([4.0, 9.0, 2.0]), "b": torch.tensor([[0.0]])}
-    found = distance(second, first, masks)
+    found = distance(first, second, masks)
     assert found.norm == pytest.approx(13)
     assert found.layers == {"a": (5.0, pytest.approx(math.sqrt(5))), "b": (12.0, 12.0)}
     assert distance(first, first, masks).norm == 0
     with pytest.raises(InputError, match="no tensor 'b'"):
-        distance({"a": second["a"]}, first, masks)
+        distance(first, {"a": second["a"]}, masks)

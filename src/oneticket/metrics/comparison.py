@@ -126,7 +126,7 @@ class Distance:
     layers: Mapping[str, tuple[float, float]]
 
 
-def distance(second: Mapping[str, Tensor], first: Mapping[str, Tensor], masks: Masks) -> Distance:
+def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor], masks: Masks) -> Distance:
     """The L2 distance between two states over the kept weights, in float64.
 
     With ``first`` the weights at the beginning of a training and ``second`` those at its end, it is how far that went;
@@ -134,7 +134,7 @@ def distance(second: Mapping[str, Tensor], first: Mapping[str, Tensor], masks: M
 
     Parameters
     ----------
-    second, first : Mapping[str, Tensor]
+    first, second : Mapping[str, Tensor]
         States with a tensor of the mask's shape for each mask.
     masks : Masks
         The weights that count.
@@ -151,7 +151,7 @@ def distance(second: Mapping[str, Tensor], first: Mapping[str, Tensor], masks: M
     _check_states(first, second, masks)
     layers = {}
     for name, mask in masks.items():
-        new, old = (state[name].detach().cpu().double()[mask.cpu()] for state in (second, first))
+        old, new = (state[name].detach().cpu().double()[mask.cpu()] for state in (first, second))
         layers[name] = (float((new - old).norm()), float(old.norm()))
     return Distance(math.hypot(*(far for far, _ in layers.values())), layers)
 

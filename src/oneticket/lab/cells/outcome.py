@@ -134,7 +134,7 @@ def trained_outcome(
         dead_units=dead,
         test_accuracy=accuracy,
         test_loss=loss,
-        distance=distance(values, before, kept).norm,
+        distance=distance(before, values, kept).norm,
         naturally_zero=UNSET if naturally_zero is None else naturally_zero,
     )
 
