@@ -51,7 +51,10 @@ class Validation(Observer):
 
 
 class FreshOptimizer(Observer):
-    """Clears the optimiser's memory after each repetition of the recipe but the last; weights stay as they are."""
+    """Clears the optimiser's memory after each repetition of the recipe but the last.
+
+    Weights, gradients and masks stay as they are, so that a compact network may be trained all the same.
+    """
 
     def on_step_end(self, state: TrainState) -> None:
         if state.step % state.times.cycle == 0 and state.step < state.times.total:

@@ -235,7 +235,7 @@ def _compute(
             )
         judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch)
         tested = judge(batches(splits.test, 512)) if cell.test else None
-        untrained = judge(validation)[0] if validation is not None and not training.history else None
+        untrained = judge(validation, "validation")[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
@@ -267,13 +267,15 @@ def _concluded(
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
-def _judge(model: nn.Module, training: Training, split: ImageBatches, device: str, watch: Watch) -> tuple[float, float]:
+def _judge(
+    model: nn.Module, training: Training, split: ImageBatches, name: str = "test", *, device: str, watch: Watch
+) -> tuple[float, float]:
     """Accuracy and loss on a split; raises NonFiniteLoss where the loss is not a finite number."""
     as_trained = training.kernels.layout == "channels-last"
     with training.kernels.at_work(model):
         accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, on_batch=watch.on_step)
     if not math.isfinite(loss):
-        text = f"the test loss is {loss} after {training.steps} steps"
+        text = f"the {name} loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)
     return accuracy, loss
 
