@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
+from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
 from oneticket.report.wide import wide_tables
 
@@ -22,6 +23,7 @@ __all__ = [
     "costs",
     "fairness",
     "footprint_table",
+    "reading",
     "summary",
     "summary_table",
     "wide_tables",

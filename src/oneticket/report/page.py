@@ -21,6 +21,7 @@ from oneticket.report.figures import FAINT, INK, PAPER, draw, render
 from oneticket.report.formatting import Table, cost_table, density, percent, summary_table
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
+from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
 from oneticket.report.writers import results_csv, summary_csv, summary_latex, write
 from oneticket.version import __version__
@@ -122,13 +123,14 @@ def _page(
         cautions=cautions,
         facts=_facts(table, short),
         fairness=fairness(table),
+        reading=reading(short),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         sections=sections,
         costs=cost_table(costs(table)),
         header=COLUMNS,
         text_columns=_TEXT_COLUMNS,
-        lines=[[_field(column, row[column]) for column in COLUMNS] for row in table],
+        lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table],
         version=__version__,
     )
 

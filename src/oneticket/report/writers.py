@@ -31,13 +31,14 @@ _LATEX = {
 
 def results_csv(rows: Iterable[Row]) -> str:
     """The tidy table: one line for each network, numbers with all their digits, empty where a value is unknown."""
-    return _csv(COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+    return _csv(COLUMNS, ([row.get(column) for column in COLUMNS] for row in rows))
 
 
 def summary_csv(rows: Sequence[SummaryRow]) -> str:
     """The summary with all digits, in fractions of 1.
 
-    ``p`` is that of the single test, ``p_holm`` is corrected over the densities of an arm (Holm 1979).
+    ``p`` is that of the single test, ``p_holm`` is corrected over all comparisons of a target with a baseline
+    (Holm 1979).
     """
     header = [
         *Group._fields,
@@ -124,7 +125,8 @@ def _latex(rows: Sequence[SummaryRow]) -> str:
         f"{escape_latex(group.model)} on {escape_latex(at(group.target, group.target_recipe))} "
         f"({escape_latex(group.experiment)}): test accuracy, mean $\\pm$ sample standard deviation over "
         f"$n = {count}$ seeds, with Student's 95\\,\\% interval of the mean; differences are paired by seed, "
-        "in percentage points; a star where Holm's correction over the densities leaves $p \\le 0.05$."
+        "in percentage points; a star where Holm's correction over all comparisons of this target with one "
+        "baseline leaves $p \\le 0.05$."
     )
     return "\n".join(
         [

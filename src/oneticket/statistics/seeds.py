@@ -1,4 +1,10 @@
-"""Statistics over seeds: mean, deviation, t interval, paired difference, equivalence, Holm; in float64."""
+"""Statistics over seeds: mean, deviation, t interval, paired difference, equivalence, Holm; in float64.
+
+An accuracy is a count of images over their number N, so that a spread below 1/N says nothing. Where ``images`` gives
+N, the variance that rounding to whole images has, 1/(12 N²) for each accuracy (Sheppard 1898), is added to that of the
+values: no interval has zero width and no p value is zero because counts happen to be equal. Where N is not known and
+the values do not differ, their spread is not known, so that there is neither an interval nor a p value.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,8 @@ from scipy.special import stdtr, stdtrit
 from oneticket.errors import InputError
 
 CONFIDENCE = 0.95
+UNRESOLVED = 1e-9
+"""Accuracies that differ by less are equal: no test split has so many images, rounding of float64 is far below."""
 Seed = TypeVar("Seed", bound=Hashable)
 
 
@@ -25,7 +33,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sample:
-    """A summary of n values; ``deviation`` and ``interval`` are None for a single value."""
+    """A summary of n values.
+
+    ``deviation`` and ``interval`` are None for a single value, ``interval`` also where no spread can be resolved.
+    """
 
     n: int
     mean: float
@@ -35,12 +46,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference over n pairs; ``interval`` and ``p`` are None for a single pair."""
+    """A paired difference over n pairs; ``interval`` and ``p`` are None where its spread is not known.
+
+    It is not known for a single pair, and for equal differences of accuracies over an unknown number of images.
+    ``spread`` is the standard deviation that both rest on, the resolution of the test split included.
+    """
 
     n: int
     mean: float
     interval: Interval | None
     p: float | None
+    spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,8 @@ class Equivalence:
     """Whether a paired difference over n pairs lies within ``margin`` on both sides.
 
     ``p_below`` is the p value against a difference of −margin or less, ``p_above`` against a difference of margin or
-    more; both are None for a single pair. ``p``, the larger of the two, is the p value of the equivalence.
+    more; both are None where the spread of the differences is not known. ``p``, the larger of the two, is the p value
+    of the equivalence.
     """
 
     n: int
@@ -82,11 +99,17 @@ def deviation(values: Iterable[float]) -> float | None:
     return math.sqrt(math.fsum((x - centre) ** 2 for x in numbers) / (len(numbers) - 1))
 
 
-def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Interval | None:
+def t_interval(
+    values: Iterable[float],
+    confidence: float = CONFIDENCE,
+    *,
+    images: int | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval | None:
     """Student's interval of the mean, ``mean ± t(1 − α/2; n − 1) · s / √n`` (Student 1908).
 
     It is exact for independent normal values. Six seeds are enough for its coverage, but not for that of a percentile
-    bootstrap.
+    bootstrap. An interval that is cut off at the bounds of what is measured covers it as often as the whole one.
 
     Parameters
     ----------
@@ -94,23 +117,33 @@ def t_interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Inter
         At least one finite number.
     confidence : float, default 0.95
         1 − α.
+    images : int, optional
+        Where the values are accuracies, over how many images each: s² + 1/(12 N²) stands for s².
+    bounds : tuple of float, optional
+        The least and the greatest value that the mean can have.
 
     Returns
     -------
     Interval or None
-        None for one value.
+        None for one value, and for equal values without ``images``.
     """
     numbers = _finite(values)
-    spread = deviation(numbers)
+    spread = _spread(numbers, images, readings=1)
     if spread is None:
         return None
-    n = len(numbers)
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * spread / math.sqrt(n)
-    return Interval(mean(numbers) - half, mean(numbers) + half)
+    half = float(stdtrit(len(numbers) - 1, 0.5 + confidence / 2)) * spread / math.sqrt(len(numbers))
+    centre, (least, most) = mean(numbers), bounds
+    return Interval(max(least, centre - half), min(most, centre + half))
 
 
-def describe(values: Iterable[float], confidence: float = CONFIDENCE) -> Sample:
-    """Number, mean, standard deviation and t interval of ``values``.
+def describe(
+    values: Iterable[float],
+    confidence: float = CONFIDENCE,
+    *,
+    images: int | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Sample:
+    """Number, mean, sample standard deviation and t interval of ``values``; the options are those of `t_interval`.
 
     Raises
     ------
@@ -118,16 +151,20 @@ def describe(values: Iterable[float], confidence: float = CONFIDENCE) -> Sample:
         For no values, and for a value that is not finite.
     """
     numbers = _finite(values)
-    return Sample(len(numbers), mean(numbers), deviation(numbers), t_interval(numbers, confidence))
+    interval = t_interval(numbers, confidence, images=images, bounds=bounds)
+    return Sample(len(numbers), mean(numbers), deviation(numbers), interval)
 
 
 def paired_difference(
-    first: Mapping[Seed, float], second: Mapping[Seed, float], confidence: float = CONFIDENCE
+    first: Mapping[Seed, float],
+    second: Mapping[Seed, float],
+    confidence: float = CONFIDENCE,
+    *,
+    images: int | None = None,
 ) -> Difference | None:
     """``first − second`` over the seeds that both have, with its t interval and two-sided p value.
 
     The paired t test (Student 1908): ``d_i = first_i − second_i``, ``t = mean(d) √n / s(d)``, n − 1 degrees of freedom.
-    If all differences are equal, s(d) = 0: the interval is that point and p its limit, 1 at zero and 0 elsewhere.
 
     Parameters
     ----------
@@ -135,24 +172,33 @@ def paired_difference(
         Values by seed.
     confidence : float, default 0.95
         The confidence of the interval.
+    images : int, optional
+        Where the values are accuracies, over how many images each: s² + 1/(6 N²) stands for s², since both of a pair
+        are rounded to whole images.
 
     Returns
     -------
     Difference or None
         None without a common seed.
     """
-    differences = [first[seed] - second[seed] for seed in first if seed in second]
+    differences = paired(first, second)
     if not differences:
         return None
-    sample = describe(differences, confidence)
-    return Difference(sample.n, sample.mean, sample.interval, _two_sided_p(sample))
+    centre, spread = mean(differences), _spread(differences, images, readings=2)
+    if spread is None:
+        return Difference(len(differences), centre, None, None)
+    error = spread / math.sqrt(len(differences))
+    half = float(stdtrit(len(differences) - 1, 0.5 + confidence / 2)) * error
+    p = 2 * float(stdtr(len(differences) - 1, -abs(centre / error)))
+    return Difference(len(differences), centre, Interval(centre - half, centre + half), p, spread)
 
 
-def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margin: float) -> Equivalence | None:
+def equivalence(
+    first: Mapping[Seed, float], second: Mapping[Seed, float], margin: float, *, images: int | None = None
+) -> Equivalence | None:
     """Two one-sided paired t tests of ``|first − second| < margin`` over the seeds that both have.
 
-    TOST (Schuirmann 1987): at level α it holds iff the 1 − 2α interval of the difference lies inside ±margin. If all
-    differences are equal, the p values are their limits, 0 inside the margin and 1 outside.
+    TOST (Schuirmann 1987): at level α it holds iff the 1 − 2α interval of the difference lies inside ±margin.
 
     Parameters
     ----------
@@ -160,6 +206,8 @@ def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margi
         Values by seed.
     margin : float
         Above 0, in the unit of the values.
+    images : int, optional
+        As `paired_difference` has it.
 
     Returns
     -------
@@ -173,12 +221,16 @@ def equivalence(first: Mapping[Seed, float], second: Mapping[Seed, float], margi
     """
     if not 0 < margin < math.inf:
         raise InputError(f"the margin is {margin}", where="equivalence", expected="a number above 0")
-    differences = [first[seed] - second[seed] for seed in first if seed in second]
-    if not differences:
+    found = paired_difference(first, second, images=images)
+    if found is None:
         return None
-    sample = describe(differences)
-    p_below, p_above = (_one_sided_p(sample, distance) for distance in (sample.mean + margin, margin - sample.mean))
-    return Equivalence(sample.n, sample.mean, margin, p_below, p_above)
+    p_below, p_above = (_one_sided_p(found, distance) for distance in (found.mean + margin, margin - found.mean))
+    return Equivalence(found.n, found.mean, margin, p_below, p_above)
+
+
+def paired(first: Mapping[Seed, float], second: Mapping[Seed, float]) -> list[float]:
+    """``first − second`` for each seed that both have, in the order of ``first``."""
+    return [first[seed] - second[seed] for seed in first if seed in second]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -210,22 +262,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _two_sided_p(sample: Sample) -> float | None:
-    if sample.deviation is None:
+def _spread(numbers: Sequence[float], images: int | None, *, readings: int) -> float | None:
+    """The standard deviation of values that are differences of so many ``readings``, each rounded to 1/images.
+
+    None where it is not known: for a single value, and for values that are equal as far as anybody can tell.
+    """
+    if images is not None and images < 1:
+        raise InputError(f"there are {images} test images", where="statistics", expected="at least 1")
+    found = deviation(numbers)
+    if found is None:
         return None
-    if sample.deviation == 0:
-        return 1.0 if sample.mean == 0 else 0.0
-    t = sample.mean * math.sqrt(sample.n) / sample.deviation
-    return 2 * float(stdtr(sample.n - 1, -abs(t)))
+    if images is not None:
+        return math.sqrt(found * found + readings / (12 * images**2))
+    return found if max(numbers) - min(numbers) > UNRESOLVED * max(1.0, *map(abs, numbers)) else None
 
 
-def _one_sided_p(sample: Sample, distance: float) -> float | None:
+def _one_sided_p(found: Difference, distance: float) -> float | None:
     """The p value of a mean that lies ``distance`` inside the bound it is tested against."""
-    if sample.deviation is None:
+    if found.spread is None:
         return None
-    if sample.deviation == 0:
-        return 0.0 if distance > 0 else 1.0
-    return float(stdtr(sample.n - 1, -distance * math.sqrt(sample.n) / sample.deviation))
+    return float(stdtr(found.n - 1, -distance * math.sqrt(found.n) / found.spread))
 
 
 def _finite(values: Iterable[float]) -> list[float]:
