@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 from oneticket.errors import InputError
 from oneticket.statistics import LONGEST, achieved, seeds_needed, sign_flip, smallest_detectable
 
-pairs = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=7)
+pairs = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=6)
 
 
 def flipped(counts: list[tuple[int, int]], images: int | None) -> float | None:
@@ -55,7 +55,7 @@ def test_too_many_pairs_and_none_have_no_exact_test() -> None:
 
 
 # -- power ------------------------------------------------------------------------------------------------------------
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(2, 40), st.floats(0, 4))
 def test_the_power_is_the_integral_of_the_noncentral_t(n: int, effect: float) -> None:
     """P(|Z + δ| > t √(χ²/ν)), integrated by scipy over χ² by its quantiles."""

@@ -74,7 +74,7 @@ def test_every_file_of_the_contract_is_there_and_no_other(folder: Path) -> None:
         for target in ("fashion-sgd", "mnist-sgd", "fashion-low-adam")
         for kind in ("svg", "pdf")
     ]
-    tables = ["tables/results.csv", "tables/summary.csv", "tables/summary.tex"]
+    tables = ["tables/comparisons.csv", "tables/results.csv", "tables/summary.csv", "tables/summary.tex"]
     assert sorted(contents(folder)) == sorted(["report.html", *figures, *tables])
 
 

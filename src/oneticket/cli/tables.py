@@ -23,7 +23,7 @@ class Shown(NamedTuple):
     notes: list[str]
 
 
-FORMATS = ("table", "markdown", "csv", "json", "parquet")
+FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
 
 
 def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
@@ -101,6 +101,41 @@ def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) ->
 
     found = wide_tables(rows, arms=arms, width=width)
     return found if len(found) > 1 else [("", table) for _, table in found]
+
+
+def comparisons(
+    store: Path,
+    kind: str,
+    experiment: str | None,
+    against: Sequence[str],
+    arms: Sequence[str],
+    points: float | None,
+) -> Shown | str:
+    """Every comparison with its verdict; ``points`` is the margin of equivalence."""
+    _refuse_others("--comparisons", kind, "table", "markdown", "csv", "latex")
+
+    from oneticket.report import comparison_table, reading_of_comparisons, tally
+    from oneticket.report import comparisons as compare
+    from oneticket.report.baselines import USUAL
+    from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
+    from oneticket.statistics import MARGIN
+
+    rows = rows_of(store, experiment)
+    if all(row["test_accuracy"] is None for row in rows):
+        return "No finished cell yet."
+    _refuse_unknown_arms(arms, {row["arm"] for row in rows})
+    margin = MARGIN if points is None else points / 100
+    found = [row for row in compare(rows, against or USUAL, margin) if not arms or row.group.arm in arms]
+    if not found and kind in ("table", "markdown"):
+        return f"No arm has one to be compared with: {' and '.join(against or USUAL)}. Name others with --against."
+    if kind == "csv":
+        return comparisons_csv(found)
+    if kind == "latex":
+        return comparisons_latex(found, margin)
+    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin)]
+    if kind == "table":
+        return Shown([("", table)], notes)
+    return "\n".join([markdown(table), *(f"{note}\n" for note in notes)])
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:

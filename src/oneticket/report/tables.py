@@ -170,8 +170,8 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
     return [
         SummaryRow(
             group=group,
-            density=_mean(kept, "density"),
-            effective_density=_mean(kept, "effective_density"),
+            density=mean_of(kept, "density"),
+            effective_density=mean_of(kept, "effective_density"),
             accuracy=describe(accuracies[group].values(), images=images.get(group.section), bounds=(0, 1)),
             versus={baseline: found.get(group) for baseline, found in versus.items()},
             diverged=sum(row["test_loss"] is None for row in kept),
@@ -252,7 +252,8 @@ def _values(rows: Sequence[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row[column] is not None]
 
 
-def _mean(rows: Sequence[Row], column: str) -> float | None:
+def mean_of(rows: Sequence[Row], column: str) -> float | None:
+    """The mean of a column over the rows that have a value there; None where none has."""
     values = _values(rows, column)
     return mean(values) if values else None
 

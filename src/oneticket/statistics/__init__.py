@@ -4,6 +4,7 @@ from oneticket.statistics.exact import LONGEST, sign_flip
 from oneticket.statistics.power import POWER, achieved, seeds_needed, smallest_detectable
 from oneticket.statistics.seeds import (
     CONFIDENCE,
+    MARGIN,
     Difference,
     Equivalence,
     Interval,
@@ -22,6 +23,7 @@ from oneticket.statistics.seeds import (
 __all__ = [
     "CONFIDENCE",
     "LONGEST",
+    "MARGIN",
     "POWER",
     "Difference",
     "Equivalence",

@@ -50,8 +50,8 @@ def achieved(n: int, effect: float, confidence: float = CONFIDENCE) -> float:
     return float(weights @ (ndtr(shift - beyond * v) + ndtr(-shift - beyond * v)))
 
 
-def smallest_detectable(n: int, spread: float, power: float = POWER) -> float:
-    """The smallest difference that a paired t test at 5 % over n seeds shows with this power.
+def smallest_detectable(n: int, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> float:
+    """The smallest difference that a paired t test over n seeds shows with this power.
 
     Parameters
     ----------
@@ -60,25 +60,29 @@ def smallest_detectable(n: int, spread: float, power: float = POWER) -> float:
     spread : float
         The standard deviation of the differences.
     power : float, default 0.8
-        Between 0.05 and 1.
+        Between 1 − confidence and 1.
+    confidence : float, default 0.95
+        1 − α. For the hardest of m tests under Holm's correction α is 0.05 / m.
 
     Returns
     -------
     float
         In the unit of ``spread``.
     """
-    return spread * _effect(n, power)
+    return spread * _effect(n, power, confidence)
 
 
-def seeds_needed(difference: float, spread: float, power: float = POWER) -> int | None:
-    """The fewest seeds with which a paired t test at 5 % shows this difference with this power.
+def seeds_needed(difference: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int | None:
+    """The fewest seeds with which a paired t test shows this difference with this power.
 
     Parameters
     ----------
     difference, spread : float
         The mean difference, and the standard deviation of the differences.
     power : float, default 0.8
-        Between 0.05 and 1.
+        Between 1 − confidence and 1.
+    confidence : float, default 0.95
+        1 − α.
 
     Returns
     -------
@@ -88,13 +92,14 @@ def seeds_needed(difference: float, spread: float, power: float = POWER) -> int 
     if not difference:
         return None
     effect = abs(difference) / spread if spread else math.inf
-    if achieved(2, min(effect, 1e3)) >= power:
+    if achieved(2, min(effect, 1e6), confidence) >= power:
         return 2
-    if effect * math.sqrt(MOST_SEEDS) < float(ndtri(0.5 + CONFIDENCE / 2) + ndtri(power)):
-        return None
     # The t test needs more than the normal test does, so this is a lower bound, and a close one.
-    n = max(2, math.floor((float(ndtri(0.5 + CONFIDENCE / 2) + ndtri(power)) / effect) ** 2))
-    while achieved(n, effect) < power:
+    normal = float(ndtri(0.5 + confidence / 2) + ndtri(power))
+    if effect * math.sqrt(MOST_SEEDS) < normal:
+        return None
+    n = max(2, math.floor((normal / effect) ** 2))
+    while achieved(n, effect, confidence) < power:
         n += 1
     return n
 
@@ -117,13 +122,13 @@ def _legendre() -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=256)
-def _effect(n: int, power: float) -> float:
-    if not 1 - CONFIDENCE < power < 1:
-        raise InputError(f"a power of {power}", where="power", expected="a number between 0.05 and 1")
+def _effect(n: int, power: float, confidence: float) -> float:
+    if not 1 - confidence < power < 1:
+        raise InputError(f"a power of {power}", where="power", expected=f"a number between {1 - confidence:g} and 1")
     low, high = 0.0, 1.0
-    while achieved(n, high) < power:
+    while achieved(n, high, confidence) < power:
         low, high = high, 2 * high
     while high - low > _NARROW * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if achieved(n, middle) >= power else (middle, high)
+        low, high = (low, middle) if achieved(n, middle, confidence) >= power else (middle, high)
     return high

@@ -18,6 +18,8 @@ from scipy.special import stdtr, stdtrit
 from oneticket.errors import InputError
 
 CONFIDENCE = 0.95
+MARGIN = 0.002
+"""Two accuracies are as good as each other within 0.2 points."""
 UNRESOLVED = 1e-9
 """Accuracies that differ by less are equal: no test split has so many images, rounding of float64 is far below."""
 Seed = TypeVar("Seed", bound=Hashable)
