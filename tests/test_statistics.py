@@ -14,7 +14,6 @@ from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from oneticket.errors import InputError
 from oneticket.statistics import (
-    Interval,
     describe,
     deviation,
     equivalence,
@@ -114,12 +113,71 @@ def test_one_value_has_a_mean_and_nothing_more() -> None:
     assert (found.n, found.mean, found.interval, found.p) == (1, 0.25, None, None)
 
 
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.0)])
-def test_equal_differences_have_a_point_for_interval(shift: float, p: float) -> None:
-    first = {0: 0.5, 1: 0.25, 2: 0.125}
-    found = paired_difference({seed: x + shift for seed, x in first.items()}, first)
+# -- what the test split can resolve ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((0.5, 0.25, 0.125), (0.5, 0.25, 0.125)),
+        ((0.75, 0.5, 0.375), (0.5, 0.25, 0.125)),
+        ((0.9, 0.8, 0.7), (0.8, 0.7, 0.6)),  # equal differences that float64 has as 0.1 and 0.0999…98
+    ],
+)
+def test_equal_differences_over_an_unknown_number_of_images_show_nothing(
+    first: tuple[float, ...], second: tuple[float, ...]
+) -> None:
+    pair = dict(enumerate(first)), dict(enumerate(second))
+    found, same = paired_difference(*pair), equivalence(*pair, 0.5)
     assert found is not None
-    assert (found.interval, found.p) == (Interval(shift, shift), p)
+    assert same is not None
+    assert (found.interval, found.p, found.spread, same.p) == (None, None, None, None)
+    assert not same.holds()
+
+
+counted = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=2, max_size=8)
+
+
+@given(counted)
+def test_with_the_images_known_the_variance_of_rounding_is_added(pairs: list[tuple[int, int]]) -> None:
+    """t on s² + 1/(6 N²), from the formula; nothing has zero width and no p value is zero."""
+    first, second = ({seed: pair[side] / 300 for seed, pair in enumerate(pairs)} for side in (0, 1))
+    differences = np.array([a - b for a, b in pairs]) / 300
+    n, variance = len(pairs), np.var(differences, ddof=1) + 1 / (6 * 300**2)
+    t = stats.t(n - 1, loc=np.mean(differences), scale=math.sqrt(variance / n))
+    found, same = paired_difference(first, second, images=300), equivalence(first, second, 0.01, images=300)
+    assert found is not None
+    assert same is not None
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx(t.interval(0.95), rel=1e-9, abs=1e-12)
+    assert found.p == pytest.approx(2 * min(t.cdf(0), t.sf(0)), rel=1e-9)
+    assert (same.p_below, same.p_above) == pytest.approx((t.cdf(-0.01), t.sf(0.01)), rel=1e-7, abs=1e-15)
+    assert found.interval.high - found.interval.low > 1 / 300 / math.sqrt(n)
+    assert found.p > 0
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=8))
+def test_the_interval_of_a_mean_accuracy_stays_within_its_bounds(counts: list[int]) -> None:
+    values = np.array(counts) / 300
+    variance = np.var(values, ddof=1) + 1 / (12 * 300**2)
+    low, high = stats.t.interval(0.95, len(counts) - 1, np.mean(values), math.sqrt(variance / len(counts)))
+    found = describe(values, images=300, bounds=(0, 1)).interval
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((max(low, 0), min(high, 1)), rel=1e-9, abs=1e-12)
+    assert 0 <= found.low < found.high <= 1
+
+
+def test_two_seeds_with_equal_differences_have_no_small_p() -> None:
+    """The star of `bwn −2.82 [−2.82, −2.82] *`: two seeds, 355 images, ten images fewer in both."""
+    found = paired_difference({0: 320 / 355, 1: 318 / 355}, {0: 330 / 355, 1: 328 / 355}, images=355)
+    assert found is not None
+    assert found.interval is not None
+    assert found.interval.high - found.interval.low > 0.02
+    assert found.p is not None
+    assert found.p > 0.01
+
+
+def test_a_test_split_has_images() -> None:
+    with pytest.raises(InputError, match="0 test images"):
+        paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}, images=0)
 
 
 @pytest.mark.parametrize("values", [[], [0.1, math.nan], [math.inf]])
@@ -176,13 +234,12 @@ def test_equivalence_is_never_shown_by_one_pair() -> None:
     assert equivalence({0: 0.5}, {1: 0.5}, 0.1) is None
 
 
-@pytest.mark.parametrize(("shift", "p_below", "p_above"), [(0.0, 0.0, 0.0), (0.5, 0.0, 1.0), (-0.25, 1.0, 0.0)])
-def test_equal_differences_are_inside_the_margin_or_not(shift: float, p_below: float, p_above: float) -> None:
+@pytest.mark.parametrize(("shift", "holds"), [(0.0, True), (0.5, False), (-0.25, False)])
+def test_equal_differences_are_inside_the_margin_or_not(shift: float, holds: bool) -> None:
     second = {0: 0.5, 1: 0.25, 2: 0.125}
-    found = equivalence({seed: x + shift for seed, x in second.items()}, second, 0.25)
+    found = equivalence({seed: x + shift for seed, x in second.items()}, second, 0.25, images=1000)
     assert found is not None
-    assert (found.p_below, found.p_above) == (p_below, p_above)
-    assert found.holds() is (shift == 0)
+    assert found.holds() is holds
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.1, math.nan, math.inf])

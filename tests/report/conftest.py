@@ -59,6 +59,7 @@ def network(
         "total_steps": 1875 if arm in ("dense", "random") else 9000,
         "total_samples": 240_000 if arm in ("dense", "random") else 1_152_000,
         "total_masked_flops": 9.6e11 * density if arm in ("dense", "random") else 4e12,
+        "test_images": None,
     } | known
 
 

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from oneticket.errors import InputError
-from oneticket.report import COLUMNS, SummaryRow, costs, summary
+from oneticket.report import SummaryRow, costs, summary
 from oneticket.report.baselines import Baseline
-from oneticket.report.tables import Comparison
+from oneticket.report.tables import REQUIRED, Comparison
 
 Row = dict[str, Any]
 Only = Callable[..., SummaryRow]
@@ -139,7 +139,35 @@ def test_nothing_to_report_is_refused() -> None:
         summary([])
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+def test_the_size_of_the_test_split_widens_what_it_cannot_resolve(
+    only: Only, make_table: Callable[..., list[Row]]
+) -> None:
+    """Two seeds that differ by the same: without the size there is no interval, with it a wide one and no star."""
+    rows = make_table(targets=["fashion@sgd"], sources=["fashion@sgd"], arms=["winning", "random"], densities=[0.055])
+    level = {"dense": 0.9, "winning": 0.85, "random": 0.84}
+    kept = [row | {"test_accuracy": level[row["arm"]]} for row in rows if row["seed"] < 2]
+    unknown = only(summary(kept), arm="winning")
+    assert (unknown.images, unknown.accuracy.interval) == (None, None)
+    assert (versus(unknown, DENSE).difference.interval, versus(unknown, DENSE).holm) == (None, None)
+    # One row that says it is enough for its target.
+    known = only(summary([kept[0] | {"test_images": 100}, *kept[1:]]), arm="winning")
+    found = versus(known, DENSE)
+    assert known.images == 100
+    assert known.accuracy.interval is not None
+    assert known.accuracy.interval.high <= 1
+    assert found.difference.interval is not None
+    assert found.difference.interval.low < -0.07 < found.difference.interval.high
+    assert found.holm is not None
+    assert found.holm > 0
+
+
+def test_no_interval_of_accuracies_leaves_0_to_1(only: Only, make_table: Callable[..., list[Row]]) -> None:
+    rows = make_table(targets=["fashion@sgd"], seeds=3)
+    wide = [row | {"test_accuracy": (0.99, 0.5, 0.98)[row["seed"]]} for row in rows]
+    assert {row.accuracy.interval.high for row in summary(wide) if row.accuracy.interval is not None} == {1.0}
+
+
+@pytest.mark.parametrize("column", REQUIRED)
 def test_a_table_without_a_column_is_refused(rows: list[Row], column: str) -> None:
     with pytest.raises(InputError, match=f"lacks the column '{column}'"):
         summary([{key: value for key, value in row.items() if key != column} for row in rows])

@@ -14,6 +14,7 @@ from oneticket.cli.bench_command import bench
 from oneticket.cli.code_options import trust
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
+from oneticket.cli.statistics_commands import power, statistics
 from oneticket.cli.store_commands import store
 from oneticket.cli.text import harmless, shortened
 from oneticket.cli.ticket_commands import find, ticket, transfer
@@ -50,7 +51,8 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, results, report, store, find, transfer, ticket, trust, bench, list_everything, doctor
+    demo, plan, run, results, report, power, store, find, transfer, ticket, trust, bench, statistics,
+    list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)

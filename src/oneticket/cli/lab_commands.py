@@ -89,6 +89,7 @@ def plan(
         "densities": [{"asked": asked, "met": met} for asked, met in graph.densities.items()],
         "findings": [{"kind": finding.kind, "text": finding.text} for finding in graph.findings],
         "precision": _precisions(graph),
+        "too_few_seeds": _too_few_seeds(graph),
     }
     if as_json:
         cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
@@ -105,6 +106,8 @@ def plan(
         click.echo(
             f"  density {asked:g} stands for {' and '.join(f'{density:.3g}' for density in met)}, the nearest round"
         )
+    if facts["too_few_seeds"]:
+        click.echo(f"  {facts['too_few_seeds']}")
     for finding in graph.findings:
         click.echo(f"  not level ({finding.kind}): {harmless(finding.text)}")
     for precision, found in facts["precision"].items():
@@ -281,6 +284,22 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
         "search": search,
         "unshared": sum(1 + row.search_trainings for row in graph.rows),
     }
+
+
+def _too_few_seeds(graph: Plan) -> str | None:
+    """Why the seeds of a plan cannot decide its comparisons; None for three or more."""
+    from oneticket.statistics import smallest_detectable
+
+    seeds = len({row.seed for row in graph.rows})
+    if seeds >= 3:
+        return None
+    if seeds < 2:
+        return "too few seeds: with one there is neither interval nor test, so that nothing can be decided"
+    here, three, six = (smallest_detectable(n, 1.0) for n in (2, 3, 6))
+    return (
+        f"too few seeds: two show a difference of {here:.0f} standard deviations or more, three of {three:.1f}, six of "
+        f"{six:.1f} (80 % power)"
+    )
 
 
 def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:

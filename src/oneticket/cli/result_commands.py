@@ -34,6 +34,8 @@ class _Options:
     wide: bool
     cost: bool
     footprint: bool
+    comparisons: bool
+    margin: float | None
 
 
 @click.command()
@@ -46,6 +48,15 @@ class _Options:
 @click.option("--wide", is_flag=True, help="One column for each target.")
 @click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
 @click.option("--footprint", is_flag=True, help="Accuracy, bytes and time per prediction, measured now, instead of it.")
+@click.option(
+    "--comparisons",
+    is_flag=True,
+    help="What is better, equivalent or not decided, with p values, instead of the table.",
+)
+@click.option(
+    "--margin", type=click.FloatRange(0, 100, min_open=True), metavar="POINTS",
+    help="With --comparisons: differences up to it count as none.  [default: 0.2]",
+)  # fmt: skip
 def results(**given: Any) -> None:
     """The results in STORE, a store or its tidy table in CSV: over the seeds, or one row for each trained network."""
     options = _Options(**given)
@@ -68,13 +79,19 @@ def results(**given: Any) -> None:
 def _refuse_what_does_not_go_together(options: _Options) -> None:
     if options.cost and options.footprint:
         raise click.UsageError("--cost or --footprint, not both")
+    if options.comparisons and (options.cost or options.footprint or options.wide):
+        raise click.UsageError("--comparisons is a table of its own, without --cost, --footprint and --wide")
+    if options.margin is not None and not options.comparisons:
+        raise click.UsageError("--margin needs --comparisons")
+    if options.kind == "latex" and not options.comparisons:
+        raise click.UsageError("--format latex needs --comparisons; `oneticket report` writes tables/summary.tex")
     of_accuracies = options.kind in ("table", "markdown") and not (options.cost or options.footprint)
-    if (options.against or options.arms or options.wide) and not of_accuracies:
+    if (options.against or options.arms or options.wide) and not (of_accuracies or options.comparisons):
         raise click.UsageError("--against, --arm and --wide need --format table or markdown, of accuracies")
     if options.wide and len(options.against) > 1:
         raise click.UsageError("--wide has room for one --against")
     if options.out is not None and options.kind == "table":
-        raise click.UsageError("--out needs --format markdown, csv, json or parquet")
+        raise click.UsageError("--out needs --format markdown, csv, json, parquet or latex")
 
 
 def _found(options: _Options) -> tables.Shown | str | bytes:
@@ -84,6 +101,8 @@ def _found(options: _Options) -> tables.Shown | str | bytes:
         return tables.costs(store, kind, experiment)
     if options.footprint:
         return tables.footprints(store, kind, experiment)
+    if options.comparisons:
+        return tables.comparisons(store, kind, experiment, options.against, options.arms, options.margin)
     if kind in ("table", "markdown"):
         return tables.compared(store, kind, experiment, options.against, options.arms, wide=options.wide)
     return tables.results(store, kind, experiment)

@@ -13,7 +13,7 @@ from oneticket.cli.text import harmless
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oneticket.report import Table
+    from oneticket.report import SummaryRow, Table
 
 
 class Shown(NamedTuple):
@@ -23,7 +23,7 @@ class Shown(NamedTuple):
     notes: list[str]
 
 
-FORMATS = ("table", "markdown", "csv", "json", "parquet")
+FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
 
 
 def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
@@ -69,7 +69,8 @@ def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
-    from oneticket.report import fairness
+    from oneticket.report import fairness, reading, summary_table
+    from oneticket.report import summary as over_seeds
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
@@ -77,8 +78,10 @@ def compared(
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
-    found = (_wide if wide else _long)(rows, against, arms, width)
-    notes = fairness([row for row in rows if not arms or row["arm"] in arms])
+    short = over_seeds(rows, against) if against or wide else over_seeds(rows)
+    kept = [row for row in short if not arms or row.group.arm in arms]
+    found = _wide(short, arms, width) if wide else [("", summary_table(kept, width=width))]
+    notes = [*reading(kept), *fairness([row for row in rows if not arms or row["arm"] in arms])]
     if kind == "table":
         return Shown(found, notes)
     tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in found]
@@ -93,24 +96,46 @@ def _refuse_unknown_arms(arms: Sequence[str], known: Collection[str]) -> None:
             raise unknown("arm", arm, sorted(known), where="--arm")
 
 
-def _wide(
-    rows: Sequence[Mapping[str, Any]], against: Sequence[str], arms: Sequence[str], width: int | None
-) -> list[tuple[str, Table]]:
-    from oneticket.report import summary as over_seeds
+def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) -> list[tuple[str, Table]]:
     from oneticket.report import wide_tables
 
-    found = wide_tables(over_seeds(rows, against), arms=arms, width=width)
+    found = wide_tables(rows, arms=arms, width=width)
     return found if len(found) > 1 else [("", table) for _, table in found]
 
 
-def _long(
-    rows: Sequence[Mapping[str, Any]], against: Sequence[str], arms: Sequence[str], width: int | None
-) -> list[tuple[str, Table]]:
-    from oneticket.report import summary as over_seeds
-    from oneticket.report import summary_table
+def comparisons(
+    store: Path,
+    kind: str,
+    experiment: str | None,
+    against: Sequence[str],
+    arms: Sequence[str],
+    points: float | None,
+) -> Shown | str:
+    """Every comparison with its verdict; ``points`` is the margin of equivalence."""
+    _refuse_others("--comparisons", kind, "table", "markdown", "csv", "latex")
 
-    found = over_seeds(rows, against) if against else over_seeds(rows)
-    return [("", summary_table([row for row in found if not arms or row.group.arm in arms], width=width))]
+    from oneticket.report import comparison_table, reading_of_comparisons, tally
+    from oneticket.report import comparisons as compare
+    from oneticket.report.baselines import USUAL
+    from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
+    from oneticket.statistics import MARGIN
+
+    rows = rows_of(store, experiment)
+    if all(row["test_accuracy"] is None for row in rows):
+        return "No finished cell yet."
+    _refuse_unknown_arms(arms, {row["arm"] for row in rows})
+    margin = MARGIN if points is None else points / 100
+    found = [row for row in compare(rows, against or USUAL, margin) if not arms or row.group.arm in arms]
+    if not found and kind in ("table", "markdown"):
+        return f"No arm has one to be compared with: {' and '.join(against or USUAL)}. Name others with --against."
+    if kind == "csv":
+        return comparisons_csv(found)
+    if kind == "latex":
+        return comparisons_latex(found, margin)
+    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin)]
+    if kind == "table":
+        return Shown([("", table)], notes)
+    return "\n".join([markdown(table), *(f"{note}\n" for note in notes)])
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:

@@ -14,6 +14,7 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.statistics import (
     CONFIDENCE,
+    MARGIN,
     Difference,
     Equivalence,
     Interval,
@@ -25,7 +26,7 @@ from oneticket.statistics import (
 )
 from oneticket.training.results import EpochRecord
 
-MATCHING_WITHIN = 0.002
+MATCHING_WITHIN = MARGIN
 """An arm matches the dense network where it is within 0.2 points of it."""
 
 

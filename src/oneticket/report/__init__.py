@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneticket.report.comparisons import (
+    ComparisonRow,
+    comparison_table,
+    comparisons,
+    reading_of_comparisons,
+    tally,
+)
 from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
+from oneticket.report.reading import reading
+from oneticket.report.spreads import Spread, spread_table, spreads
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
 from oneticket.report.wide import wide_tables
 
@@ -15,15 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "ComparisonRow",
     "CostRow",
+    "Spread",
     "SummaryRow",
     "Table",
+    "comparison_table",
+    "comparisons",
     "cost_table",
     "costs",
     "fairness",
     "footprint_table",
+    "reading",
+    "reading_of_comparisons",
+    "spread_table",
+    "spreads",
     "summary",
     "summary_table",
+    "tally",
     "wide_tables",
     "write_report",
 ]

@@ -15,14 +15,16 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from oneticket.report.baselines import USUAL
+from oneticket.report.comparisons import comparisons
 from oneticket.report.fairness import fairness
 from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
 from oneticket.report.figures import FAINT, INK, PAPER, draw, render
 from oneticket.report.formatting import Table, cost_table, density, percent, summary_table
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
+from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
-from oneticket.report.writers import results_csv, summary_csv, summary_latex, write
+from oneticket.report.writers import comparisons_csv, results_csv, summary_csv, summary_latex, write
 from oneticket.version import __version__
 
 # Colours that the page replaces by its own, so that figures follow a dark screen.
@@ -54,7 +56,8 @@ def write_report(
     against: Sequence[str] = USUAL,
     cautions: Sequence[str] = (),
 ) -> Path:
-    """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary}.csv``, ``tables/summary.tex``.
+    """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary,comparisons}.csv``,
+    ``tables/summary.tex``.
 
     The same rows, in any order, give the same bytes.
 
@@ -96,6 +99,7 @@ def write_report(
         sections.append(_view(section, name, kept, svg, short))
     write(out / "tables" / "results.csv", results_csv(table))
     write(out / "tables" / "summary.csv", summary_csv(short))
+    write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against)))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
     write(page, _page(title or _title(table), table, short, sections, cautions))
@@ -122,13 +126,14 @@ def _page(
         cautions=cautions,
         facts=_facts(table, short),
         fairness=fairness(table),
+        reading=reading(short),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         sections=sections,
         costs=cost_table(costs(table)),
         header=COLUMNS,
         text_columns=_TEXT_COLUMNS,
-        lines=[[_field(column, row[column]) for column in COLUMNS] for row in table],
+        lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table],
         version=__version__,
     )
 

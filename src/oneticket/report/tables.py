@@ -9,13 +9,13 @@ from typing import Any
 
 from oneticket.errors import InputError
 from oneticket.report.baselines import USUAL, Accuracies, Baseline, Baselines, parse
-from oneticket.report.groups import Group
+from oneticket.report.groups import Group, Section
 from oneticket.report.palette import arm_order
 from oneticket.statistics import CONFIDENCE, Difference, Sample, describe, holm, mean, paired_difference
 
 Row = Mapping[str, Any]
 
-COLUMNS = (
+REQUIRED = (
     "experiment",
     "model",
     "source",
@@ -46,19 +46,26 @@ COLUMNS = (
     "total_samples",
     "total_masked_flops",
 )
+ADDED = ("test_images",)
+"""Columns that a table of an earlier version lacks; a missing value is None."""
+COLUMNS = (*REQUIRED, *ADDED)
 TOTALS = ("total_steps", "total_samples", "total_masked_flops")
 COSTS = ("search_trainings", "train_flops", "masked_flops", "seconds", "own_steps", *TOTALS)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference and its p value after Holm's correction over the densities of an arm; None for one pair."""
+    """A paired difference and its p value after Holm's correction over its family; None where it has no p value.
+
+    The family are all comparisons of one target with one baseline: every arm, source, rescaling and density, so that
+    a reader who looks through the table of a target for stars finds one by chance in 5 % of such tables at most.
+    """
 
     difference: Difference
     holm: float | None
 
     def significant(self, level: float = 1 - CONFIDENCE) -> bool:
-        """Whether the difference is significant after Holm's correction over the arm's densities."""
+        """Whether the difference is significant after Holm's correction over its family."""
         return self.holm is not None and self.holm <= level
 
 
@@ -68,6 +75,7 @@ class SummaryRow:
 
     ``versus`` compares it, paired by seed, with each :class:`Baseline` of the same place; None where the table has no
     such baseline. ``diverged`` counts the networks whose training diverged: their accuracy is that of guessing.
+    ``images`` is the size of the test split; None where the table doesn't say.
     """
 
     group: Group
@@ -76,6 +84,7 @@ class SummaryRow:
     accuracy: Sample
     versus: Mapping[Baseline, Comparison | None]
     diverged: int = 0
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,10 @@ def checked(rows: Iterable[Row]) -> list[Row]:
     if not table:
         raise InputError("the table of results is empty: there is nothing to report", expected="at least one network")
     for row in table:
-        if missing := [column for column in COLUMNS if column not in row]:
-            raise InputError(f"the table lacks the column '{missing[0]}'", expected="the columns " + ", ".join(COLUMNS))
+        if missing := [column for column in REQUIRED if column not in row]:
+            raise InputError(
+                f"the table lacks the column '{missing[0]}'", expected="the columns " + ", ".join(REQUIRED)
+            )
     places: dict[Hashable, Row] = {}
     for row in table:
         place = (group_of(row), row["seed"])
@@ -139,7 +150,7 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
     Parameters
     ----------
     rows : Iterable[Row]
-        The tidy table: a mapping with the columns ``COLUMNS`` for each trained network.
+        The tidy table: a mapping with the columns ``COLUMNS`` for each trained network; those in ``ADDED`` may lack.
     against : Sequence[str], optional
         The baselines, as :meth:`Baseline.parse` reads them.
 
@@ -153,40 +164,75 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
     InputError
         As `checked` does, and for a baseline that the table does not have.
     """
-    groups: dict[Group, list[Row]] = defaultdict(list)
-    for row in checked(rows):
-        if row["test_accuracy"] is not None:
-            groups[group_of(row)].append(row)
-    accuracies = {group: {row["seed"]: float(row["test_accuracy"]) for row in kept} for group, kept in groups.items()}
-    versus = {baseline: _comparisons(baseline, accuracies) for baseline in parse(against, groups)}
+    groups = grouped(rows)
+    accuracies, images = accuracies_of(groups), images_of(groups)
+    versus = {baseline: _comparisons(baseline, accuracies, images) for baseline in parse(against, groups)}
     return [
         SummaryRow(
             group=group,
-            density=_mean(kept, "density"),
-            effective_density=_mean(kept, "effective_density"),
-            accuracy=describe(accuracies[group].values()),
+            density=mean_of(kept, "density"),
+            effective_density=mean_of(kept, "effective_density"),
+            accuracy=describe(accuracies[group].values(), images=images.get(group.section), bounds=(0, 1)),
             versus={baseline: found.get(group) for baseline, found in versus.items()},
             diverged=sum(row["test_loss"] is None for row in kept),
+            images=images.get(group.section),
         )
         for group, kept in groups.items()
     ]
 
 
-def _comparisons(baseline: Baseline, accuracies: Mapping[Group, Accuracies]) -> dict[Group, Comparison]:
-    """Every group with the baseline of its place; the densities of one arm are a family of tests (Holm 1979)."""
+def grouped(rows: Iterable[Row]) -> dict[Group, list[Row]]:
+    """The rows that have a test accuracy, by group, in the order of a report."""
+    groups: dict[Group, list[Row]] = defaultdict(list)
+    for row in checked(rows):
+        if row["test_accuracy"] is not None:
+            groups[group_of(row)].append(row)
+    return dict(groups)
+
+
+def accuracies_of(groups: Mapping[Group, Sequence[Row]]) -> dict[Group, dict[Any, float]]:
+    """Test accuracy by seed, for each group."""
+    return {group: {row["seed"]: float(row["test_accuracy"]) for row in kept} for group, kept in groups.items()}
+
+
+def images_of(groups: Mapping[Group, Sequence[Row]]) -> dict[Section, int]:
+    """The size of the test split of each target that any of its rows knows; the smallest, should they differ."""
+    known: dict[Section, int] = {}
+    for group, kept in groups.items():
+        for images in (row["test_images"] for row in kept if row.get("test_images") is not None):
+            known[group.section] = min(int(images), known.get(group.section, int(images)))
+    return known
+
+
+def differences(
+    baseline: Baseline, accuracies: Mapping[Group, Accuracies], images: Mapping[Section, int]
+) -> dict[Section, dict[Group, Difference]]:
+    """Every group with the baseline of its place; those of one target are a family of tests."""
     known = Baselines(accuracies)
-    families: dict[Group, dict[Group, Difference]] = defaultdict(dict)
+    families: dict[Section, dict[Group, Difference]] = defaultdict(dict)
     for group, values in accuracies.items():
         other = known.find(group, baseline)
-        difference = paired_difference(values, other) if other is not None else None
-        if difference is not None:
-            families[group._replace(density_asked=None)][group] = difference
+        if other is not None:
+            found = paired_difference(values, other, images=images.get(group.section))
+            if found is not None:
+                families[group.section][group] = found
+    return families
+
+
+def _comparisons(
+    baseline: Baseline, accuracies: Mapping[Group, Accuracies], images: Mapping[Section, int]
+) -> dict[Group, Comparison]:
     found: dict[Group, Comparison] = {}
-    for family in families.values():
-        tested = {group: difference.p for group, difference in family.items() if difference.p is not None}
-        adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-        found |= {group: Comparison(difference, adjusted.get(group)) for group, difference in family.items()}
+    for family in differences(baseline, accuracies, images).values():
+        adjusted = adjust({group: difference.p for group, difference in family.items()})
+        found |= {group: Comparison(difference, adjusted[group]) for group, difference in family.items()}
     return found
+
+
+def adjust(p_values: Mapping[Group, float | None]) -> dict[Group, float | None]:
+    """Holm's p values (1979) of a family; None for what has no p value, which isn't a test."""
+    tested = {group: p for group, p in p_values.items() if p is not None}
+    return dict.fromkeys(p_values) | dict(zip(tested, holm(list(tested.values())), strict=True))
 
 
 def costs(rows: Iterable[Row]) -> list[CostRow]:
@@ -206,7 +252,8 @@ def _values(rows: Sequence[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row[column] is not None]
 
 
-def _mean(rows: Sequence[Row], column: str) -> float | None:
+def mean_of(rows: Sequence[Row], column: str) -> float | None:
+    """The mean of a column over the rows that have a value there; None where none has."""
     values = _values(rows, column)
     return mean(values) if values else None
 

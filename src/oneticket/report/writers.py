@@ -10,6 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from oneticket.report.comparisons import (
+    FIELDS,
+    ComparisonRow,
+    comparison_fields,
+    comparison_table,
+    reading_of_comparisons,
+)
 from oneticket.report.formatting import Table, summary_table
 from oneticket.report.groups import Group, at
 from oneticket.report.tables import COLUMNS, Comparison, Row, SummaryRow
@@ -22,6 +29,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "≤": r"$\le$",
     "−": r"$-$",
     "—": "---",
     "–": "--",
@@ -31,13 +39,14 @@ _LATEX = {
 
 def results_csv(rows: Iterable[Row]) -> str:
     """The tidy table: one line for each network, numbers with all their digits, empty where a value is unknown."""
-    return _csv(COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+    return _csv(COLUMNS, ([row.get(column) for column in COLUMNS] for row in rows))
 
 
 def summary_csv(rows: Sequence[SummaryRow]) -> str:
     """The summary with all digits, in fractions of 1.
 
-    ``p`` is that of the single test, ``p_holm`` is corrected over the densities of an arm (Holm 1979).
+    ``p`` is that of the single test, ``p_holm`` is corrected over all comparisons of a target with a baseline
+    (Holm 1979).
     """
     header = [
         *Group._fields,
@@ -53,6 +62,17 @@ def summary_csv(rows: Sequence[SummaryRow]) -> str:
     for baseline in rows[0].versus if rows else ():
         header += [f"versus_{baseline.slug}_{field}" for field in ("n", "mean", "low_95", "high_95", "p", "p_holm")]
     return _csv(header, map(_summary_line, rows))
+
+
+def comparisons_csv(rows: Sequence[ComparisonRow]) -> str:
+    """The comparisons with all digits, differences in fractions of 1; empty where a value is not known."""
+    return _csv([*Group._fields, "against", *FIELDS], map(comparison_fields, rows))
+
+
+def comparisons_latex(rows: Sequence[ComparisonRow], margin: float) -> str:
+    """The comparisons as one booktabs table; needs ``\\usepackage{booktabs}`` and nothing else."""
+    caption = escape_latex("Paired differences in points with their 95 % intervals. " + reading_of_comparisons(margin))
+    return "% needs \\usepackage{booktabs}\n" + _latex_table(comparison_table(rows), caption)
 
 
 def summary_latex(rows: Sequence[SummaryRow]) -> str:
@@ -124,8 +144,13 @@ def _latex(rows: Sequence[SummaryRow]) -> str:
         f"{escape_latex(group.model)} on {escape_latex(at(group.target, group.target_recipe))} "
         f"({escape_latex(group.experiment)}): test accuracy, mean $\\pm$ sample standard deviation over "
         f"$n = {count}$ seeds, with Student's 95\\,\\% interval of the mean; differences are paired by seed, "
-        "in percentage points; a star where Holm's correction over the densities leaves $p \\le 0.05$."
+        "in percentage points; a star where Holm's correction over all comparisons of this target with one "
+        "baseline leaves $p \\le 0.05$."
     )
+    return _latex_table(table, caption)
+
+
+def _latex_table(table: Table, caption: str) -> str:
     return "\n".join(
         [
             r"\begin{table}",

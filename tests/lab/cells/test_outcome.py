@@ -27,15 +27,15 @@ def plan(lab: Any) -> Any:
 def test_a_trained_cell_says_what_it_always_said(lab: Any, plan: Any, tmp_path: Path) -> None:
     dense = next(iter(plan.cells.values()))
     record = run_cell(dense, lab.workplace(lab.store()), tmp_path)
-    assert list(record["outcome"]) == [*ALWAYS, *TESTED, "distance"]
+    assert list(record["outcome"]) == [*ALWAYS, *TESTED, "distance", "test_images"]
     assert msgspec.convert(record["outcome"], Outcome).diverged is msgspec.UNSET
 
 
 def test_a_diverged_cell_says_the_same_and_why_before_all(plan: Any) -> None:
     def told(cell: Description) -> list[str]:
-        return list(msgspec.to_builtins(diverged_outcome(cell, 1000, "the loss is nan", validated=True)))
+        return list(msgspec.to_builtins(diverged_outcome(cell, 1000, "the loss is nan", validated=True, test_images=9)))
 
     dense = next(iter(plan.cells.values()))
     search = next(cell for cell in plan.cells.values() if isinstance(cell.start, Round))
-    assert told(dense) == ["diverged", *ALWAYS, *TESTED]
+    assert told(dense) == ["diverged", *ALWAYS, *TESTED, "test_images"]
     assert told(search) == ["diverged", *ALWAYS]

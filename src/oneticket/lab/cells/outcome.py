@@ -53,6 +53,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Units without a path through them.
     test_accuracy, test_loss : float, float or None
         On the test split, evaluated once; set only for cells that are tested.
+    test_images : int
+        The size of the test split, of which ``test_accuracy`` is a fraction; set where that is, by versions that count.
     distance : float
         ‖m ∘ (W_T − W)‖₂ over the prunable weights, W those at the beginning of the training; set only by versions that
         measure it.
@@ -78,6 +80,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     test_loss: float | UnsetType | None = UNSET
     distance: float | UnsetType = UNSET
     naturally_zero: float | UnsetType = UNSET
+    test_images: int | UnsetType = UNSET
 
 
 def trained_outcome(
@@ -90,6 +93,7 @@ def trained_outcome(
     before: Mapping[str, Tensor],
     traced: nn.Module,
     tested: tuple[float, float] | None,
+    test_images: int,
     untrained: float | None = None,
     naturally_zero: float | None = None,
 ) -> Outcome:
@@ -105,6 +109,8 @@ def trained_outcome(
         The network whose paths are followed, without the input binarisation of a binary method.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
+    test_images : int
+        The size of that split.
     untrained : float, optional
         Accuracy on the validation split of a network that took no step, whose history is empty.
     naturally_zero : float, or None
@@ -136,14 +142,18 @@ def trained_outcome(
         test_loss=loss,
         distance=distance(before, values, kept).norm,
         naturally_zero=UNSET if naturally_zero is None else naturally_zero,
+        test_images=UNSET if tested is None else test_images,
     )
 
 
-def diverged_outcome(cell: Description, prunable: int, reason: str, *, validated: bool) -> Outcome:
+def diverged_outcome(
+    cell: Description, prunable: int, reason: str, *, validated: bool, test_images: int = 0
+) -> Outcome:
     """The outcome of a cell that diverged; its network has ``prunable`` weights.
 
     Its accuracy counts as guessing, 1 / classes, so that an arm is not judged by its successful seeds alone. It has no
-    loss and leaves no network. Its density is the requested one.
+    loss and leaves no network. Its density is the requested one. ``test_images`` is the size of the test split, 0
+    where it is not known.
     """
     guessing = 1 / cell.network.classes
     kept = kept_count(_density(cell), prunable)
@@ -163,6 +173,7 @@ def diverged_outcome(cell: Description, prunable: int, reason: str, *, validated
         dead_units=None,
         test_accuracy=guessing if cell.test else UNSET,
         test_loss=None if cell.test else UNSET,
+        test_images=test_images if cell.test and test_images else UNSET,
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import nn
 
-from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.data import ImageBatches, Normalisation, Splits, open_data
 from oneticket.data.cache import State, compared, trust
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.machine import this_machine
@@ -238,9 +238,9 @@ def _compute(
         untrained = judge(validation, "validation")[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
-        outcome = diverged_outcome(cell, _prunable(model, cell), str(error), validated=len(splits.validation) > 0)
+        outcome = _diverged(cell, model, str(error), splits)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
-    return _concluded(cell, parents, begun, training, example, tested, untrained, working)
+    return _concluded(cell, parents, begun, training, example, tested, len(splits.test), untrained, working)
 
 
 def _concluded(
@@ -250,6 +250,7 @@ def _concluded(
     training: Training,
     example: torch.Tensor,
     tested: tuple[float, float] | None,
+    test_images: int,
     untrained: float | None,
     working: Path,
 ) -> _Made:
@@ -259,8 +260,8 @@ def _concluded(
     # Paths ignore the input binarisation of a binary network.
     traced = parents.build(cell.network, cell.seed) if is_binary(cell) else model
     outcome = trained_outcome(
-        cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, untrained=untrained,
-        naturally_zero=begun.naturally_zero,
+        cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, test_images=test_images,
+        untrained=untrained, naturally_zero=begun.naturally_zero,
     )  # fmt: skip
     _save(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
@@ -298,9 +299,14 @@ def _layout_for(cell: Description, workplace: Workplace) -> Layout:
 
 def _nothing(cell: Description, parents: ParentCells, workplace: Workplace, reason: str) -> _Made:
     """The result of a cell that can't be trained because a parent diverged."""
-    model, validation = parents.build(cell.network, cell.seed), parents.splits(cell).validation
-    outcome = diverged_outcome(cell, _prunable(model, cell), reason, validated=len(validation) > 0)
+    model = parents.build(cell.network, cell.seed)
+    outcome = _diverged(cell, model, reason, parents.splits(cell))
     return _Made((), 0, 0, (0, 0), outcome, Kernels(_layout_for(cell, workplace)))
+
+
+def _diverged(cell: Description, model: nn.Module, reason: str, splits: Splits) -> Outcome:
+    validated, test_images = len(splits.validation) > 0, len(splits.test)
+    return diverged_outcome(cell, _prunable(model, cell), reason, validated=validated, test_images=test_images)
 
 
 def _prunable(model: nn.Module, cell: Description) -> int:

@@ -27,7 +27,7 @@ COLUMNS = (
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
     "lr", "naturally_zero", "budget", "own_steps", "total_steps", "total_samples", "total_masked_flops",
-    "distance",
+    "distance", "test_images",
 )  # fmt: skip
 """The columns of the table; new ones are appended. Accuracies and densities are fractions, losses nats, seconds
 wall-clock.
@@ -36,7 +36,8 @@ wall-clock.
 of the weights that dense training drove to zero, for ``natural-corrected``. ``own_steps`` are the optimiser steps that
 a network's weights have behind them at the end, without those of a search; ``total_…`` are over all trainings that it
 rests on, its own and those with other learning rates included. ``distance`` is ‖m ∘ (W_T − W)‖₂ over the prunable
-weights, W those at the beginning of the network's own training.
+weights, W those at the beginning of the network's own training. ``test_images`` is the size of the test split, in which
+``test_accuracy`` is counted.
 """
 
 WORDS = frozenset(
@@ -45,7 +46,7 @@ WORDS = frozenset(
 COUNTS = frozenset(
     (
         "round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops",
-        "own_steps", "total_steps", "total_samples", "total_masked_flops",
+        "own_steps", "total_steps", "total_samples", "total_masked_flops", "test_images",
     )
 )  # fmt: skip
 NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
