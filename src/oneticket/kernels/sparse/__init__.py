@@ -1,7 +1,7 @@
 """Layers of kept weights only, in C: compiled where they run, and called in PyTorch's autograd.
 
 ``gather.c`` computes outputs and gradients of inputs, ``slopes.c`` gradients of kept weights. Images lie innermost: a
-batch N × C × H × W is stored as C × H × W × N, which PyTorch sees as strides, so that its own operations work on it, too.
+batch N × C × H × W is stored as C × H × W × N. To PyTorch these are strides, so its own operations work on it, too.
 """
 
 from oneticket.kernels.sparse.building import Unavailable, library

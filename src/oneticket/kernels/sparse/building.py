@@ -26,6 +26,9 @@ LOG = logging.getLogger("oneticket.kernels")
 
 Number = Literal["float", "double"]
 
+Compute = Literal["measured", "sparse", "dense"]
+"""Which layers compute with kept weights only: where that is measured to be faster, all that can, none."""
+
 SOURCES = ("vectors.h", "gather.c", "slopes.c")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 SECONDS = 60

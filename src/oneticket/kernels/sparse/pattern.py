@@ -33,9 +33,7 @@ class Geometry(NamedTuple):
     @property
     def outputs(self) -> Pair:
         """The size of the output's images."""
-        down, across = (
-            (self.size[d] + 2 * self.padding[d] - self.kernel[d]) // self.stride[d] + 1 for d in (0, 1)
-        )
+        down, across = ((self.size[d] + 2 * self.padding[d] - self.kernel[d]) // self.stride[d] + 1 for d in (0, 1))
         return down, across
 
     def forward(self, dim: int) -> list[Reads]:
@@ -174,9 +172,10 @@ def _lists(
     kinds = (of_line[:, None] * len(kinds_across) + of_column[None, :]).ravel()
     bases = (base_line[:, None] * size[1] + base_column[None, :]).ravel()
     places = np.argsort(kinds, kind="stable")
-    arrays = (np.concatenate(starts), np.concatenate(offsets), np.concatenate(indices))
-    arrays += (kinds[places], bases[places], places)
-    return Lists(*(np.ascontiguousarray(array, dtype=np.int32) for array in arrays), channels, len(kinds))
+    lists = [np.concatenate(parts) for parts in (starts, offsets, indices)]
+    six = (*lists, kinds[places], bases[places], places)
+    arrays = (np.ascontiguousarray(part, dtype=np.int32) for part in six)
+    return Lists(*arrays, channels=channels, count=len(kinds))  # type: ignore[misc, arg-type]
 
 
 _NONE = np.iinfo(np.int32).max
