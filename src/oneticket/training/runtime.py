@@ -13,6 +13,7 @@ import torch
 
 from oneticket.conversion import conform
 from oneticket.errors import InputError
+from oneticket.kernels.sparse.building import Compute
 from oneticket.kernels.trial import Layout
 from oneticket.training.checkpoint import Checkpoint
 
@@ -30,6 +31,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         ``oneticket.kernels`` say so.
     compact : whether to compute without dead channels and masked weights, where masks make that faster. Not with a
         callback that modifies the training, nor with a custom ``loss``.
+    compute : which layers compute with their kept weights only: ``"measured"``, those for which a whole step is then
+        measured to be faster, once for each network and density; ``"sparse"``, all that can; ``"dense"``, none. Only
+        where ``compact`` applies.
     threads : number of torch's threads while this training runs; None leaves it unchanged.
     checkpoint : the file of the running state; training continues from a checkpoint found there.
     """
@@ -37,6 +41,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     layout: Layout = "contiguous"
     compact: bool = True
+    compute: Compute = "measured"
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     checkpoint: Checkpoint | None = None
 

@@ -82,7 +82,9 @@ class TrainState:
             lay_out(model, self.kernels.layout)
             self._compact = CompactModel(model, masks)
             if self._fixed is not None:
-                self._compact = compacted(model, self._fixed, data, recipe.precision, self.kernels.memory_format)
+                how = recipe.precision, self.kernels.memory_format, runtime.compute
+                with threads_of(runtime.threads):
+                    self._compact = compacted(model, self._fixed, data, *how)
             self.network: nn.Module = self._compact.model
             if self.network is not model:
                 self.kernels = choose(self.network, channels_last=self.kernels.layout == "channels-last")

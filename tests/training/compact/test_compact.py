@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.errors import NonFiniteLoss
+from oneticket.kernels.sparse import building
 from oneticket.kernels.trial import Layout
 from oneticket.masks import Masks
 from oneticket.randomness import seeded
@@ -28,9 +29,13 @@ RECIPE = Recipe.sgd(epochs=2, batch_size=8, lr=0.05, weight_decay=0.01)
 NUMBERS, IMAGES = (12,), (3, 8, 8)
 
 
-@pytest.fixture(autouse=True)
-def found(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+@pytest.fixture(autouse=True, params=["kernels in C", "products of CSR"])
+def found(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[Any]:
     """The compact networks of all trainings, in which all that can be removed is, however little that pays."""
+    if request.param == "kernels in C" and not building.available():
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(building, "available", lambda: request.param == "kernels in C")
+    monkeypatch.setattr(compact_package, "sparsify", lambda *given: sparse.sparsify(*given[:3], compute="sparse"))
     compact_models: list[Any] = []
     make = state.compacted
 

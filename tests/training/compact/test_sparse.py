@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from oneticket.kernels.sparse import building
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build
 from oneticket.randomness import seeded
@@ -46,10 +47,26 @@ RECIPES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def csr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a C compiler: PyTorch's own sparse products."""
+    monkeypatch.setattr(building, "available", lambda: False)
+
+
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever could be sparse is: these networks are too small for it to pay."""
     monkeypatch.setattr(sparse, "WORTH", float("inf"))
+
+
+@pytest.fixture(params=["kernels in C", "products of CSR"])
+def either(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, eager: None) -> None:
+    """Sparse layers of one kind and of the other, wherever there can be any."""
+    if request.param == "kernels in C":
+        monkeypatch.setattr(building, "available", lambda: building.why_not() is None)
+        if not building.available():
+            pytest.skip("no C compiler")
+        monkeypatch.setattr(compact, "sparsify", lambda *given: sparsify(*given[:3], compute="sparse"))
 
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -82,7 +99,7 @@ def compare(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 CASES = [(name, recipe) for name in NETWORKS for recipe in RECIPES if name != "vgg11" or recipe in ("sgd", "clipped")]
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(("name", "recipe"), CASES)
 def test_training_is_that_of_the_masked_network(name: str, recipe: str) -> None:
     networks, trainings = [make(name), make(name)], []
@@ -113,7 +130,7 @@ def test_training_is_that_of_the_masked_network(name: str, recipe: str) -> None:
     assert [type(m) for m in networks[0].modules()] == [type(m) for m in networks[1].modules()]
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("either")
 def test_it_goes_on_with_what_an_optimiser_remembers() -> None:
     whole = make("conv-2")
     before = train(whole, data(), RECIPES["adam"], seed=2, snapshots=("1ep",)).snapshots["1ep"]
@@ -127,7 +144,7 @@ def test_it_goes_on_with_what_an_optimiser_remembers() -> None:
     compare(*states)
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("name", ["conv-2", "vgg11"])
 def test_a_killed_training_goes_on_with_equal_bits(name: str, tmp_path: Path) -> None:
     class Killed(Exception):
@@ -158,9 +175,9 @@ def test_a_killed_training_goes_on_with_equal_bits(name: str, tmp_path: Path) ->
 def test_the_loop_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def watched(compact_model: CompactModel, example: Tensor, precision: str) -> CompactModel:
+    def watched(compact_model: CompactModel, example: Tensor, precision: str, compute: str) -> CompactModel:
         asked.append((tuple(example.shape), precision))
-        return sparsify(compact_model, example, precision)  # type: ignore[arg-type]
+        return sparsify(compact_model, example, precision, compute)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compact, "sparsify", watched)
 

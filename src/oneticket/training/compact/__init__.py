@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from oneticket.data import BatchSource
+from oneticket.errors import InputError
+from oneticket.kernels.sparse import building
+from oneticket.kernels.sparse.building import Compute
 from oneticket.masks import Masks
 from oneticket.training.compact.channels import shrink
 from oneticket.training.compact.model import CompactModel
@@ -22,7 +25,12 @@ __all__ = ["CompactModel", "compacted"]
 
 
 def compacted(
-    model: nn.Module, masks: Masks, batches: BatchSource, precision: Precision, layout: torch.memory_format
+    model: nn.Module,
+    masks: Masks,
+    batches: BatchSource,
+    precision: Precision,
+    layout: torch.memory_format,
+    compute: Compute = "measured",
 ) -> CompactModel:
     """The network to train in place of ``model``; ``model`` itself if no smaller network is faster and equal.
 
@@ -33,14 +41,23 @@ def compacted(
     batches : the training data; shapes come from the first batch.
     precision : of the forward pass.
     layout : the memory format for training.
+    compute : which layers compute with kept weights only.
+
+    Raises
+    ------
+    InputError : sparse layers are demanded, and there are no kernels for them.
     """
+    if compute == "sparse" and (reason := building.why_not()) is not None:
+        raise InputError(f"compute = 'sparse': {reason}", where="runtime", expected="'measured' or 'dense'")
     # A network that can't be copied or tried is trained as it is.
     with suppress(Exception), unnoticed():
         example, _ = next(iter(batches.ordered()))
+        if example.dim() == 4:
+            example = example.contiguous(memory_format=layout)
         copied = independent_copy(model)
         without_channels = shrink(copied, masks, example)
         without_channels.model.to(memory_format=layout)  # type: ignore[call-overload]
-        found = sparsify(without_channels, example, precision)
+        found = sparsify(without_channels, example, precision, compute)
         whole = CompactModel(copied, masks)
         if found.model is not copied and trains_alike(whole, found, example, precision):
             found.fill_from(model)

@@ -1,19 +1,27 @@
-"""Replaces layers with few kept weights, during training, by layers that compute only with these."""
+"""Replaces layers with few kept weights, during training, by layers that compute only with these.
+
+Where the kernels in C can be compiled, it is measured which layers become sparse. Without a compiler, PyTorch's CSR
+products are used, where an estimate says that they pay.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from oneticket.kernels.sparse import building
+from oneticket.kernels.sparse.building import Compute
 from oneticket.masks import Masks
+from oneticket.training.compact.choice import fastest, keep, key_of, known
 from oneticket.training.compact.layers import Room, SparseConv2d, SparseLinear
 from oneticket.training.compact.model import CompactModel, Slice
+from oneticket.training.compact.planes import PlanesLayer, between, is_able
 from oneticket.training.compact.verification import masked_outputs, probe_like, same_outputs
 from oneticket.training.recipe import Precision
 
@@ -21,10 +29,11 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class Sight(NamedTuple):
-    """The size of a layer's input images, () for linear layers, and the memory format of its outputs."""
+    """The size of a layer's input images, () for linear layers, the memory format and the size of its outputs."""
 
     area: tuple[int, ...] = ()
     layout: torch.memory_format = torch.contiguous_format
+    gives: tuple[int, ...] = ()
 
 
 # Nanoseconds on one core of a Zen 4, forward and backward: for a multiplication in a dense kernel, and its other work
@@ -39,21 +48,99 @@ WORTH = 0.7
 """The fraction of a dense layer's time below which a sparse layer pays."""
 
 
-def sparsify(compact: CompactModel, example: Tensor, precision: Precision = "float32") -> CompactModel:
-    """``compact`` with sparse layers where those are estimated to take less than ``WORTH`` of the time.
+def sparsify(
+    compact: CompactModel, example: Tensor, precision: Precision = "float32", compute: Compute = "measured"
+) -> CompactModel:
+    """``compact`` with sparse layers where those are faster.
 
-    Candidates are linear layers, and convolutions of stride 1 that keep the size of an image, on the CPU, of exactly
-    these types, which share their weight with no other layer and have neither hooks nor buffers. Training differs from
-    masked training only by rounding: a masked weight has neither a gradient nor optimiser memory. Nothing is replaced
-    if PyTorch lacks sparse kernels, or if the network's outputs would change. ``example`` is a batch of inputs of the
-    size used in training.
+    Candidates are linear layers and convolutions, on the CPU, of exactly these types, which share their weight with no
+    other layer and have neither hooks nor buffers. Training differs from masked training only by rounding: a masked
+    weight has neither a gradient nor optimiser memory. Nothing is replaced if the network's outputs would change.
+    ``example`` is a batch of inputs of the size used in training. ``compute`` ``"sparse"`` replaces all candidates,
+    ``"dense"`` none.
     """
+    if compact.masks is None or example.device.type != "cpu" or compute == "dense":
+        return compact
+    if building.available():
+        return _with_kernels(compact, example, precision, compute)
+    return _with_csr(compact, example, precision)
+
+
+# -- the kernels in C ------------------------------------------------------------------------------------------------
+LIMITS: dict[Precision, tuple[float, ...]] = {"float32": (0.3, 1.0), "bf16": (0.12, 1.0)}
+"""Densities up to which layers are sparse in the networks that are measured beside the dense one."""
+
+SMALL = 3e7
+"""Multiplications of a dense forward pass below which nothing is measured, and nothing is sparse."""
+
+
+def _with_kernels(compact: CompactModel, example: Tensor, precision: Precision, compute: Compute) -> CompactModel:
+    masks = compact.masks or Masks({})
+    with _watched(compact.model, masks, kernels=True) as sights:
+        before = masked_outputs(compact.model, masks, probe_like(example))
+    innermost = not _draws_numbers(compact.model, probe_like(example))
+    if not sights or (compute == "measured" and _work(masks, sights, len(example)) < SMALL):
+        return compact
+    if compute == "sparse":
+        return _equal(compact, tuple(sights), sights, before, example, innermost=innermost) or compact
+    layout = next(iter(sights.values())).layout
+    key = key_of(compact.model, masks, example, precision, layout)
+    choice = known(key)
+    if choice is None:
+        networks: dict[tuple[str, ...], CompactModel] = {(): compact}
+        for limit in LIMITS[precision]:
+            names = tuple(name for name in sights if _density(masks[f"{name}.weight"]) <= limit)
+            found = _equal(compact, names, sights, before, example, innermost=innermost) if names else None
+            if found is not None:
+                networks[names] = found
+        if len(networks) == 1:
+            return compact
+        choice = fastest(key, {names: network.model for names, network in networks.items()}, example, precision)
+        keep(choice)
+        return networks[choice.names]
+    if not choice.names:
+        return compact
+    return _equal(compact, choice.names, sights, before, example, innermost=innermost) or compact
+
+
+def _equal(
+    compact: CompactModel, names: tuple[str, ...], sights: Mapping[str, Sight], before: Tensor, example: Tensor, *,
+    innermost: bool,
+) -> CompactModel | None:  # fmt: skip
+    """``compact`` with sparse layers ``names``, images innermost if they can be; None if its outputs differ."""
+    layouts = {name: sights[name].layout for name in names}
+    for between_layers in (True, False) if innermost else (False,):
+        result = _replaced(compact, layouts, kernels=True, innermost=between_layers)
+        with suppress(Exception):  # the user's code may raise anything when a weight has another shape or stride
+            if same_outputs(before, masked_outputs(result.model, result.masks, probe_like(example))):
+                return result
+    return None
+
+
+def _draws_numbers(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a forward pass in training draws random numbers, whose order may be that of memory."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        copy.deepcopy(model).train()(inputs)
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def _density(mask: Tensor) -> float:
+    return int(mask.sum()) / max(1, mask.numel())
+
+
+def _work(masks: Masks, sights: Mapping[str, Sight], batch: int) -> float:
+    return sum(batch * masks[f"{name}.weight"].numel() * prod(sight.gives) for name, sight in sights.items())
+
+
+# -- PyTorch's CSR products ------------------------------------------------------------------------------------------
+def _with_csr(compact: CompactModel, example: Tensor, precision: Precision) -> CompactModel:
     model, masks = compact.model, compact.masks
     able = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    if masks is None or not able or example.device.type != "cpu":
+    if masks is None or not able:
         return compact
     probe = probe_like(example)
-    with _watched(model, masks) as sights:
+    with _watched(model, masks, kernels=False) as sights:
         before = masked_outputs(model, masks, probe)
     chosen = {
         name: sight.layout
@@ -70,7 +157,7 @@ def sparsify(compact: CompactModel, example: Tensor, precision: Precision = "flo
     return result if same_outputs(before, after) else compact
 
 
-def _candidates(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Layer]]:
+def _candidates(model: nn.Module, masks: Masks, *, kernels: bool) -> Iterator[tuple[str, Layer]]:
     owners = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
     for name, module in model.named_modules():
         if f"{name}.weight" not in masks or type(module) not in (nn.Conv2d, nn.Linear):
@@ -79,7 +166,7 @@ def _candidates(model: nn.Module, masks: Masks) -> Iterator[tuple[str, Layer]]:
         more = any(getattr(module, kind) for kind in vars(module) if kind.endswith(("_hooks", "_buffers", "_modules")))
         if more or not weight.requires_grad or owners.count(id(weight)) > 1 or weight.device.type != "cpu":
             continue
-        if isinstance(module, nn.Conv2d) and not _keeps_size(module):
+        if not (is_able(module) if kernels else isinstance(module, nn.Linear) or _keeps_size(module)):
             continue
         yield name, module
 
@@ -91,11 +178,11 @@ def _keeps_size(layer: nn.Conv2d) -> bool:
 
 
 @contextmanager
-def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, Sight]]:
+def _watched(model: nn.Module, masks: Masks, *, kernels: bool) -> Iterator[dict[str, Sight]]:
     """A context that records the input size and the output layout of each candidate, by name."""
     sights: dict[str, Sight] = {}
     handles = []
-    for name, module in _candidates(model, masks):
+    for name, module in _candidates(model, masks, kernels=kernels):
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, *, name: str = name) -> None:
             sights[name] = Sight()
@@ -103,7 +190,7 @@ def _watched(model: nn.Module, masks: Masks) -> Iterator[dict[str, Sight]]:
                 # By strides: if a dimension is 1 both layouts apply, and later operations use the strides, too.
                 last = outputs.stride() == torch.empty_like(outputs, memory_format=torch.channels_last).stride()
                 layout = torch.channels_last if last else torch.contiguous_format
-                sights[name] = Sight(tuple(inputs[0].shape[2:]), layout)
+                sights[name] = Sight(tuple(inputs[0].shape[2:]), layout, tuple(outputs.shape[2:]))
 
         handles.append(module.register_forward_hook(look))
     try:
@@ -128,14 +215,22 @@ def _pays(layer: nn.Module, mask: Tensor, batch: int, area: tuple[int, ...], pre
     return sparse < WORTH * dense
 
 
-def _replaced(compact: CompactModel, layouts: Mapping[str, torch.memory_format]) -> CompactModel:
+def _replaced(
+    compact: CompactModel, layouts: Mapping[str, torch.memory_format], *, kernels: bool = False, innermost: bool = False
+) -> CompactModel:
+    """``compact`` with sparse layers; ``innermost`` leaves images in the layout of the kernels between them."""
     model, room, slices = copy.deepcopy(compact.model), Room(), dict(compact.slices)
     masks = dict(compact.masks or {})
     for name, layout in layouts.items():
         layer, key = model.get_submodule(name), f"{name}.weight"
         mask = masks.pop(key).cpu()
-        conv = isinstance(layer, nn.Conv2d)
-        sparse = SparseConv2d(layer, mask, room, layout) if conv else SparseLinear(layer, mask)  # type: ignore[arg-type]
+        sparse: PlanesLayer | SparseConv2d | SparseLinear
+        if kernels:
+            sparse = PlanesLayer(cast("Layer", layer), mask, None if innermost else layout)
+        elif isinstance(layer, nn.Conv2d):
+            sparse = SparseConv2d(layer, mask, room, layout)
+        else:
+            sparse = SparseLinear(cast("nn.Linear", layer), mask)
         for other, parameter in layer.named_parameters(recurse=False):
             if other not in ("weight", "bias"):  # weights that were detached when its channels were removed
                 sparse.register_parameter(other, parameter)
@@ -146,5 +241,7 @@ def _replaced(compact: CompactModel, layouts: Mapping[str, torch.memory_format])
             slices[key] = Slice(mask.shape, inside, nothing, f"{name}.removed_weight", None)
         else:
             slices[key] = Slice(part.shape, part.inside.flatten()[inside], part.detached, part.detached_name, None)
+    if innermost:
+        between(model)
     left = Masks(masks) if masks else None
     return CompactModel(model, left, slices, saved=compact.saved, removed=compact.removed, sparse=tuple(layouts))

@@ -1,0 +1,110 @@
+"""Which of several equal networks trains fastest here: measured once, and kept in the cache.
+
+``CACHE/kernels/sparse/choices-MACHINE.jsonl``: a line for each network, its numbers of kept weights, batch,
+precision and threads. It can be deleted; then the next training measures again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from oneticket.identity import digest
+from oneticket.kernels.machine import this_machine
+from oneticket.masks import Masks
+from oneticket.places import cache_home
+from oneticket.training.recipe import Precision
+from oneticket.training.runtime import kept_heap
+
+VERSION = 1
+"""To be raised when kernels or the alternatives change."""
+
+TURNS, SECONDS = 5, 10.0
+"""Alternated steps of each network, of which the fastest counts; no further turn begins after so many seconds."""
+
+WORTH = 0.98
+"""The fraction of the first network's time below which another one is taken."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What was measured: ``names`` of the layers that compute sparsely, seconds of a step without and with them."""
+
+    key: str
+    names: tuple[str, ...]
+    dense: float
+    sparse: float
+
+
+def known(key: str) -> Choice | None:
+    """The choice that this machine made for ``key``."""
+    with contextlib.suppress(OSError):
+        for line in reversed(_file().read_bytes().splitlines()):
+            with contextlib.suppress(msgspec.MsgspecError):  # a line that was cut off when a process was killed
+                choice = msgspec.json.decode(line, type=Choice)
+                if choice.key == key:
+                    return choice
+    return None
+
+
+def keep(choice: Choice) -> None:
+    """Append ``choice``; where the cache cannot be written, every training measures anew."""
+    with contextlib.suppress(OSError):
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        place = os.open(_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(place, msgspec.json.encode(choice) + b"\n")  # in one write: lines of two processes do not mix
+        finally:
+            os.close(place)
+
+
+def key_of(model: nn.Module, masks: Masks, example: Tensor, precision: Precision, layout: torch.memory_format) -> str:
+    """A digest of all that the time of a step depends on, apart from the machine."""
+    modules = [type(module).__qualname__ for module in model.modules()]
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    facts = [modules, shapes, kept, list(example.shape), str(example.dtype), precision, str(layout)]
+    return digest([*facts, torch.get_num_threads()])
+
+
+def fastest(key: str, networks: Mapping[tuple[str, ...], nn.Module], example: Tensor, precision: Precision) -> Choice:
+    """Measure a step of each of ``networks`` in turns; their keys are the sparse layers, the dense one comes first."""
+    dense, *others = networks
+    with kept_heap():
+        seconds = _in_turns(list(networks.values()), example, precision)
+    times = dict(zip(networks, seconds, strict=True))
+    best = min(others, key=times.__getitem__)
+    chosen = best if times[best] < WORTH * times[dense] else dense
+    return Choice(key, chosen, times[dense], times[best])
+
+
+def _in_turns(networks: Sequence[nn.Module], example: Tensor, precision: Precision) -> list[float]:
+    best, begun = [float("inf")] * len(networks), time.perf_counter()
+    for turn in range(1 + TURNS):  # the first one sets things up
+        if turn > 1 and time.perf_counter() - begun > SECONDS:
+            break
+        for i, network in enumerate(networks):
+            seconds = _step(network, example, precision)
+            best[i] = min(best[i], seconds) if turn else best[i]
+    return best
+
+
+def _step(network: nn.Module, example: Tensor, precision: Precision) -> float:
+    network.train()
+    began = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        outputs = network(example)
+    leaves = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    torch.autograd.grad(outputs.float().sum(), leaves, allow_unused=True)
+    return time.perf_counter() - began
+
+
+def _file() -> Path:
+    facts = [VERSION, msgspec.to_builtins(this_machine())]
+    return cache_home() / "kernels" / "sparse" / f"choices-{digest(facts)[:16]}.jsonl"
