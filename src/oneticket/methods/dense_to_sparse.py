@@ -74,6 +74,19 @@ def refuse_masked(method: str, state: TrainState) -> None:
         )
 
 
+def start_sparse(method_name: str, density: float, state: TrainState, allocation: str = "erk") -> None:
+    """Begin with a random mask at ρ, by default with ERK layer densities, the same one for all methods of this kind.
+
+    So they differ only in what goes and what grows. InputError if the training begins with masked weights, or ρ would
+    keep none.
+    """
+    refuse_masked(method_name, state)
+    budget(state, density)
+    generator = state.generator("erk-start", 0)
+    chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in state.weights().items()}
+    state.replace_masks(ALLOCATIONS[allocation](chances, density, state.masks))
+
+
 class Cutting(Callback):
     """Begins with all given weights and keeps exactly ⌊ρN⌉ of them from the cut on, under fixed masks.
 

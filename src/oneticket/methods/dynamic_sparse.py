@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from oneticket.methods.base import MethodContext, method
-from oneticket.methods.dense_to_sparse import budget, checked, interval, moment, refuse_masked
-from oneticket.pruning import ALLOCATIONS
+from oneticket.methods.dense_to_sparse import checked, interval, moment, start_sparse
 from oneticket.pruning.selection import largest, largest_alive
 from oneticket.training import Callback, TrainState
 
@@ -104,19 +103,6 @@ def _chance(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 def _steepness(weight: Tensor, _: torch.Generator) -> Tensor:
     return torch.zeros(weight.shape) if weight.grad is None else weight.grad.detach().abs().cpu()
-
-
-def start_sparse(method_name: str, density: float, state: TrainState) -> None:
-    """Begin with a random mask at ρ with ERK layer densities, the same one for all methods of this kind.
-
-    So they differ only in what goes and what grows. InputError if the training begins with masked weights, or ρ would
-    keep none.
-    """
-    refuse_masked(method_name, state)
-    budget(state, density)
-    generator = state.generator("erk-start", 0)
-    chances = {name: torch.rand(weight.shape, generator=generator) for name, weight in state.weights().items()}
-    state.replace_masks(ALLOCATIONS["erk"](chances, density, state.masks))
 
 
 class Evolving(Callback):

@@ -15,6 +15,7 @@ from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.arms import Arm
 from oneticket.lab.spec.experiment import Experiment, Grid
+from oneticket.methods.cyclic import first_density
 from oneticket.methods.dense_to_sparse import interval
 from oneticket.methods.gmp import density_after
 from oneticket.models import ModelSpec
@@ -41,12 +42,23 @@ def _along_the_curve(density: float, options: Options, steps: int) -> float:
     return (sum(height * width for height, width in stairs) + density * (steps - phase)) / steps
 
 
+def _before_the_last_cycle(density: float, options: Options, steps: int) -> float:
+    """ρ₀ in all cycles but the last."""
+    cycles: int = options["cycles"]
+    return (first_density(density, options["factor"]) * (cycles - 1) + density) / cycles
+
+
 def _phase(fraction: float, steps: int) -> int:
     return max(1, math.floor(fraction * steps + 0.5))
 
 
 def _throughout(density: float, options: Options, steps: int) -> float:
     return density
+
+
+def _all_weights(density: float, options: Options, steps: int) -> float:
+    """The gradients of the scores of all weights are dense."""
+    return 1.0
 
 
 MEAN_DENSITY: dict[str, Callable[[float, Options, int], float]] = {
@@ -56,7 +68,9 @@ MEAN_DENSITY: dict[str, Callable[[float, Options, int], float]] = {
     "set": _throughout,
     "set-cosine": _throughout,
     "rigl": _throughout,
-    "edge-popup": lambda *_: 1.0,  # the gradients of the scores of all weights are dense
+    "sculpt": _before_the_last_cycle,
+    "edge-popup": _all_weights,
+    "supermask": _all_weights,
 }
 """For each method that makes masks: its density at the end, its options, and its number of steps → its mean density."""
 

@@ -275,6 +275,14 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
         Arm(mask="dense", weights="initial", method="edge-popup"),
         "Ramanujan et al. 2020: a mask, no training",
     ),
+    "supermask": (
+        Arm(mask="dense", weights="initial", method="supermask"),
+        "Zhou et al. 2019: a mask, no training",
+    ),
+    "supermask-constant": (
+        Arm(mask="dense", weights="initial", method="supermask", options={"values": "signed-constant"}),
+        "Zhou et al. 2019: the same on signed constants",
+    ),
     # Binary.
     "binary-connect": (Arm(mask="dense", weights="initial", method="binary-connect"), "Courbariaux et al. 2015"),
     "bwn": (Arm(mask="dense", weights="initial", method="bwn"), "Rastegari et al. 2016"),
