@@ -18,7 +18,7 @@ Row = dict[str, Any]
 Make = Callable[..., list[Row]]
 
 
-def test_each_arm_stands_on_its_line_at_its_mean_with_its_deviation(make_table: Make) -> None:
+def test_each_arm_stands_on_its_line_at_its_mean_with_its_interval(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], densities=[0.055]))
     axes = draw_by_arm(rows).axes[0]
     shown = [row for row in rows if row.group.arm != "dense"]
@@ -29,8 +29,8 @@ def test_each_arm_stands_on_its_line_at_its_mean_with_its_deviation(make_table: 
         assert (list(line.get_xdata()), list(line.get_ydata())) == ([pytest.approx(100 * row.accuracy.mean)], [place])
         assert to_hex(line.get_color()) == arm_colour(row.group.arm)
         ((low, high),) = spread.get_segments()
-        assert row.accuracy.deviation is not None
-        assert (high[0] - low[0]) / 2 == pytest.approx(100 * row.accuracy.deviation)
+        assert row.accuracy.interval is not None
+        assert [low[0], high[0]] == pytest.approx([100 * row.accuracy.interval.low, 100 * row.accuracy.interval.high])
     top, bottom = axes.get_ylim()
     assert top > bottom  # the first line is the uppermost
 

@@ -14,23 +14,24 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from oneticket.report import SummaryRow, summary
-from oneticket.report.figures import draw, panels, render
+from oneticket.report.drawing import render
+from oneticket.report.figures import draw, panels
 from oneticket.report.groups import at
-from oneticket.report.palette import arm_colour, source_styles
+from oneticket.report.palette import arm_colour, arm_marker, source_dashes
 
 Row = dict[str, Any]
 Make = Callable[..., list[Row]]
 
 
 def drawn(rows: Sequence[SummaryRow]) -> Figure:
-    return draw(rows, source_styles(at(row.group.source, row.group.source_recipe) for row in rows))
+    return draw(rows, source_dashes(at(row.group.source, row.group.source_recipe) for row in rows))
 
 
 def bars(figure: Figure) -> list[ErrorbarContainer]:
     return [part for axes in figure.axes for part in axes.containers if isinstance(part, ErrorbarContainer)]
 
 
-def test_points_are_means_and_bars_one_standard_deviation(make_table: Make) -> None:
+def test_points_are_means_and_bars_their_intervals(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], sources=["mnist@sgd"], arms=["winning"]))
     (bar,) = bars(drawn(rows))
     points = sorted((row for row in rows if row.group.arm == "winning"), key=lambda row: -(row.density or 0))
@@ -38,19 +39,17 @@ def test_points_are_means_and_bars_one_standard_deviation(make_table: Make) -> N
     assert list(line.get_xdata()) == pytest.approx([21, 5.5, 1.8])
     assert list(line.get_ydata()) == pytest.approx([100 * row.accuracy.mean for row in points])
     for (low, high), row in zip(spread.get_segments(), points, strict=True):
-        assert row.accuracy.deviation is not None
-        assert (high[1] - low[1]) / 2 == pytest.approx(100 * row.accuracy.deviation)
+        assert row.accuracy.interval is not None
+        assert [low[1], high[1]] == pytest.approx([100 * row.accuracy.interval.low, 100 * row.accuracy.interval.high])
 
 
 def test_the_dense_network_is_a_line_in_a_band(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"]))
     (dense,) = [row.accuracy for row in rows if row.group.arm == "dense"]
     axes = drawn(rows).axes[0]
-    assert dense.deviation is not None
+    assert dense.interval is not None
     extents = axes.patches[0].get_extents().transformed(axes.transData.inverted())
-    assert (extents.y0, extents.y1) == pytest.approx(
-        (100 * (dense.mean - dense.deviation), 100 * (dense.mean + dense.deviation))
-    )
+    assert (extents.y0, extents.y1) == pytest.approx((100 * dense.interval.low, 100 * dense.interval.high))
     assert any(line.get_ydata()[0] == pytest.approx(100 * dense.mean) for line in axes.lines)
 
 
@@ -63,11 +62,12 @@ def test_every_line_has_the_colour_of_its_arm(make_table: Make) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["dense", *arms, "from mnist@sgd"]
 
 
-def test_sources_differ_in_line_and_marker_and_rescalings_in_filling(make_table: Make) -> None:
+def test_sources_differ_in_their_dashes_and_rescalings_in_filling(make_table: Make) -> None:
     rows = summary(make_table(targets=["fashion@sgd"], arms=["winning"], rescales=["none", "layer"]))
     found = [bar.lines[0] for bar in bars(drawn(rows))]
-    assert len({(line.get_marker(), line.get_fillstyle()) for line in found}) == len(found) == 4
+    assert len({(line._unscaled_dash_pattern, line.get_fillstyle()) for line in found}) == len(found) == 4
     assert {line.get_fillstyle() for line in found} == {"full", "none"}
+    assert {line.get_marker() for line in found} == {arm_marker("winning")}
 
 
 def test_x_is_logarithmic_and_falls_to_the_right(make_table: Make) -> None:

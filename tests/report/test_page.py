@@ -70,10 +70,11 @@ def page(folder: Path) -> str:
 
 def test_every_file_of_the_contract_is_there_and_no_other(folder: Path) -> None:
     figures = [
-        f"figures/lenet-300-100-{target}.{kind}"
+        f"figures/lenet-300-100-{target}{kind}"
         for target in ("fashion-sgd", "mnist-sgd", "fashion-low-adam")
-        for kind in ("svg", "pdf")
+        for kind in (".svg", ".pdf", "-compute.svg")
     ]
+    figures += ["figures/differences.svg", "figures/heat-map.svg"]
     tables = ["tables/comparisons.csv", "tables/results.csv", "tables/summary.csv", "tables/summary.tex"]
     assert sorted(contents(folder)) == sorted(["report.html", *figures, *tables])
 
@@ -106,7 +107,9 @@ def test_every_reference_finds_its_element_and_no_id_is_given_twice(page: str) -
 
 def test_the_page_has_a_drawing_and_all_lines_of_each_target(page: str, rows: list[Row]) -> None:
     outline = Outline(page)
-    assert outline.count("svg") == outline.count("figure") == 3
+    # Accuracy and compute of each target, the differences and the map of all; each for two widths of the screen.
+    assert outline.count("figure") == 2 * 3 + 2
+    assert outline.count("svg") == 2 * outline.count("figure")
     shown = words(page)
     for target in ("fashion", "mnist", "fashion-low"):
         table = summary_table([row for row in summary(rows) if row.group.target == target])
@@ -115,7 +118,8 @@ def test_the_page_has_a_drawing_and_all_lines_of_each_target(page: str, rows: li
 
 
 def test_the_tidy_table_is_whole(page: str, rows: list[Row]) -> None:
-    details = page[page.index("<details>") : page.index("</details>")]
+    details = page[page.index("<details>") :]
+    details = details[: details.index("</details>")]
     assert details.count("<tr>") == 1 + len(rows)
     assert [html.unescape(name) for name in re.findall(r"<button[^>]*>(.*?)</button>", details)] == list(COLUMNS)
 
@@ -183,6 +187,7 @@ def test_names_that_would_meet_or_leave_the_folder_get_files_of_their_own(make_t
     targets = ["../../a@x", "A@x", "a@x", "数@据"]
     write_report(make_table(seeds=1, targets=targets, arms=["winning"], densities=[0.1]), tmp_path / "out")
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.svg")]
+    files = [file for file in files if file.stem not in ("differences", "heat-map") and "-compute" not in file.name]
     assert len({str(file).lower() for file in files}) == len(targets)
     assert {file.parts[:2] for file in files} == {("out", "figures")}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
@@ -192,7 +197,7 @@ def test_several_experiments_each_have_their_section(make_table: Make, tmp_path:
     rows = make_table(seeds=2, targets=["a@x"], arms=["winning"])
     text = write_report([*rows, *(row | {"experiment": "second", "cell": "2"} for row in rows)], tmp_path).read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text)[:2] == ["a@x (fashion-small)", "a@x (second)"]
-    assert len(list((tmp_path / "figures").glob("*.svg"))) == 2
+    assert len(list((tmp_path / "figures").glob("*.pdf"))) == 2
 
 
 def test_a_table_without_any_test_accuracy_still_gives_its_costs(make_table: Make, tmp_path: Path) -> None:

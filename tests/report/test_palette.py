@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneticket.report.palette import ARM_COLOURS, LATER_COLOURS, arm_colour, arm_order, rescale_fill, source_styles
+from oneticket.report.palette import ARM_COLOURS, LATER_COLOURS, arm_colour, arm_order, rescale_fill, source_dashes
 
 words = st.text(min_size=1, max_size=12)
 
@@ -46,9 +46,9 @@ def test_every_colour_is_its_own_and_legible_on_white() -> None:
 
 
 @given(st.lists(words, unique=True))
-def test_the_style_of_a_source_depends_on_the_set_alone(sources: list[str]) -> None:
-    assert source_styles(sources) == source_styles(reversed(sources))
-    first = list(source_styles(sources).values())[:8]
+def test_the_dash_of_a_source_depends_on_the_set_alone(sources: list[str]) -> None:
+    assert source_dashes(sources) == source_dashes(reversed(sources))
+    first = list(source_dashes(sources).values())[:8]
     assert len(set(first)) == len(first)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oneticket.report.figures import render
+from oneticket.report.drawing import render
 from oneticket.report.simulated import KINDS, draw_simulated, simulated_tables
 from oneticket.statistics.simulation import simulate
 

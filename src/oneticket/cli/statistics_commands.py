@@ -107,7 +107,7 @@ def statistics(count: int, seed: int, kind: str, figure: Path | None) -> None:
                 tables.show(table)
                 click.echo()
     if figure is not None:
-        from oneticket.report.figures import render
+        from oneticket.report.drawing import render
         from oneticket.report.simulated import draw_simulated
         from oneticket.report.writers import write
 

@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
-import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from oneticket.report import anchors
+from oneticket.report.drawing import INK, LETTER, PAPER, WIDTHS, Columns, Extent, arrow, extent, link, styled
 from oneticket.report.formatting import density
 from oneticket.report.groups import Group, at
-from oneticket.report.palette import OWN_STYLE, LineStyle, arm_colour, arm_order, rescale_fill
+from oneticket.report.palette import SOLID, Dash, arm_colour, arm_marker, arm_order, rescale_fill
 from oneticket.report.tables import SummaryRow
+from oneticket.statistics import Sample
 
-INK, FAINT, PAPER = "#1f2328", "#d8dbe0", "#ffffff"
 MOST_LINES = 8
-COLUMNS = 3
 MOST_TICKS = 7
 _PLAIN: dict[str, Any] = {"color": INK, "linewidth": 1.2, "markersize": 5, "markerfacecoloralt": PAPER}
-
-# On top of matplotlib's defaults, so that the user's matplotlibrc changes nothing.
-STYLE: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "oneticket",
-    "pdf.fonttype": 42,
-}
 
 
 class Line(NamedTuple):
@@ -76,33 +42,24 @@ class Panel:
     lines: Mapping[Line, Sequence[SummaryRow]]
 
 
-def draw(rows: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> Figure:
+def draw(rows: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns = 2) -> Figure:
     """The figure of one target.
 
     x is the density in percent on a log axis, falling to the right; y the test accuracy in percent; points are means,
-    bars and the band of the dense network one sample standard deviation to each side.
+    bars and the band of the dense network their 95 % intervals. A point far outside the others is an arrow with its
+    value.
 
     Parameters
     ----------
     rows : Sequence[SummaryRow]
         The summary of one section.
-    styles : Mapping[str, LineStyle]
+    dashes : Mapping[str, Dash]
         The line style of each source, ``name@recipe``.
+    columns : {1, 2}
+        The width, in columns of a page of two.
     """
-    with matplotlib.style.context(["default", STYLE]):
-        return _figure(panels(rows), [row for row in rows if row.group.arm == "dense"], styles)
-
-
-def render(figure: Figure, kind: str) -> bytes:
-    """The figure as ``svg`` or ``pdf``; the same figure always gives the same bytes."""
-    metadata: dict[str, Any] = {
-        "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }[kind]
-    buffer = io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(buffer, format=kind, metadata=metadata)
-    return buffer.getvalue()
+    with styled():
+        return _figure(panels(rows), [row for row in rows if row.group.arm == "dense"], dashes, columns)
 
 
 def panels(rows: Iterable[SummaryRow]) -> list[Panel]:
@@ -152,35 +109,71 @@ def _none_first(name: str) -> tuple[bool, str]:
     return (name != "none", name)
 
 
-def _figure(parts: Sequence[Panel], dense: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> Figure:
-    columns = len(parts) if len(parts) <= COLUMNS else 2 if len(parts) == 4 else COLUMNS
-    rows = ceil(len(parts) / columns)
-    handles = _legend(parts, dense, styles)
-    column = _legend_width(handles)
-    size = (6.0 + column, 3.7) if len(parts) == 1 else (1.0 + 3.2 * columns, 2.7 * rows + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+def _figure(
+    parts: Sequence[Panel], dense: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns
+) -> Figure:
+    across = min(columns, len(parts))
+    down = ceil(len(parts) / across)
+    handles = _legend(parts, dense, dashes)
+    beside = columns == 2 and len(parts) == 1 and _legend_width(handles) < 0.36 * WIDTHS[2]
+    fitting = max(1, min(len(handles), int(WIDTHS[columns] / _legend_width(handles))))
+    below = 0.0 if beside else 0.25 + 0.19 * ceil(len(handles) / fitting)
+    height = (3.6 if columns == 2 else 2.7) if len(parts) == 1 else 2.5
+    figure = Figure(figsize=(WIDTHS[columns], height * down + below), layout="constrained")
+    axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for spare in axes[len(parts) :]:
         spare.set_visible(False)
-    scale = _Scale.of(parts)
+    scale, shown = _Scale.of(parts), _extent(parts, dense)
     # First, and with limits: matplotlib cannot choose a range for a single density.
     _set_scale(axes[0], scale)
+    axes[0].set_ylim(*shown)
     for place, (axis, panel) in enumerate(zip(axes, parts, strict=False)):
         axis.set_title(panel.title, loc="left")
         _draw_dense(axis, dense)
-        _draw_lines(axis, panel, styles, scale)
+        _draw_lines(axis, panel, dashes, scale, shown)
         # The lowest of a column, which need not be in the last row.
-        lowest = place + columns >= len(parts)
+        lowest = place + across >= len(parts)
         axis.tick_params(labelbottom=lowest)
         axis.set_xlabel("weights remaining (%)" if lowest else "")
-        axis.set_ylabel("test accuracy (%)" if place % columns == 0 else "")
-    _widen(axes[0])
-    if len(parts) == 1:
+        axis.set_ylabel("test accuracy (%)" if place % across == 0 else "")
+    if beside:
         figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
     else:
-        across = max(1, min(len(handles), int(size[0] / column)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=across, handlelength=2.6)
+        figure.legend(handles=handles, loc="outside lower center", ncols=fitting, handlelength=2.6)
     return figure
+
+
+def _extent(parts: Sequence[Panel], dense: Sequence[SummaryRow]) -> Extent:
+    samples = [row.accuracy for panel in parts for points in panel.lines.values() for row in points]
+    return accuracy_extent([*samples, *(row.accuracy for row in dense)])
+
+
+def accuracy_extent(samples: Iterable[Sample]) -> Extent:
+    """The extent of an axis of accuracies in percent, with their 95 % intervals."""
+    known = list(samples)
+    return extent([100 * sample.mean for sample in known], [bounds_of(sample) for sample in known], most=100.0)
+
+
+def bounds_of(sample: Sample) -> tuple[float, float]:
+    """The ends of the 95 % interval of an accuracy in percent; the mean itself for one seed."""
+    if sample.interval is None:
+        return 100 * sample.mean, 100 * sample.mean
+    return 100 * sample.interval.low, 100 * sample.interval.high
+
+
+def bars_of(samples: Sequence[Sample], shown: Extent) -> list[list[float]]:
+    """How far the 95 % intervals of accuracies reach below and above their means, in points.
+
+    A point outside the axis has no bar: it would look like one of a point inside.
+    """
+    means = [100 * sample.mean for sample in samples]
+    ends = [
+        (mean, mean) if shown.side(mean) else bounds_of(sample) for mean, sample in zip(means, samples, strict=True)
+    ]
+    return [
+        [mean - low for mean, (low, _) in zip(means, ends, strict=True)],
+        [high - mean for mean, (_, high) in zip(means, ends, strict=True)],
+    ]
 
 
 @dataclass(frozen=True)
@@ -212,37 +205,56 @@ class _Scale:
 
 def _draw_dense(axis: Axes, dense: Sequence[SummaryRow]) -> None:
     for row in dense:
-        mean, deviation = 100 * row.accuracy.mean, 100 * (row.accuracy.deviation or 0.0)
-        axis.axhspan(mean - deviation, mean + deviation, color=arm_colour("dense"), alpha=0.22, linewidth=0)
-        axis.axhline(mean, color=arm_colour("dense"), linewidth=1.1)
+        axis.axhspan(*bounds_of(row.accuracy), color=arm_colour("dense"), alpha=0.22, linewidth=0)
+        axis.axhline(100 * row.accuracy.mean, color=arm_colour("dense"), linewidth=1.1)
 
 
-def _draw_lines(axis: Axes, panel: Panel, styles: Mapping[str, LineStyle], scale: _Scale) -> None:
+def _draw_lines(axis: Axes, panel: Panel, dashes: Mapping[str, Dash], scale: _Scale, shown: Extent) -> None:
     middle = (len(panel.lines) - 1) / 2
+    arrows: Counter[tuple[float | None, int]] = Counter()
     for place, (line, points) in enumerate(panel.lines.items()):
         # One percent of the step from line to line keeps the bars apart.
         shift = 10 ** (0.01 * scale.step * (middle - place))
+        xs = [100 * (row.density or 0.0) * shift for row in points]
+        ys = [100 * row.accuracy.mean for row in points]
         bars = axis.errorbar(
-            [100 * (row.density or 0.0) * shift for row in points],
-            [100 * row.accuracy.mean for row in points],
-            yerr=[100 * (row.accuracy.deviation or 0.0) for row in points],
+            xs,
+            ys,
+            yerr=bars_of([row.accuracy for row in points], shown),
             elinewidth=0.9,
             capsize=0,
-            **_look(line, styles, 5 if len(points) <= 12 else 3.2),
+            **_look(line, dashes, 5 if len(points) <= 12 else 3.2),
         )
         for bar in bars.lines[2]:
             bar.set_alpha(0.65)
+        for part, artist in enumerate((bars.lines[0], *bars.lines[2])):
+            artist.set_gid(f"{anchors.of_line(points[0].group)}_{part}")
+        for x, row in zip(xs, points, strict=True):
+            _draw_outside(axis, x, row, shown, arrows)
+        link(axis, xs, [shown.inside(y) for y in ys], [anchors.of_row(row.group) for row in points])
 
 
-def _look(line: Line, styles: Mapping[str, LineStyle], size: float) -> dict[str, Any]:
-    style = styles.get(line.source, LineStyle(*OWN_STYLE))
+def _draw_outside(
+    axis: Axes, x: float, row: SummaryRow, shown: Extent, arrows: Counter[tuple[float | None, int]]
+) -> None:
+    """The arrow of a point outside the axis, its number above those that already stand at this density."""
+    value = 100 * row.accuracy.mean
+    if side := shown.side(value):
+        there = (row.group.density_asked, side)
+        end, toward = (shown.high, "up") if side > 0 else (shown.low, "down")
+        arrow(axis, x, end, value, toward, arm_colour(row.group.arm), stacked=arrows[there])
+        arrows[there] += 1
+
+
+def _look(line: Line, dashes: Mapping[str, Dash], size: float) -> dict[str, Any]:
+    marker = arm_marker(line.arm)
     return {
         "color": arm_colour(line.arm),
-        "linestyle": style.dash,
-        "marker": style.marker,
+        "linestyle": dashes.get(line.source, SOLID),
+        "marker": marker,
         "fillstyle": rescale_fill(line.rescale),
         "markerfacecoloralt": PAPER,
-        "markersize": 1.6 * size if style.marker == "*" else size,
+        "markersize": 1.6 * size if marker == "*" else size,
         "markeredgewidth": 1.0,
         "linewidth": 1.4,
     }
@@ -257,24 +269,16 @@ def _set_scale(axis: Axes, scale: _Scale) -> None:
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
-def least_extent(low: float, high: float) -> tuple[float, float]:
-    """The limits, widened to one point of accuracy: on a shorter axis noise would look like a result."""
-    return (low, high) if high - low >= 1 else ((low + high) / 2 - 0.5, (low + high) / 2 + 0.5)
+def arm_handle(arm: str) -> Line2D:
+    """The entry of an arm in a legend."""
+    marker = arm_marker(arm)
+    size = 8 if marker == "*" else 5
+    return Line2D([], [], color=arm_colour(arm), linewidth=1.8, marker=marker, markersize=size, label=arm)
 
 
-def _widen(axis: Axes) -> None:
-    axis.set_ylim(*least_extent(*axis.get_ylim()))
-
-
-def _arm_handle(arm: str) -> Line2D:
-    if arm == "own":
-        return Line2D([], [], color=arm_colour(arm), linewidth=1.4, marker=OWN_STYLE[1], markersize=8, label=arm)
-    return Line2D([], [], color=arm_colour(arm), linewidth=3, label=arm)
-
-
-def _source_handle(source: str, style: LineStyle) -> Line2D:
-    look: dict[str, Any] = {"linestyle": style.dash, "marker": style.marker}
-    return Line2D([], [], label=f"from {source}", **look, **_PLAIN)
+def _source_handle(source: str, dash: Dash) -> Line2D:
+    look: dict[str, Any] = {"linestyle": dash, **_PLAIN}
+    return Line2D([], [], label=f"from {source}", **look)
 
 
 def _rescale_handle(rescale: str) -> Line2D:
@@ -282,16 +286,16 @@ def _rescale_handle(rescale: str) -> Line2D:
     return Line2D([], [], label=f"rescale {rescale}", linestyle="none", marker="o", fillstyle=fill, **_PLAIN)
 
 
-def _legend(parts: Sequence[Panel], dense: Sequence[SummaryRow], styles: Mapping[str, LineStyle]) -> list[Line2D]:
+def _legend(parts: Sequence[Panel], dense: Sequence[SummaryRow], dashes: Mapping[str, Dash]) -> list[Line2D]:
     """Colours, line styles and fills explained separately: that takes fewer entries than every combination.
 
     What the titles of the panels already say is left out.
     """
     lines = [line for panel in parts for line in panel.lines]
     handles = [Line2D([], [], color=arm_colour("dense"), linewidth=1.4, label="dense")] if dense else []
-    handles += [_arm_handle(arm) for arm in sorted({line.arm for line in lines}, key=arm_order)]
+    handles += [arm_handle(arm) for arm in sorted({line.arm for line in lines}, key=arm_order)]
     if len(parts) == 1:
-        handles += [_source_handle(name, styles[name]) for name in sorted({line.source for line in lines} - {""})]
+        handles += [_source_handle(name, dashes[name]) for name in sorted({line.source for line in lines} - {""})]
     if any(len({line.rescale for line in panel.lines}) > 1 for panel in parts):
         handles += [_rescale_handle(name) for name in sorted({line.rescale for line in lines}, key=_none_first)]
     return handles
@@ -299,4 +303,4 @@ def _legend(parts: Sequence[Panel], dense: Sequence[SummaryRow], styles: Mapping
 
 def _legend_width(handles: Sequence[Line2D]) -> float:
     """The approximate width of one column of the legend, in inches."""
-    return 0.65 + 0.075 * max((len(str(handle.get_label())) for handle in handles), default=0)
+    return 0.65 + LETTER * max((len(str(handle.get_label())) for handle in handles), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,26 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
 
+from oneticket.report import anchors
 from oneticket.report.baselines import USUAL
 from oneticket.report.comparisons import comparisons
+from oneticket.report.drawings import Drawings, Shown
 from oneticket.report.fairness import fairness
-from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
-from oneticket.report.figures import FAINT, INK, PAPER, draw, render
-from oneticket.report.formatting import Table, cost_table, density, percent, summary_table
-from oneticket.report.groups import Section, at
-from oneticket.report.palette import arm_colour, arm_order, source_styles
+from oneticket.report.findings import findings, limits
+from oneticket.report.formatting import Table, cost_table, density, summary_table
+from oneticket.report.groups import Group, Section, at
+from oneticket.report.palette import arm_colour, arm_order
+from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
-from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
+from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, group_of, summary
 from oneticket.report.writers import comparisons_csv, results_csv, summary_csv, summary_latex, write
 from oneticket.version import __version__
 
-# Colours that the page replaces by its own, so that figures follow a dark screen.
-_THEMED = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
+MOST_NETWORKS = 2_000
+"""Networks that the page lists one by one; of a larger table it names the file that has them."""
+MOST_COMPUTED = 4
+"""Targets whose accuracy is drawn against compute; `oneticket figure` draws the others."""
 _TEXT_COLUMNS = frozenset(
     ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
 )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line of a section's table is filtered and found by."""
+
+    anchor: str
+    line: str
+    group: Group
+    cells: str
+    breaks: bool
 
 
 @dataclass(frozen=True)
@@ -40,12 +55,9 @@ class _SectionView:
 
     anchor: str
     title: str
-    figure: Markup
-    name: str
-    dense: str | None
-    by_arm: bool
+    figures: Sequence[Shown]
     table: Table
-    breaks: frozenset[int]
+    lines: Sequence[_Line]
 
 
 def write_report(
@@ -55,6 +67,7 @@ def write_report(
     title: str | None = None,
     against: Sequence[str] = USUAL,
     cautions: Sequence[str] = (),
+    provenance: Provenance | None = None,
 ) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary,comparisons}.csv``,
     ``tables/summary.tex``.
@@ -73,6 +86,8 @@ def write_report(
         What the networks are compared with, as :meth:`Baseline.parse` reads it.
     cautions : Sequence[str], optional
         Warnings about these networks, shown at the top of the page and nowhere else.
+    provenance : Provenance, optional
+        What the table does not hold: versions, machines, data, recipes, commands.
 
     Returns
     -------
@@ -86,23 +101,26 @@ def write_report(
     """
     table = checked(rows)
     short = summary(table, against)
-    styles = source_styles(
-        at(row.group.source, row.group.source_recipe) for row in short if row.group.arm not in ("dense", "own")
-    )
-    sections = []
+    drawings = Drawings(out / "figures", table, short)
+    cells = _cells(table)
+    sections: list[_SectionView] = []
+    spent: list[Shown] = []
     for section, group in groupby(short, key=lambda row: row.group.section):
         kept = list(group)
-        figure, name = draw_by_arm(kept) if has_one_density(kept) else draw(kept, styles), _file_name(section, short)
-        svg = render(figure, "svg")
-        write(out / "figures" / f"{name}.svg", svg)
-        write(out / "figures" / f"{name}.pdf", render(figure, "pdf"))
-        sections.append(_view(section, name, kept, svg, short))
+        name, heading = _file_name(section, short), _section_title(section, short)
+        shown = drawings.of_section(kept, name, heading)
+        if len(spent) < MOST_COMPUTED:
+            spent += drawings.of_costs(kept, name, heading)
+        sections.append(_view(section, kept, shown, cells, short))
     write(out / "tables" / "results.csv", results_csv(table))
     write(out / "tables" / "summary.csv", summary_csv(short))
     write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against)))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
-    write(page, _page(title or _title(table), table, short, sections, cautions))
+    write(
+        page,
+        _page(title or _title(table), table, short, sections, (drawings.of_everything(), spent), cautions, provenance),
+    )
     return page
 
 
@@ -111,7 +129,9 @@ def _page(
     table: Sequence[Row],
     short: Sequence[SummaryRow],
     sections: Sequence[_SectionView],
+    figures: tuple[Sequence[Shown], Sequence[Shown]],
     cautions: Sequence[str],
+    provenance: Provenance | None,
 ) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
@@ -129,49 +149,65 @@ def _page(
         reading=reading(short),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
+        findings=[(finding, _section_title(finding.section, short)) for finding in findings(short)],
+        first=figures[0],
+        spent=figures[1],
+        section_anchor=anchors.of_section,
+        limits=limits(short),
         sections=sections,
+        filters=_filters(short),
         costs=cost_table(costs(table)),
+        provenance=provenance,
         header=COLUMNS,
         text_columns=_TEXT_COLUMNS,
-        lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table],
+        lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table[:MOST_NETWORKS]],
+        listed=len(table) <= MOST_NETWORKS,
         version=__version__,
     )
 
 
 def _view(
-    section: Section, name: str, rows: Sequence[SummaryRow], svg: bytes, everything: Sequence[SummaryRow]
+    section: Section,
+    rows: Sequence[SummaryRow],
+    figures: Sequence[Shown],
+    cells: Mapping[Group, Sequence[str]],
+    everything: Sequence[SummaryRow],
 ) -> _SectionView:
-    dense = next((row for row in rows if row.group.arm == "dense"), None)
-    anchor = f"target-{_digest(section)}"
-    return _SectionView(
-        anchor=anchor,
-        title=_section_title(section, everything),
-        figure=_inline(svg, anchor, f"Test accuracy on {at(section.target, section.target_recipe)}"),
-        name=name,
-        dense=percent(dense.accuracy.mean) if dense else None,
-        by_arm=has_one_density(rows),
-        table=summary_table(rows),
-        breaks=frozenset(place for place in range(1, len(rows)) if _block(rows[place]) != _block(rows[place - 1])),
-    )
+    lines = [
+        _Line(
+            anchors.of_row(row.group),
+            anchors.of_line(row.group),
+            row.group,
+            " ".join(cell[:12] for cell in cells[row.group]) if len(everything) <= MOST_NETWORKS else "",
+            breaks=place > 0 and _block(row) != _block(rows[place - 1]),
+        )
+        for place, row in enumerate(rows)
+    ]
+    title = _section_title(section, everything)
+    return _SectionView(anchors.of_section(section), title, figures, summary_table(rows), lines)
+
+
+def _cells(table: Iterable[Row]) -> Mapping[Group, Sequence[str]]:
+    found: dict[Group, list[str]] = defaultdict(list)
+    for row in table:
+        found[group_of(row)].append(str(row["cell"]))
+    return found
+
+
+def _filters(rows: Sequence[SummaryRow]) -> Mapping[str, Sequence[str]]:
+    """What the rows can be filtered by: the words of which there are several."""
+    words = {
+        "target": list(dict.fromkeys(at(row.group.target, row.group.target_recipe) for row in rows)),
+        "source": sorted({at(row.group.source, row.group.source_recipe) for row in rows if row.group.source}),
+        "arm": sorted({row.group.arm for row in rows}, key=arm_order),
+        "rescale": sorted({row.group.rescale for row in rows}),
+    }
+    return {name: values for name, values in words.items() if len(values) > 1}
 
 
 def _block(row: SummaryRow) -> tuple[Any, ...]:
     """What neighbouring rows of the table share; a rule separates the blocks."""
     return (row.group.source, row.group.source_recipe, row.group.density_asked)
-
-
-def _inline(svg: bytes, anchor: str, label: str) -> Markup:
-    """The drawing as an element of the page: without prolog and name spaces, its ids made unique by ``anchor``."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', text, count=1, flags=re.DOTALL)
-    text = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", text)
-    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{anchor}-", text)
-    for colour, variable in _THEMED.items():
-        text = text.replace(colour, variable)
-    width = float(text.split('"', 2)[1].split()[2])
-    opening = Markup('<svg role="img" aria-label="{}" style="max-width: {:.0f}px" ').format(label, width * 4 / 3)
-    return opening + Markup(text.removeprefix("<svg ").strip())
 
 
 def _facts(table: Sequence[Row], short: Sequence[SummaryRow]) -> Mapping[str, Any]:

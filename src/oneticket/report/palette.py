@@ -1,11 +1,13 @@
-"""Colours, line styles and markers of arms, sources and rescalings: the same in every figure and report."""
+"""Colours and markers of arms, dashes of sources, fillings of rescalings: the same in every figure and report."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+Dash = str | tuple[float, tuple[float, ...]]
+"""A line style of matplotlib."""
 
 # Okabe and Ito (2008) and, for what follows, Paul Tol's "muted": distinguishable with every common colour blindness,
 # dark enough for white paper and light enough for a dark screen.
@@ -22,32 +24,35 @@ ARM_COLOURS = {
 }
 LATER_COLOURS = ("#44aa99", "#882255", "#6a5acd", "#b8860b", "#117733", "#cc6677", "#8c564b", "#2f7f9f", "#7a9a01")
 
-# (line style, marker); filled markers that can also be drawn hollow.
-SOURCE_STYLES = (
-    ("-", "o"),
-    ((0, (5, 1.5)), "s"),
-    ((0, (1.2, 1.2)), "^"),
-    ((0, (5, 1.5, 1.2, 1.5)), "D"),
-    ((0, (8, 2)), "v"),
-    ((0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)), "P"),
-    ((0, (2, 2)), "X"),
-    ((0, (8, 1.5, 2, 1.5)), "h"),
+# Filled markers that can also be drawn hollow: arms differ in them too, for print in grey.
+ARM_MARKERS = {
+    "dense": "H",
+    "own": "*",
+    "winning": "o",
+    "preserved": "s",
+    "layer-permuted": "^",
+    "random": "D",
+    "even": "v",
+    "erk": "P",
+    "pruned-finetune": "X",
+}
+LATER_MARKERS = ("h", "<", ">", "p", "d", "8")
+
+SOURCE_DASHES: tuple[Dash, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (5, 1.5, 1.2, 1.5)),
+    (0, (8, 2)),
+    (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
+    (0, (2, 2)),
+    (0, (8, 1.5, 2, 1.5)),
 )
-OWN_STYLE = ("-", "*")
+SOLID: Dash = "-"
 
 Fill = Literal["full", "none", "left", "bottom", "right", "top"]
 RESCALE_FILLS: dict[str, Fill] = {"none": "full", "layer": "none", "fan-in": "left", "matched": "bottom"}
 LATER_FILLS: tuple[Fill, ...] = ("right", "top")
-
-Dash = str | tuple[float, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class LineStyle:
-    """A line style and a marker of matplotlib."""
-
-    dash: Dash
-    marker: str
 
 
 def arm_colour(arm: str) -> str:
@@ -61,12 +66,14 @@ def arm_order(arm: str) -> tuple[int, str]:
     return (arms.index(arm) if arm in arms else len(arms), arm)
 
 
-def source_styles(sources: Iterable[str]) -> dict[str, LineStyle]:
-    """A style for each source, in alphabetical order, so that it is the same in every panel of one report."""
-    return {
-        source: LineStyle(*SOURCE_STYLES[place % len(SOURCE_STYLES)])
-        for place, source in enumerate(sorted(set(sources)))
-    }
+def arm_marker(arm: str) -> str:
+    """The marker of an arm; for an arm without one of its own, chosen by the digest of its name."""
+    return ARM_MARKERS.get(arm) or LATER_MARKERS[_number(arm) // len(LATER_COLOURS) % len(LATER_MARKERS)]
+
+
+def source_dashes(sources: Iterable[str]) -> dict[str, Dash]:
+    """A line style for each source, in alphabetical order, so that it is the same in every panel of one report."""
+    return {source: SOURCE_DASHES[place % len(SOURCE_DASHES)] for place, source in enumerate(sorted(set(sources)))}
 
 
 def rescale_fill(rescale: str) -> Fill:

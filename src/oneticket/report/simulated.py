@@ -8,7 +8,7 @@ from typing import NamedTuple
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from oneticket.report.figures import FAINT, INK, STYLE
+from oneticket.report.drawing import FAINT, INK, STYLE
 from oneticket.report.formatting import Table
 from oneticket.report.palette import ARM_COLOURS
 from oneticket.statistics.simulation import Rates
