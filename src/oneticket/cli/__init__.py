@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from oneticket.cli.bench_command import bench
+from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
@@ -50,7 +51,7 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, results, report, store, find, transfer, ticket, trust, bench, list_everything, doctor
+    demo, plan, run, verify, results, report, store, find, transfer, ticket, trust, bench, list_everything, doctor
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)
@@ -64,7 +65,10 @@ def _say_warning(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted.
+
+    ``verify`` has others: 1 a claim is contradicted, 3 one is not decided.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _say_warning

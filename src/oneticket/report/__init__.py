@@ -8,6 +8,7 @@ from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+from oneticket.report.verdicts import as_lines, as_markdown
 from oneticket.report.wide import wide_tables
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ __all__ = [
     "CostRow",
     "SummaryRow",
     "Table",
+    "as_lines",
+    "as_markdown",
     "cost_table",
     "costs",
     "fairness",

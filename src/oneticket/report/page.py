@@ -22,7 +22,9 @@ from oneticket.report.formatting import Table, cost_table, density, percent, sum
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
+from oneticket.report.verdicts import RULE, told
 from oneticket.report.writers import results_csv, summary_csv, summary_latex, write
+from oneticket.verdicts import Verdict
 from oneticket.version import __version__
 
 # Colours that the page replaces by its own, so that figures follow a dark screen.
@@ -53,6 +55,8 @@ def write_report(
     title: str | None = None,
     against: Sequence[str] = USUAL,
     cautions: Sequence[str] = (),
+    verdicts: Sequence[Verdict] = (),
+    withdrawn: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary}.csv``, ``tables/summary.tex``.
 
@@ -70,6 +74,10 @@ def write_report(
         What the networks are compared with, as :meth:`Baseline.parse` reads it.
     cautions : Sequence[str], optional
         Warnings about these networks, shown at the top of the page and nowhere else.
+    verdicts : Sequence[Verdict], optional
+        The answers to the claims of the experiments, shown before the first figure.
+    withdrawn : Sequence[str], optional
+        Claims that were made once and are no longer in the file.
 
     Returns
     -------
@@ -98,7 +106,8 @@ def write_report(
     write(out / "tables" / "summary.csv", summary_csv(short))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
-    write(page, _page(title or _title(table), table, short, sections, cautions))
+    answers = {"verdicts": told(verdicts), "withdrawn": withdrawn, "rule": RULE}
+    write(page, _page(title or _title(table), table, short, sections, cautions, answers))
     return page
 
 
@@ -108,6 +117,7 @@ def _page(
     short: Sequence[SummaryRow],
     sections: Sequence[_SectionView],
     cautions: Sequence[str],
+    answers: Mapping[str, Any],
 ) -> str:
     environment = Environment(
         loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
@@ -130,6 +140,7 @@ def _page(
         text_columns=_TEXT_COLUMNS,
         lines=[[_field(column, row[column]) for column in COLUMNS] for row in table],
         version=__version__,
+        **answers,
     )
 
 
