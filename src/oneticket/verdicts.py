@@ -232,7 +232,7 @@ def _lacks(question: Question, tests: Sequence[Tested]) -> tuple[str, ...]:
     """What would decide: seeds, or nothing where the differences point the other way."""
     left = [test for test in tests if test.outcome == "open"]
     if any(test.difference is None or test.difference.p is None for test in left):
-        return ("a single seed decides nothing: at least 2 are needed, and 6 are usual",)
+        return ("a single seed, or differences that are all equal, decide nothing: at least 2 are needed, 6 are usual",)
     found = []
     if other := [test.where for test in left if _points_away(question, test)]:
         found.append(f"the difference points the other way at {_listed(other)}")

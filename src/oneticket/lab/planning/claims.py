@@ -168,10 +168,10 @@ class _Table:
     def _of_arm(self, arm: str, rescale: str, key: str, rescale_key: str) -> list[RowKey]:
         trained = [found for found in self.cells if found.arm == arm]
         if not trained:
-            words = list(dict.fromkeys(found.arm for found in self.cells))
+            arms = list(dict.fromkeys(found.arm for found in self.cells))
             raise InputError(
-                f"no grid trains the arm '{arm}'", where=key, expected="one of " + ", ".join(words),
-                nearest=nearest(arm, words),
+                f"no grid trains the arm '{arm}'", where=key, expected="one of " + ", ".join(arms),
+                nearest=nearest(arm, arms),
             )  # fmt: skip
         if self.arms[arm].mask == DENSE:  # nothing to rescale for
             return trained

@@ -242,6 +242,12 @@ def _check_claims(experiment: Experiment) -> None:
     """Refuse unknown ready claims, and more claims than anybody reads; places are checked when they are planned."""
     if len(experiment.claim) > MOST_TABLES:
         raise InputError(f"{len(experiment.claim)} tables", where="claim", expected=f"at most {MOST_TABLES}")
+    said = [claim.says for claim in experiment.claim]
+    for number, sentence in enumerate(said):
+        if sentence in said[:number]:
+            raise InputError(
+                f"says '{sentence}', like another claim", where=f"claim[{number}]", expected="its own words"
+            )
     ready_claims(experiment.claims)
 
 
