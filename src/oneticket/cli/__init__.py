@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from oneticket.cli.bench_command import bench
+from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
@@ -51,7 +52,7 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, results, report, power, store, find, transfer, ticket, trust, bench, statistics,
+    demo, plan, run, verify, results, report, power, store, find, transfer, ticket, trust, bench, statistics,
     list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
@@ -66,7 +67,10 @@ def _say_warning(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted."""
+    """Run the command line; exit codes: 0 done, 1 some cells failed, 2 bad input, 130 interrupted.
+
+    ``verify`` has others: 1 a claim is contradicted, 3 one is not decided.
+    """
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _say_warning

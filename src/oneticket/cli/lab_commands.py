@@ -6,14 +6,14 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_device, max_pixels
 from oneticket.cli.code_options import CodeOptions, allowed_code, code_options, registered_code
-from oneticket.cli.result_commands import say_cautions, write_page
+from oneticket.cli.result_commands import say_cautions, say_verdicts, write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def plan(
     place = cache or default_cache()
     registered_code(experiment, named)
     graph, _ = _planned(experiment, raw, place, named)
-    root = store or _default_store(graph.experiment)
+    root = store or default_store(graph.experiment)
     opened = Store.open(root) if is_store(root) else None
     lacking = missing(graph, opened)
     beside = Workers(workers, "as asked for") if workers else default_workers()
@@ -90,6 +90,8 @@ def plan(
         "findings": [{"kind": finding.kind, "text": finding.text} for finding in graph.findings],
         "precision": _precisions(graph),
         "too_few_seeds": _too_few_seeds(graph),
+        "claims": [{"says": asked.claim.says, "places": len(asked.places)} for asked in graph.claims.asked],
+        "unanswered": [{"name": left.name, "lacks": left.lacks} for left in graph.claims.unanswered],
     }
     if as_json:
         cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
@@ -112,6 +114,7 @@ def plan(
         click.echo(f"  not level ({finding.kind}): {harmless(finding.text)}")
     for precision, found in facts["precision"].items():
         click.echo(f"  in {precision}: {found['reason']}")
+    _print_claims(graph)
     if lacking:
         click.echo(f"  about {duration(facts['estimated_seconds'])} with {beside.count} workers ({beside.reason})")
 
@@ -154,11 +157,26 @@ def run(
     return _run(experiment, store, cache, engine, workers, threads, device, code, layout, patience, as_json=as_json)
 
 
-def _run(
+def _run(*given: Any, as_json: bool) -> int:
+    """Compute what is missing, and show how that ended; returns the exit code."""
+    return _told(computed(*given, quiet=as_json), as_json=as_json)
+
+
+class Ended(NamedTuple):
+    """How a run ended: the experiment, its store, what was done, and a name for each cell."""
+
+    experiment: str
+    store: Store
+    summary: Summary
+    labels: Mapping[str, str]
+
+
+def computed(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
     device: str, code: CodeOptions, layout: Layout = "channels-last", patience: tuple[float, float] = (600.0, 20.0),
-    *, as_json: bool,
-) -> int:  # fmt: skip
+    *, quiet: bool,
+) -> Ended:  # fmt: skip
+    """Compute the missing cells of an experiment file; the arguments are the options of ``run``."""
     from oneticket.lab.execution.events import Summary
     from oneticket.lab.planning.plan_cache import recall
     from oneticket.lab.spec.parsing import read_toml
@@ -167,10 +185,10 @@ def _run(
 
     # Another engine or device is checked first, even where nothing is left to compute.
     usual = (engine_name, device) == ("local", "cpu")
-    known = recall(file, lambda name: store or _default_store(name)) if usual else None
+    known = recall(file, lambda name: store or default_store(name)) if usual else None
     if known is not None:
         done = Summary(cells=known.cells, cached=known.cells)
-        return _told(known.experiment, known.store, done, {}, as_json=as_json)
+        return Ended(known.experiment, known.store, done, {})
 
     named = allowed_code(file, raw, code)
     from oneticket.cli.progress import make_listener
@@ -188,7 +206,7 @@ def _run(
     registered = registered_code(file, named)
     make_engine = ENGINES[engine_name]
     graph, origin = _planned(file, raw, place, named)
-    root = store or _default_store(graph.experiment)
+    root = store or default_store(graph.experiment)
     opened = Store.open(root, create=True)
     remember(graph, opened, origin, file)
     workplace = Workplace(
@@ -205,24 +223,26 @@ def _run(
     if beside * threads > cores():
         # They wait for each other at every operator: a training becomes many times slower.
         warnings.warn(f"{beside} × {threads} threads for {cores()} cores: each cell takes far longer", stacklevel=1)
-    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=as_json))
-    return _told(graph.experiment, opened, summary, graph.labels, as_json=as_json)
+    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=quiet))
+    return Ended(graph.experiment, opened, summary, graph.labels)
 
 
-def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], *, as_json: bool) -> int:
+def _told(ended: Ended, *, as_json: bool) -> int:
     """Show how a run ended; returns the exit code."""
     import msgspec
 
     from oneticket.lab.results.table import tidy
 
+    name, store, summary, labels = ended
     rows = tidy(store, experiment=name)
     if as_json:
         facts = {**msgspec.to_builtins(summary), "complete": summary.complete, "store": str(store.root), "rows": rows}
         click.echo(json.dumps(facts, indent=1))
     else:
         if rows:
+            say_verdicts(tables.verdict_lines(store.root, rows, name))
             tables.show(tables.summary(rows))
-        _print_end(labels, summary, store.root)
+        print_end(labels, summary, store.root)
     say_cautions(store.root, name)
     return 0 if summary.complete else 1
 
@@ -247,14 +267,17 @@ def _planned(file: Path, raw: dict[str, Any], cache: Path, code: NamedCode) -> t
         raise error.at(str(file)) from None
 
 
-def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
+def print_end(labels: Mapping[str, str], summary: Summary, root: Path, *, err: bool = False) -> None:
+    """Say what a run has done, and what diverged, failed and was left out."""
     from oneticket.cli.progress import duration
 
     elsewhere = f", {summary.elsewhere} by another run" if summary.elsewhere else ""
     diverged = f" ({len(summary.diverged)} diverged)" if summary.diverged else ""
     click.echo(
         f"\n{summary.trained} trained{diverged}{elsewhere}, {summary.cached} already there, "
-        f"{len(summary.failed)} failed, {len(summary.left_out)} left out, in {duration(summary.seconds)}. Store: {root}"
+        f"{len(summary.failed)} failed, {len(summary.left_out)} left out, in {duration(summary.seconds)}. "
+        f"Store: {root}",
+        err=err,
     )
     if summary.diverged:
         from oneticket.lab.cells.outcome import is_inherited
@@ -271,6 +294,15 @@ def _print_end(labels: Mapping[str, str], summary: Summary, root: Path) -> None:
         reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
         click.echo(f"  left out: {count} cells, because {harmless(reason)}", err=True)
+
+
+def _print_claims(graph: Plan) -> None:
+    """Say at how many places each claim is tested, and which ready claims cannot be."""
+    for asked in graph.claims.asked:
+        count = len(asked.places)
+        click.echo(f"  claim: {harmless(asked.claim.says)} ({count} place{'s' if count > 1 else ''})")
+    for left in graph.claims.unanswered:
+        click.echo(f"  not answered here: {left.name}: {harmless(left.lacks)}")
 
 
 def _plan_facts(graph: Plan) -> dict[str, Any]:
@@ -311,5 +343,6 @@ def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:
     return {found.precision: {"fastest": found.fastest, "reason": found.reason} for found in choices}
 
 
-def _default_store(name: str) -> Path:
+def default_store(name: str) -> Path:
+    """The folder of an experiment's cells where none is given."""
     return Path("stores") / name

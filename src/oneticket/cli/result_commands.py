@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,21 @@ def _found(options: _Options) -> tables.Shown | str | bytes:
 
 
 def _show(shown: tables.Shown) -> None:
+    say_verdicts(shown.verdicts)
     for number, (title, table) in enumerate(shown.tables):
         if title:
             click.echo(("\n" if number else "") + harmless(title))
         tables.show(table)
     for note in shown.notes:
         click.echo("\n" + harmless(note))
+
+
+def say_verdicts(lines: Sequence[str]) -> None:
+    """Show verdicts, and an empty line before what follows; nothing where there are no claims."""
+    for line in lines:
+        click.echo(harmless(line))
+    if lines:
+        click.echo()
 
 
 def say_cautions(store: Path, experiment: str | None) -> None:
@@ -137,8 +147,14 @@ def report(store: Path, out: Path | None, experiment: str | None, against: tuple
 def write_page(store: Path, out: Path, experiment: str | None = None, against: tuple[str, ...] = ()) -> Path:
     """Write the report and return the path of its page."""
     from oneticket.report import write_report
+    from oneticket.report.baselines import USUAL
 
     rows, cautions = tables.rows_of(store, experiment), tables.cautions(store, experiment)
-    if not against:
-        return write_report(rows, out, cautions=cautions)
-    return write_report(rows, out, cautions=cautions, against=against)
+    return write_report(
+        rows,
+        out,
+        cautions=cautions,
+        against=against or USUAL,
+        verdicts=tables.verdicts(store, rows, experiment),
+        withdrawn=tables.withdrawn(store, experiment),
+    )

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oneticket.report import SummaryRow, Table
+    from oneticket.verdicts import Verdict
 
 
 class Shown(NamedTuple):
-    """Tables for a terminal, each with its title, and sentences to show below them."""
+    """Tables for a terminal, each with its title, sentences to show below them, and lines to show before them."""
 
     tables: list[tuple[str, Table]]
     notes: list[str]
+    verdicts: Sequence[str] = ()
 
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
@@ -55,6 +57,34 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     return [*([str(found)] if found else []), *mixtures(facts), *correction(facts), *unlevel(store, experiment)]
 
 
+def verdicts(place: Path, rows: Sequence[Mapping[str, Any]], experiment: str | None) -> list[Verdict]:
+    """The verdicts on the claims of a store; a table in CSV holds no claims."""
+    if place.is_file():
+        return []
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.verdicts import verdicts as judged
+
+    return judged(Store.open(place), rows, experiment)
+
+
+def withdrawn(place: Path, experiment: str | None) -> list[str]:
+    """Claims that were made in a store and are no longer in the file of their experiment."""
+    if place.is_file():
+        return []
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.verdicts import withdrawn as taken_out
+
+    return taken_out(Store.open(place), experiment)
+
+
+def verdict_lines(place: Path, rows: Sequence[Mapping[str, Any]], experiment: str | None) -> list[str]:
+    """What a terminal shows of the claims of a store, before its table."""
+    from oneticket.report import as_lines
+
+    lines = as_lines(verdicts(place, rows, experiment))
+    return lines + [f"Claimed once, and taken out of the file: {says}" for says in withdrawn(place, experiment)]
+
+
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
     """The tidy table as CSV, JSON or Parquet."""
     from oneticket.lab.results import table as tidy
@@ -69,7 +99,7 @@ def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
-    from oneticket.report import fairness, reading, summary_table
+    from oneticket.report import as_markdown, fairness, reading, summary_table
     from oneticket.report import summary as over_seeds
     from oneticket.report.writers import markdown
 
@@ -83,8 +113,10 @@ def compared(
     found = _wide(short, arms, width) if wide else [("", summary_table(kept, width=width))]
     notes = [*reading(kept), *fairness([row for row in rows if not arms or row["arm"] in arms])]
     if kind == "table":
-        return Shown(found, notes)
+        return Shown(found, notes, verdict_lines(store, rows, experiment))
     tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in found]
+    if said := as_markdown(verdicts(store, rows, experiment)):
+        tables.insert(0, said)
     return "\n".join([*tables, *(f"{note}\n" for note in notes)])
 
 

@@ -45,6 +45,7 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
     from oneticket.data import SOURCES
     from oneticket.lab.execution.engines import ENGINES
     from oneticket.lab.spec.arms import ARM_SOURCES, ARMS
+    from oneticket.lab.spec.ready_claims import READY
     from oneticket.methods import METHODS, PRETRAININGS
     from oneticket.models import MODELS
     from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
@@ -61,7 +62,8 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
     registries = (
         CRITERIA, ALLOCATIONS, CONTROLS, DRAWS, NORMS, RESCALINGS, METHODS, PRETRAININGS, MODELS, SOURCES, ENGINES,
     )  # fmt: skip
-    return {"arm": arms} | {
+    claims = [{"name": name, "summary": ready.claim.says, "source": ""} for name, ready in READY.items()]
+    return {"arm": arms, "claim": claims} | {
         registry.kind: [{"name": e.name, "summary": e.summary, "source": e.source} for e in registry.entries()]
         for registry in registries
     }

@@ -17,6 +17,7 @@ from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.reading import reading
 from oneticket.report.spreads import Spread, spread_table, spreads
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+from oneticket.report.verdicts import as_lines, as_markdown
 from oneticket.report.wide import wide_tables
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ __all__ = [
     "Spread",
     "SummaryRow",
     "Table",
+    "as_lines",
+    "as_markdown",
     "comparison_table",
     "comparisons",
     "cost_table",

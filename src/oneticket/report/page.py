@@ -26,7 +26,9 @@ from oneticket.report.palette import arm_colour, arm_order
 from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, group_of, summary
+from oneticket.report.verdicts import RULE, told
 from oneticket.report.writers import comparisons_csv, results_csv, summary_csv, summary_latex, write
+from oneticket.verdicts import Verdict
 from oneticket.version import __version__
 
 MOST_NETWORKS = 2_000
@@ -68,6 +70,8 @@ def write_report(
     against: Sequence[str] = USUAL,
     cautions: Sequence[str] = (),
     provenance: Provenance | None = None,
+    verdicts: Sequence[Verdict] = (),
+    withdrawn: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary,comparisons}.csv``,
     ``tables/summary.tex``.
@@ -88,6 +92,10 @@ def write_report(
         Warnings about these networks, shown at the top of the page and nowhere else.
     provenance : Provenance, optional
         What the table does not hold: versions, machines, data, recipes, commands.
+    verdicts : Sequence[Verdict], optional
+        The answers to the claims of the experiments, shown before the first figure.
+    withdrawn : Sequence[str], optional
+        Claims that were made once and are no longer in the file.
 
     Returns
     -------
@@ -117,10 +125,9 @@ def write_report(
     write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against)))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
-    write(
-        page,
-        _page(title or _title(table), table, short, sections, (drawings.of_everything(), spent), cautions, provenance),
-    )
+    told_first = {"verdicts": told(verdicts), "withdrawn": withdrawn, "rule": RULE, "cautions": cautions}
+    drawn = (drawings.of_everything(), spent)
+    write(page, _page(title or _title(table), table, short, sections, drawn, told_first, provenance))
     return page
 
 
@@ -130,7 +137,7 @@ def _page(
     short: Sequence[SummaryRow],
     sections: Sequence[_SectionView],
     figures: tuple[Sequence[Shown], Sequence[Shown]],
-    cautions: Sequence[str],
+    told_first: Mapping[str, Any],
     provenance: Provenance | None,
 ) -> str:
     environment = Environment(
@@ -143,7 +150,6 @@ def _page(
     environment.filters["colour"] = arm_colour
     return environment.get_template("page.html.j2").render(
         title=title,
-        cautions=cautions,
         facts=_facts(table, short),
         fairness=fairness(table),
         reading=reading(short),
@@ -163,6 +169,7 @@ def _page(
         lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table[:MOST_NETWORKS]],
         listed=len(table) <= MOST_NETWORKS,
         version=__version__,
+        **told_first,
     )
 
 

@@ -23,6 +23,7 @@ from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.audit import Finding, audit
 from oneticket.lab.planning.budget import Budgets, Course, Trainings
+from oneticket.lab.planning.claims import Claims, ask
 from oneticket.lab.planning.ladder import NOTABLE, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.resolve import ResolvedExperiment
@@ -40,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     ``leaks`` lists the sources that have seen test images of a target, few enough to be tolerated. ``densities`` maps
     each density that was asked for, and that no round meets closely, to those of the rounds that stand for it.
-    ``findings`` are what makes comparisons unlevel.
+    ``findings`` are what makes comparisons unlevel, ``claims`` what the file expects, and where that is tested.
     """
 
     experiment: str
@@ -50,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
     leaks: tuple[Leak, ...] = ()
     densities: dict[float, tuple[float, ...]] = {}
     findings: tuple[Finding, ...] = ()
+    claims: Claims = Claims()
 
 
 class _Planner:
@@ -79,7 +81,8 @@ class _Planner:
         met = {asked: tuple(sorted(found)) for asked, found in sorted(self.met.items(), reverse=True)}
         rows = list(self.rows.values())
         findings = audit(self.experiment, self.cells, rows, self.labels, self.resolved)
-        return Plan(self.experiment.name, self.cells, rows, self.labels, leaks, met, findings)
+        claims = ask(self.experiment, rows, self.resolved.extent)
+        return Plan(self.experiment.name, self.cells, rows, self.labels, leaks, met, findings, claims)
 
     def _add(self, description: Description, what: str, *, normalised: bool) -> str:
         code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
@@ -332,7 +335,8 @@ def make_plan(
     ------
     InputError
         For everything that would not work: data that is missing or damaged, classes that a data set lacks, a model
-        without a head, tickets that do not fit a target, densities below that of the last round.
+        without a head, tickets that do not fit a target, densities below that of the last round, claims about what
+        no grid trains.
     """
     return _Planner(experiment, ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)).plan()
 

@@ -89,6 +89,11 @@ class ResolvedExperiment:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
 
+    def extent(self, name: str) -> tuple[int, frozenset[str]]:
+        """The number of training images of a data set, and its classes."""
+        train = self.splits(name).train
+        return len(train), frozenset(train.classes)
+
     def per_epoch(self, role: Role) -> int:
         """The optimiser steps of an epoch."""
         return math.ceil(len(self.splits(role.data_name).train) / self.experiment.recipe[role.recipe_name].batch_size)

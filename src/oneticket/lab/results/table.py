@@ -17,6 +17,7 @@ from oneticket.errors import InputError, unknown
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
 from oneticket.lab.results.lineage import SUMS, Lineage, Sums, replicate, trials
+from oneticket.lab.results.verdicts import claims_of
 
 if TYPE_CHECKING:  # tables are read without torch, which planning loads
     from oneticket.lab.planning.plan import Plan
@@ -58,7 +59,7 @@ TidyRow = dict[str, Any]
 
 
 def remember(plan: Plan, store: Store, origin: Origin | None = None, file: Path | None = None) -> None:
-    """Write the plan into the store: which cell fills which row, all cells, and the inputs of the plan.
+    """Write the plan into the store: which cell fills which row, all cells, the claims, and the inputs of the plan.
 
     Parameters
     ----------
@@ -75,13 +76,14 @@ def remember(plan: Plan, store: Store, origin: Origin | None = None, file: Path 
     content: dict[str, Any] = {"columns": names, "rows": rows, "cells": list(plan.cells)}
     content |= {"origin": msgspec.to_builtins(origin), "file": str(file.resolve()) if file is not None else None}
     content["findings"] = msgspec.to_builtins(plan.findings)
-    _refuse_to_overwrite(store, plan.experiment, content)
+    known = store.table(plan.experiment)
+    _refuse_to_overwrite(known, plan.experiment, content)
+    content |= claims_of(plan, store, known)
     store.write_experiment(plan.experiment, content)
 
 
-def _refuse_to_overwrite(store: Store, name: str, content: Mapping[str, Any]) -> None:
+def _refuse_to_overwrite(known: Mapping[str, Any] | None, name: str, content: Mapping[str, Any]) -> None:
     """Refuse to replace the table of another file; that of the same file, edited or moved, is replaced."""
-    known = store.table(name)
     ours, theirs = content["file"], known.get("file") if known else None
     if known is None or ours is None or theirs is None or ours == theirs:
         return

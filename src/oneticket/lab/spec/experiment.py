@@ -15,7 +15,9 @@ from oneticket.data import DataSpec
 from oneticket.data.spec import chain
 from oneticket.errors import InputError, unknown
 from oneticket.lab.spec.arms import ARMS, Arm, mask_words
+from oneticket.lab.spec.claims import Claim
 from oneticket.lab.spec.parsing import convert, read_toml, refuse_unwritable
+from oneticket.lab.spec.ready_claims import ready_claims
 from oneticket.methods import PRETRAININGS
 from oneticket.models import ModelSpec
 from oneticket.pruning import ALLOCATIONS, CRITERIA
@@ -61,6 +63,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ``model`` is one model or a list of them, each a name or a table of name and options; ``head`` names the classifier
     if it can't be found in the model. ``code`` lists Python files, relative to the file, that register what it names.
+    ``claim`` says what is expected, and ``claims`` names ready claims. Neither changes a cell.
     """
 
     name: str
@@ -73,6 +76,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     arm: dict[str, Arm] = {}
     head: str | None = None
     code: tuple[str, ...] = ()
+    claim: tuple[Claim, ...] = ()
+    claims: tuple[str, ...] = ()
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -116,6 +121,9 @@ def read_experiment(raw: dict[str, Any]) -> Experiment:
             if table == "arm" and isinstance(content, dict):
                 _check_keys_of_arm(content, f"arm.{word}")
             convert(content, kind, f"{table}.{word}")
+    claims = raw.get("claim")
+    for number, content in enumerate(claims if isinstance(claims, list) else ()):
+        convert(content, Claim, f"claim[{number}]")
     experiment = convert(raw, Experiment)
     _check(experiment)
     return experiment
@@ -147,14 +155,16 @@ def _check(experiment: Experiment) -> None:
             raise InputError(f"the arm '{word}' exists already", where=f"arm.{word}", expected="another name")
         if arm.stays_dense and arm.needs == "nothing" and arm.method == "train":
             raise InputError("a dense arm", where=f"arm.{word}.mask", expected="another: 'dense' is in every table")
-    _check_search(experiment.search, "search")
-    for word in experiment.arm:
-        _check_search(experiment.search_of(word), f"arm.{word}.search")
+    searches = {"search": experiment.search}
+    searches |= {f"arm.{word}.search": experiment.search_of(word) for word in experiment.arm}
+    for place, search in searches.items():
+        _check_search(search, place)
     if not experiment.transfer:
         raise InputError("there is nothing to do", where="transfer", expected="at least one [[transfer]]")
     for number, transfer in enumerate(experiment.transfer):
         _check_transfer(experiment, transfer, f"transfer[{number}]")
     _check_budgets(experiment)
+    _check_claims(experiment)
 
 
 def _check_name(word: str, where: str) -> None:
@@ -226,6 +236,19 @@ def _check_budgets(experiment: Experiment) -> None:
                     where=f"transfer[{number}].budget",
                     expected="one budget for each target; another budget in an experiment of another name",
                 )
+
+
+def _check_claims(experiment: Experiment) -> None:
+    """Refuse unknown ready claims, and more claims than anybody reads; places are checked when they are planned."""
+    if len(experiment.claim) > MOST_TABLES:
+        raise InputError(f"{len(experiment.claim)} tables", where="claim", expected=f"at most {MOST_TABLES}")
+    said = [claim.says for claim in experiment.claim]
+    for number, sentence in enumerate(said):
+        if sentence in said[:number]:
+            raise InputError(
+                f"says '{sentence}', like another claim", where=f"claim[{number}]", expected="its own words"
+            )
+    ready_claims(experiment.claims)
 
 
 # -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
