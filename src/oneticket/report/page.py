@@ -30,7 +30,21 @@ from oneticket.version import __version__
 # Colours that the page replaces by its own, so that figures follow a dark screen.
 _THEMED = {INK: "var(--ink)", FAINT: "var(--rule)", PAPER: "var(--paper)"}
 _TEXT_COLUMNS = frozenset(
-    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
+    (
+        "experiment",
+        "model",
+        "source",
+        "source_recipe",
+        "target",
+        "target_recipe",
+        "arm",
+        "rescale",
+        "cell",
+        "budget",
+        "criterion",
+        "allocation",
+        "k",
+    )
 )
 
 
