@@ -221,7 +221,7 @@ def _told(name: str, store: Store, summary: Summary, labels: Mapping[str, str], 
         click.echo(json.dumps(facts, indent=1))
     else:
         if rows:
-            tables.show(tables.summary(rows))
+            tables.show_all(tables.summary(rows))
         _print_end(labels, summary, store.root)
     say_cautions(store.root, name)
     return 0 if summary.complete else 1

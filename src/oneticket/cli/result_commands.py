@@ -65,7 +65,7 @@ def results(**given: Any) -> None:
         check_out(options.out)
     found = _found(options)
     if isinstance(found, tables.Shown):
-        _show(found)
+        tables.show_all(found)
     elif options.out is not None:
         options.out.write_bytes(found if isinstance(found, bytes) else found.encode())
     elif isinstance(found, bytes):
@@ -106,15 +106,6 @@ def _found(options: _Options) -> tables.Shown | str | bytes:
     if kind in ("table", "markdown"):
         return tables.compared(store, kind, experiment, options.against, options.arms, wide=options.wide)
     return tables.results(store, kind, experiment)
-
-
-def _show(shown: tables.Shown) -> None:
-    for number, (title, table) in enumerate(shown.tables):
-        if title:
-            click.echo(("\n" if number else "") + harmless(title))
-        tables.show(table)
-    for note in shown.notes:
-        click.echo("\n" + harmless(note))
 
 
 def say_cautions(store: Path, experiment: str | None) -> None:
