@@ -80,3 +80,12 @@ def test_comparisons_have_four_forms(call: Any) -> None:
 )
 def test_what_does_not_go_with_comparisons_is_refused(call: Any, words: list[str]) -> None:
     assert call("results", str(TABLE), *words).code == 2
+
+
+@pytest.mark.parametrize(("seeds", "told"), [("seeds = 1", "with one there is neither"), ("seeds = 2", "two show a")])
+def test_plan_says_when_seeds_are_too_few(call: Any, tiny: Any, seeds: str, told: str) -> None:
+    assert f"too few seeds: {told}" in call("plan", tiny(("seeds = 1", seeds))).out
+
+
+def test_plan_says_nothing_of_three_seeds(call: Any, tiny: Any) -> None:
+    assert json.loads(call("plan", tiny(("seeds = 1", "seeds = 3")), "--json").out)["too_few_seeds"] is None

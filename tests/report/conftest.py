@@ -60,6 +60,10 @@ def network(
         "total_samples": 240_000 if arm in ("dense", "random") else 1_152_000,
         "total_masked_flops": 9.6e11 * density if arm in ("dense", "random") else 4e12,
         "test_images": None,
+        "criterion": "" if arm in ("dense", "random") else "magnitude",
+        "allocation": "" if arm in ("dense", "random") else "global",
+        "k": "" if arm in ("dense", "random") else "1ep",
+        "prune": None if arm in ("dense", "random") else 0.2,
     } | known
 
 

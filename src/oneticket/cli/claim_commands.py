@@ -13,7 +13,8 @@ from oneticket.cli import tables
 from oneticket.cli.checks import max_pixels
 from oneticket.cli.code_options import CodeOptions, code_options
 from oneticket.cli.lab_commands import computed, default_store, print_end
-from oneticket.cli.result_commands import say_cautions, say_verdicts
+from oneticket.cli.result_commands import say_cautions
+from oneticket.cli.tables import say_verdicts
 
 if TYPE_CHECKING:
     from oneticket.verdicts import Verdict

@@ -13,7 +13,7 @@ import click
 from oneticket.cli import tables
 from oneticket.cli.checks import check_device, max_pixels
 from oneticket.cli.code_options import CodeOptions, allowed_code, code_options, registered_code
-from oneticket.cli.result_commands import say_cautions, say_verdicts, write_page
+from oneticket.cli.result_commands import say_cautions, write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -240,8 +240,7 @@ def _told(ended: Ended, *, as_json: bool) -> int:
         click.echo(json.dumps(facts, indent=1))
     else:
         if rows:
-            say_verdicts(tables.verdict_lines(store.root, rows, name))
-            tables.show(tables.summary(rows))
+            tables.show_all(tables.summary(rows)._replace(verdicts=tables.verdict_lines(store.root, rows, name)))
         print_end(labels, summary, store.root)
     say_cautions(store.root, name)
     return 0 if summary.complete else 1

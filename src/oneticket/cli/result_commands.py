@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def results(**given: Any) -> None:
         check_out(options.out)
     found = _found(options)
     if isinstance(found, tables.Shown):
-        _show(found)
+        tables.show_all(found)
     elif options.out is not None:
         options.out.write_bytes(found if isinstance(found, bytes) else found.encode())
     elif isinstance(found, bytes):
@@ -107,24 +106,6 @@ def _found(options: _Options) -> tables.Shown | str | bytes:
     if kind in ("table", "markdown"):
         return tables.compared(store, kind, experiment, options.against, options.arms, wide=options.wide)
     return tables.results(store, kind, experiment)
-
-
-def _show(shown: tables.Shown) -> None:
-    say_verdicts(shown.verdicts)
-    for number, (title, table) in enumerate(shown.tables):
-        if title:
-            click.echo(("\n" if number else "") + harmless(title))
-        tables.show(table)
-    for note in shown.notes:
-        click.echo("\n" + harmless(note))
-
-
-def say_verdicts(lines: Sequence[str]) -> None:
-    """Show verdicts, and an empty line before what follows; nothing where there are no claims."""
-    for line in lines:
-        click.echo(harmless(line))
-    if lines:
-        click.echo()
 
 
 def say_cautions(store: Path, experiment: str | None) -> None:

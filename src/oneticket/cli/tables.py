@@ -201,12 +201,32 @@ def footprints(store: Path, kind: str, experiment: str | None) -> Shown | str:
     return Shown([("", table)], []) if kind == "table" else markdown(table)
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
+def summary(rows: Sequence[Mapping[str, Any]]) -> Shown:
     """The summary over the seeds, as wide as the terminal allows."""
+    from oneticket.report import reading, summary_table
     from oneticket.report import summary as over_seeds
-    from oneticket.report import summary_table
 
-    return summary_table(over_seeds(rows), width=_console().width)
+    found = over_seeds(rows)
+    return Shown([("", summary_table(found, width=_console().width))], reading(found))
+
+
+def say_verdicts(lines: Sequence[str]) -> None:
+    """Show verdicts, and an empty line before what follows; nothing where there are no claims."""
+    for line in lines:
+        click.echo(harmless(line))
+    if lines:
+        click.echo()
+
+
+def show_all(shown: Shown) -> None:
+    """Print the verdicts, then tables below their titles, and the notes below them."""
+    say_verdicts(shown.verdicts)
+    for number, (title, table) in enumerate(shown.tables):
+        if title:
+            click.echo(("\n" if number else "") + harmless(title))
+        show(table)
+    for note in shown.notes:
+        click.echo("\n" + harmless(note))
 
 
 def show(table: Table) -> None:

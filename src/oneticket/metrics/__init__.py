@@ -5,18 +5,20 @@ from oneticket.metrics.comparison import (
     Distance,
     Overlap,
     SignFlips,
-    TransferEfficiency,
     best_epoch,
     distance,
-    matching,
     overlap,
     sign_flips,
-    smallest_matching_density,
     steps_to,
-    transfer_efficiency,
 )
 from oneticket.metrics.paths import DeadUnits, Paths, find_paths
 from oneticket.metrics.reachability import UnknownPaths
+from oneticket.statistics import (
+    TransferEfficiency,
+    matching,
+    smallest_matching_density,
+    transfer_efficiency,
+)
 
 __all__ = [
     "Barrier",

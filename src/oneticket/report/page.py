@@ -36,7 +36,21 @@ MOST_NETWORKS = 2_000
 MOST_COMPUTED = 4
 """Targets whose accuracy is drawn against compute; `oneticket figure` draws the others."""
 _TEXT_COLUMNS = frozenset(
-    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
+    (
+        "experiment",
+        "model",
+        "source",
+        "source_recipe",
+        "target",
+        "target_recipe",
+        "arm",
+        "rescale",
+        "cell",
+        "budget",
+        "criterion",
+        "allocation",
+        "k",
+    )
 )
 
 

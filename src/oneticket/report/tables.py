@@ -11,7 +11,17 @@ from oneticket.errors import InputError
 from oneticket.report.baselines import USUAL, Accuracies, Baseline, Baselines, parse
 from oneticket.report.groups import Group, Section
 from oneticket.report.palette import arm_order
-from oneticket.statistics import CONFIDENCE, Difference, Sample, describe, holm, mean, paired_difference
+from oneticket.report.transfers import efficiencies, matching_densities
+from oneticket.statistics import (
+    CONFIDENCE,
+    Difference,
+    Sample,
+    TransferEfficiency,
+    describe,
+    holm,
+    mean,
+    paired_difference,
+)
 
 Row = Mapping[str, Any]
 
@@ -46,7 +56,7 @@ REQUIRED = (
     "total_samples",
     "total_masked_flops",
 )
-ADDED = ("test_images",)
+ADDED = ("test_images", "criterion", "allocation", "k", "prune")
 """Columns that a table of an earlier version lacks; a missing value is None."""
 COLUMNS = (*REQUIRED, *ADDED)
 TOTALS = ("total_steps", "total_samples", "total_masked_flops")
@@ -75,7 +85,9 @@ class SummaryRow:
 
     ``versus`` compares it, paired by seed, with each :class:`Baseline` of the same place; None where the table has no
     such baseline. ``diverged`` counts the networks whose training diverged: their accuracy is that of guessing.
-    ``images`` is the size of the test split; None where the table doesn't say.
+    ``images`` is the size of the test split; None where the table doesn't say. ``efficiency`` is how much of the gain
+    of the target's own ticket over ``random`` a network of another source keeps, where all three are there.
+    ``matching_density`` is the smallest density at which the arm is shown to be at most 0.2 points below ``dense``.
     """
 
     group: Group
@@ -85,6 +97,8 @@ class SummaryRow:
     versus: Mapping[Baseline, Comparison | None]
     diverged: int = 0
     images: int | None = None
+    efficiency: TransferEfficiency | None = None
+    matching_density: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,7 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
     groups = grouped(rows)
     accuracies, images = accuracies_of(groups), images_of(groups)
     versus = {baseline: _comparisons(baseline, accuracies, images) for baseline in parse(against, groups)}
+    efficiency, matching = efficiencies(accuracies, images), matching_densities(accuracies, images)
     return [
         SummaryRow(
             group=group,
@@ -176,6 +191,8 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
             versus={baseline: found.get(group) for baseline, found in versus.items()},
             diverged=sum(row["test_loss"] is None for row in kept),
             images=images.get(group.section),
+            efficiency=efficiency.get(group),
+            matching_density=matching.get(group),
         )
         for group, kept in groups.items()
     ]

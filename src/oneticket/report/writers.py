@@ -20,6 +20,7 @@ from oneticket.report.comparisons import (
 from oneticket.report.formatting import Table, summary_table
 from oneticket.report.groups import Group, at
 from oneticket.report.tables import COLUMNS, Comparison, Row, SummaryRow
+from oneticket.statistics import TransferEfficiency
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -46,7 +47,7 @@ def summary_csv(rows: Sequence[SummaryRow]) -> str:
     """The summary with all digits, in fractions of 1.
 
     ``p`` is that of the single test, ``p_holm`` is corrected over all comparisons of a target with a baseline
-    (Holm 1979).
+    (Holm 1979). ``transfer_efficiency`` is empty where it is undecided.
     """
     header = [
         *Group._fields,
@@ -61,6 +62,7 @@ def summary_csv(rows: Sequence[SummaryRow]) -> str:
     ]
     for baseline in rows[0].versus if rows else ():
         header += [f"versus_{baseline.slug}_{field}" for field in ("n", "mean", "low_95", "high_95", "p", "p_holm")]
+    header += ["transfer_efficiency", "transfer_efficiency_low_95", "transfer_efficiency_high_95", "matching_density"]
     return _csv(header, map(_summary_line, rows))
 
 
@@ -125,7 +127,16 @@ def _summary_line(row: SummaryRow) -> list[Any]:
         accuracy.deviation,
         *interval,
         *(field for value in row.versus.values() for field in _comparison_fields(value)),
+        *_efficiency_fields(row.efficiency),
+        row.matching_density,
     ]
+
+
+def _efficiency_fields(found: TransferEfficiency | None) -> list[Any]:
+    """The share of the own ticket's gain and its interval; empty where it is undecided."""
+    if found is None or found.interval is None:
+        return [None] * 3
+    return [found.value, found.interval.low, found.interval.high]
 
 
 def _comparison_fields(value: Comparison | None) -> list[Any]:

@@ -38,6 +38,14 @@ def test_a_row_for_every_network_with_the_figures_of_its_cell(done: tuple[Plan, 
             assert row[column] == record["outcome"][column]
         for column in ("train_flops", "masked_flops", "seconds"):
             assert row[column] == record["cost"][column]
+        assert row["test_images"] == record["outcome"]["test_images"] > 0
+        search = (record["description"]["start"].get("ticket") or {}).get("search")
+        expected = (
+            ("", "", "", None)
+            if search is None
+            else [search[k] for k in ("criterion", "allocation", "rewind", "prune")]
+        )
+        assert [row[column] for column in ("criterion", "allocation", "k", "prune")] == list(expected)
         for column in ("arm", "source", "target", "seed", "round", "density_asked", "search_trainings"):
             assert row[column] == getattr(known, column)
 

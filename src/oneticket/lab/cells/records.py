@@ -35,19 +35,29 @@ class Figures(Named):
     cost: dict[str, Any]
 
 
+class _Search(msgspec.Struct):
+    criterion: str = ""
+    allocation: str = ""
+    rewind: str = ""
+    prune: float | None = None
+
+
 class _Ticket(msgspec.Struct):
     dense: str
     previous: str
+    search: _Search = msgspec.field(default_factory=_Search)
 
 
 class _Start(msgspec.Struct):
+    mask: str = ""
+    allocation: str = ""
     ticket: _Ticket | None = None
     values: _Ticket | None = None
     pretrained: str | None = None
 
 
 class Begun(msgspec.Struct):
-    """The part of a description that says which cells its cell builds on."""
+    """The part of a description that says which cells its cell builds on, and how its ticket was searched for."""
 
     start: _Start
 
@@ -57,6 +67,20 @@ class Begun(msgspec.Struct):
         tickets = [ticket for ticket in (self.start.ticket, self.start.values) if ticket is not None]
         cells = [cell for ticket in tickets for cell in (ticket.dense, ticket.previous)]
         return tuple(dict.fromkeys([*cells, *([self.start.pretrained] if self.start.pretrained is not None else [])]))
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """The columns ``criterion``, ``allocation``, ``k``, ``prune``: of the ticket's search, or of a mask alone."""
+        if self.start.ticket is not None:
+            search = self.start.ticket.search
+            return {
+                "criterion": search.criterion,
+                "allocation": search.allocation,
+                "k": search.rewind,
+                "prune": search.prune,
+            }
+        criterion = self.start.mask if self.start.allocation else ""
+        return {"criterion": criterion, "allocation": self.start.allocation, "k": "", "prune": None}
 
 
 class Surroundings(Named):

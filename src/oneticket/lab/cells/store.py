@@ -119,13 +119,16 @@ class Store:
         return known.outcome | known.cost
 
     def account(self, identity: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The figures of a finished cell, and the cells that it builds on; its file is read once."""
+        """The figures of a finished cell with those of its search, and the cells that it builds on.
+
+        Its file is read once.
+        """
         known = self._decoded(identity, FIGURES)
         try:
-            parents = BEGUN.decode(known.description).parents
+            begun = BEGUN.decode(known.description)
         except ValueError as error:
             raise self.damaged(self._record(identity), error) from None
-        return known.outcome | known.cost, parents
+        return known.outcome | known.cost | begun.search, begun.parents
 
     def environment(self, identity: str) -> dict[str, Any]:
         """The environment in which a finished cell was computed; the rest of its file is not decoded."""

@@ -28,7 +28,7 @@ COLUMNS = (
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
     "lr", "naturally_zero", "budget", "own_steps", "total_steps", "total_samples", "total_masked_flops",
-    "distance", "test_images",
+    "distance", "test_images", "criterion", "allocation", "k", "prune",
 )  # fmt: skip
 """The columns of the table; new ones are appended. Accuracies and densities are fractions, losses nats, seconds
 wall-clock.
@@ -38,12 +38,16 @@ of the weights that dense training drove to zero, for ``natural-corrected``. ``o
 a network's weights have behind them at the end, without those of a search; ``total_…`` are over all trainings that it
 rests on, its own and those with other learning rates included. ``distance`` is ‖m ∘ (W_T − W)‖₂ over the prunable
 weights, W those at the beginning of the network's own training. ``test_images`` is the size of the test split, in which
-``test_accuracy`` is counted.
+``test_accuracy`` is counted. ``criterion``, ``allocation``, ``k`` (the moment to which weights return) and ``prune``
+(the fraction that a round removes) are those of the search that gave the network's mask.
 """
 
 WORDS = frozenset(
-    ("experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget")
-)
+    (
+        "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget",
+        "criterion", "allocation", "k",
+    )
+)  # fmt: skip
 COUNTS = frozenset(
     (
         "round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops",
