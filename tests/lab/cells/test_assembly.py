@@ -83,10 +83,23 @@ class Files(NamedTuple):
             if isinstance(cell.start, kind) and facts == (classes, seed, network, optimizer):
                 yield identity
 
-    def giver(self, classes: int, seed: int = 0, network: str = "resnet20", optimizer: str = "sgd") -> Giver:
+    def searched(self, cell: str) -> tuple[str, bool]:
+        """How a round trains, and whether it interpolates its norms."""
+        start = self.plan.cells[cell].start
+        assert isinstance(start, Round)
+        return start.ticket.search.method, start.ticket.search.norms == "interpolated"
+
+    def giver(
+        self, classes: int, seed: int = 0, network: str = "resnet20", optimizer: str = "sgd",
+        search: tuple[str, bool] = ("rewind", False),
+    ) -> Giver:  # fmt: skip
         """A data set (5 classes: the source; 10: the target) and a replicate that something may be taken from."""
         (dense,) = self.found(Initial, classes, seed, network, optimizer)
-        rounds = list(self.found(Round, classes, seed, network, optimizer))
+        rounds = [
+            identity
+            for identity in self.found(Round, classes, seed, network, optimizer)
+            if self.searched(identity) == search
+        ]
         return Giver(self, classes, seed, network, dense, rounds[0] if rounds else "")
 
     def pretrained(self, task: str) -> State:
@@ -282,6 +295,17 @@ def sign_interpolated(p: Parts) -> Expected:
     return Expected(state | {name: p.source.trained[name] for name in normalising(state)}, masks)
 
 
+def signs_of(search: tuple[str, bool]) -> Callable[[Parts], Expected]:
+    """The signs that the last round of a search ended with, on fresh magnitudes; norms as they are drawn."""
+
+    def assembled(p: Parts) -> Expected:
+        giver = p.files.giver(5, search=search)
+        signs = {name: giver.trained[name].sign() * p.redrawn[name].abs() for name in giver.masks}
+        return Expected(p.redrawn | signs, giver.masks)
+
+    return assembled
+
+
 def largest(scores: Mapping[str, Tensor], state: State) -> Masks:
     """A quarter of the weights: those of the highest scores."""
     flat = torch.cat([scores[name].flatten() for name in prunable(state)])
@@ -420,6 +444,8 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
         ],
         of_dense,
     ),
+    "aws": signs_of(("lr-rewind", True)),
+    "lrr-signed": signs_of(("lr-rewind", False)),
     "cts": lambda p: Expected(p.source.rewound, made_masks(p.files, "cts")),
     **dict.fromkeys(
         ["update-mask", "update-random"], lambda p: Expected(p.source.densely_trained, full(p.fresh), LAST)

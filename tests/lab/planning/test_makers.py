@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from oneticket.errors import InputError
+from oneticket.lab.cells.assembly import assemble
 from oneticket.lab.cells.description import ArmStart, Description
+from oneticket.lab.cells.parents import ParentCells, state_of
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.planning.rows import Row
@@ -35,6 +37,7 @@ def made(plan: Plan, arm: str) -> Description:
     return plan.cells[start.maker]
 
 
+@pytest.mark.slow
 def test_every_arm_has_its_steps_and_those_before_it_in_the_table(lab: Any) -> None:
     """W_k costs the dense training; the search of cts as many steps as the source has; a calibration the target's."""
     arms = ["cts", "update-mask", "update-random", "sculpt"]
@@ -119,3 +122,42 @@ def test_update_masks_are_not_rescaled(lab: Any) -> None:
         ("update-mask", "none"), ("cts", "none"), ("cts", "layer"), ("winning", "none"), ("winning", "layer")
     }  # fmt: skip
     assert ARMS["cts"].needs == "ticket"
+
+
+def test_an_arm_of_the_literature_may_have_a_search_of_its_own(lab: Any) -> None:
+    """A Winning Sign by learning-rate rewinding with interpolated norms; its control without; winning as ever."""
+    plan = planned(lab, "aws", "lrr-signed", "winning")
+    found = {}
+    for arm in ("aws", "lrr-signed", "winning"):
+        start = plan.cells[row(plan, arm).cell].start
+        assert isinstance(start, ArmStart)
+        assert start.ticket is not None
+        found[arm] = (start.ticket.search.method, start.ticket.search.norms or "plain")
+    assert found == {
+        "aws": ("lr-rewind", "interpolated"), "lrr-signed": ("lr-rewind", "plain"), "winning": ("rewind", "plain")
+    }  # fmt: skip
+    assert len({row(plan, arm).cell for arm in found}) == 3
+
+
+@pytest.mark.parametrize("owner", ["source", "target"])
+def test_the_head_has_the_signs_of_training_where_its_data_is_the_ticket_s(lab: Any, owner: str) -> None:
+    mine = {"mask": "ticket", "weights": "sign-trained-all", "ticket": owner}
+    plan, store = planned(lab, "mine", arm__mine=mine), lab.store()
+    cell = plan.cells[row(plan, "mine").cell]
+    needed, ahead = dict[str, Description](), list(cell.parents)
+    while ahead:
+        name = ahead.pop()
+        needed[name] = plan.cells[name]
+        ahead += plan.cells[name].parents
+    assert lab.run(Plan("parents", dict(reversed(needed.items())), []), store).complete
+    parents = ParentCells(store, lab.cache, lab.folder)
+    begun, fresh = assemble(cell, parents).state, state_of(parents.build(cell.network, cell.seed))
+    assert isinstance(cell.start, ArmStart)
+    assert cell.start.ticket is not None
+    trained, head = parents.trained(cell.start.ticket), f"{cell.network.head}.weight"
+    assert torch.equal(begun[head].abs(), fresh[head].abs())
+    if owner == "target":
+        assert torch.equal(begun[head].sign(), trained[head].sign())
+        assert not torch.equal(begun[head], fresh[head])
+    else:
+        assert torch.equal(begun[head], fresh[head])

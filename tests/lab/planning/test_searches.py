@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "optimizer_state": "rewound",
     "norm_statistics": "fresh",
     "rescale": "layer",
+    "norms": "interpolated",
 }
 
 

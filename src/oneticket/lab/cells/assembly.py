@@ -17,7 +17,7 @@ from oneticket.lab.cells.tensors import load_masks
 from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of
-from oneticket.methods.interpolation import Interpolated
+from oneticket.methods.interpolation import Interpolated, interpolating
 from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
 from oneticket.pruning.controls import naturally_zero
@@ -56,17 +56,20 @@ def assemble(cell: Description, parents: ParentCells) -> Assembled:
 def _round_start(cell: Description, ticket: TicketRef, parents: ParentCells) -> Assembled:
     search, masks = ticket.search, parents.masks(ticket)
     model = parents.build(cell.network, cell.seed)
+    fresh = state_of(model)
     state, start = begin_round(
         search,
         masks,
         rewound=lambda: parents.rewound(ticket),
         memory=lambda: parents.memory(ticket),
         trained=lambda: parents.trained(ticket),
-        fresh=state_of(model),
+        fresh=fresh,
         optimizer=cell.recipe.optimizer,
         network=lambda state: _holding(parents.build(cell.network, cell.seed), state),
         batch=lambda: next(iter(parents.evidence(cell)))[0],
     )
+    if search.norms == "interpolated":
+        start = interpolating(start, model, state, fresh)
     return Assembled(_holding(model, state), state, masks, start)
 
 
@@ -203,10 +206,16 @@ class _ArmStart:
 
     @property
     def _keeps_head(self) -> bool:
-        """Whether a mask is searched on the data of W_k, for a network that answers as W_k does."""
+        """Whether the head is not drawn afresh: that of W_k where a mask is searched, or one with the signs of W_T.
+
+        Both on the data of the giver only: with other classes they would mean nothing.
+        """
         giver = self.arm.values or self.arm.ticket
         searches = METHODS.entry(self.arm.method).facts.searches is not None
-        return searches and giver is not None and self.parents.description(giver.dense).data == self.cell.data
+        signed = self.arm.weights in DRAWS and DRAWS.entry(self.arm.weights).facts.head == "own"
+        return (
+            (searches or signed) and giver is not None and self.parents.description(giver.dense).data == self.cell.data
+        )
 
     @cached_property
     def _draw_context(self) -> DrawContext:

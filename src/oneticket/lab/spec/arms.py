@@ -265,6 +265,19 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
         Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
         "after Oh et al. 2025, who interpolate in the source's training",
     ),
+    "aws": (
+        Arm(
+            mask="ticket",
+            weights="sign-trained-all",
+            norms="fresh",
+            search=OtherSearch(method="lr-rewind", norms="interpolated"),
+        ),
+        "Oh et al. 2025: A Winning Sign",
+    ),
+    "lrr-signed": (
+        Arm(mask="ticket", weights="sign-trained-all", norms="fresh", search=OtherSearch(method="lr-rewind")),
+        "the same from a search without interpolation",
+    ),
     "untrained": (
         Arm(mask="ticket", weights="initial", method="evaluate"),
         "Zhou et al. 2019: a mask without training",

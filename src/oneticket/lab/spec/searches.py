@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from oneticket.search import Restored, Retraining, Search
+from oneticket.search import Mixed, Restored, Retraining, Search
 
 
 class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +19,7 @@ class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     optimizer_state: Restored | None = None
     norm_statistics: Restored | None = None
     rescale: str | None = None
+    norms: Mixed | None = None
 
     def on(self, search: Search) -> Search:
         """``search`` with these fields in place of its own."""
