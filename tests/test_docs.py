@@ -312,7 +312,7 @@ def kind(type_: Any) -> str:
     if get_origin(type_) is Literal:
         return " or ".join(f"`{toml(value)}`" for value in get_args(type_))
     if get_origin(type_) in (Union, types.UnionType):
-        kinds = [kind(member) for member in get_args(type_) if member is not type(None)]
+        kinds = [kind(member) for member in get_args(type_) if member not in (type(None), msgspec.UnsetType)]
         return " or ".join(dict.fromkeys(kinds))
     if get_origin(type_) is tuple:
         members = get_args(type_)
@@ -328,7 +328,7 @@ def default(field: msgspec.structs.FieldInfo) -> str:
         return f"`{toml(field.default_factory())}`"
     if field.default is msgspec.NODEFAULT:
         return "required"
-    return "—" if field.default is None else f"`{toml(field.default)}`"
+    return "—" if field.default in (None, msgspec.UNSET) else f"`{toml(field.default)}`"
 
 
 def toml(value: Any) -> str:

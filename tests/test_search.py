@@ -20,9 +20,10 @@ from oneticket.data import ImageBatches, ImageSet, Normalisation, TensorBatches
 from oneticket.errors import InputError
 from oneticket.finding import find_ticket, transfer
 from oneticket.masks import Masks
+from oneticket.methods.interpolation import Interpolated
 from oneticket.randomness import Streams, seeded
 from oneticket.search import Search, masked_state
-from oneticket.training import Recipe, StepDecay, Training, train
+from oneticket.training import Recipe, Start, StepDecay, Training, train
 
 # Networks of 320 weights lose a layer early; one test looks at the warning.
 pytestmark = pytest.mark.filterwarnings("ignore:no weight is left:UserWarning")
@@ -290,6 +291,30 @@ def test_normalisation_statistics_are_never_those_of_the_trained_network(
         assert not torch.equal(call.before["norm.running_mean"], calls[0].after["norm.running_mean"])
 
 
+def test_norms_are_interpolated_to_fresh_ones_in_every_round_but_the_dense_training(
+    data: Any, calls: list[Call]
+) -> None:
+    """Each round is the training with that callback, from the parameters with which the round before has ended."""
+    options: dict[str, Any] = {"recipe": RECIPE, "density": 0.512, "method": "lr-rewind"}
+    find_ticket(Network(), data, **options, norms="interpolated")
+    mixed = list(calls)
+    calls.clear()
+    find_ticket(Network(), data, **options)
+    names = ["norm.weight", "norm.bias"]
+    assert_equal(mixed[0].after, calls[0].after)
+    assert len(mixed) == len(calls) == 3
+    for (before, call), without in zip(pairwise(mixed), calls[1:], strict=True):
+        (callback,) = call.options["start"].callbacks
+        model = Network()
+        model.load_state_dict(call.before)
+        trained, fresh = ({name: state[name] for name in names} for state in (before.after, Network().state_dict()))
+        plain = {**call.options, "start": Start(step="1ep"), "callbacks": [Interpolated(trained, fresh)]}
+        train(model, data, RECIPE, **plain)
+        assert isinstance(callback, Interpolated)
+        assert_equal(dict(model.state_dict()), call.after)
+        assert not torch.equal(call.after["norm.weight"], without.after["norm.weight"])
+
+
 # -- what may be pruned --------------------------------------------------------------------------------------------
 def test_the_head_is_spared_unless_it_is_asked_for(data: Any) -> None:
     options: dict[str, Any] = {"recipe": RECIPE, "density": 0.5, "rounds": 1}
@@ -424,6 +449,7 @@ def test_of_images_classes_and_shape_are_remembered() -> None:
         ({"method": "finetune"}, "did you mean 'fine-tune'"),
         ({"optimizer_state": "kept"}, "unknown optimizer_state 'kept'"),
         ({"norm_statistics": "trained"}, "unknown norm_statistics 'trained'"),
+        ({"norms": "interpolate"}, "did you mean 'interpolated'"),
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"allocation": "globl"}, "did you mean 'global'"),
         ({"head": "heads"}, "no layer 'heads'"),

@@ -105,6 +105,8 @@ def conform(struct: msgspec.Struct) -> None:
     """
     for name, kind in _fields(type(struct)):
         value = getattr(struct, name)
+        if value is msgspec.UNSET:
+            continue
         fitted = fit(name, value, kind)
         if fitted is not value:
             msgspec.structs.force_setattr(struct, name, fitted)
@@ -209,7 +211,7 @@ def _is_list(kind: Any) -> bool:
 
 def _is_plain(kind: Any) -> bool:
     """Whether msgspec converts values of ``kind``: numbers, texts, choices, structs, and lists of them."""
-    if kind in _PLAIN or get_origin(kind) is Literal or kind is Ellipsis:
+    if kind in _PLAIN or kind in (msgspec.UnsetType, Ellipsis) or get_origin(kind) is Literal:
         return True
     if get_origin(kind) in (Union, UnionType, tuple, Annotated):
         parts = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
@@ -265,11 +267,11 @@ def _inside(kind: Any, raw: Any, part: str) -> tuple[Any, Any]:
 
 
 def members(kind: Any) -> Iterator[Any]:
-    """The alternatives of a union; for any other type, the type itself."""
+    """The alternatives of a union, to be absent left out; for any other type, the type itself."""
     if get_origin(kind) in (Union, UnionType):
         for member in get_args(kind):
             yield from members(member)
-    else:
+    elif kind is not msgspec.UnsetType:
         yield kind
 
 

@@ -18,6 +18,7 @@ from oneticket.conversion import Seed, checked
 from oneticket.data import BatchSource, ImageSet, Normalisation
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
+from oneticket.methods.interpolation import interpolating
 from oneticket.prunable import Prunable, find_head, has_layer
 from oneticket.pruning.base import check_pair
 from oneticket.randomness import Streams
@@ -180,6 +181,8 @@ def _searched(
             trained=partial(_state, network), fresh=initial, optimizer=recipe.optimizer,
             network=partial(_copy_holding, network), batch=lambda: next(iter(evidence))[0],
         )  # fmt: skip
+        if search.norms == "interpolated":
+            start = interpolating(start, network, state, initial)
         network.load_state_dict(state)
         run = train_on(masks=masks, start=start)
     assert masks is not None  # a search has at least one round

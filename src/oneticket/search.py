@@ -23,6 +23,7 @@ from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimiz
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
+Mixed = Literal["interpolated"]
 
 _FRACTION = "a fraction above 0 and below 1, such as 0.2"
 
@@ -35,7 +36,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     W_k (``rewind``), from the trained weights at the recipe's :meth:`~Recipe.fine_tuning_rate` (``fine-tune``), or from
     the trained weights with the schedule of k (``lr-rewind``; Renda et al. 2020). ``optimizer_state`` and
     ``norm_statistics`` say whether rewinding also restores the memory of the optimiser and of the normalisation layers
-    at k. ``rescale`` changes the scale of the initial weights of each round.
+    at k. ``rescale`` changes the scale of the initial weights of each round. ``norms`` = ``interpolated`` trains the
+    rounds after the dense training with normalisation parameters between their own and fresh ones (Oh et al. 2025).
     """
 
     rounds: int = 14
@@ -49,6 +51,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rescale: str = "none"
     prune_head: bool = False
     prunable: tuple[str, ...] | None = None
+    norms: Mixed | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "rewind", str(Step.parse(self.rewind, "rewind")))
@@ -111,6 +114,7 @@ class SearchOptions(TypedDict, total=False):
     rescale: str
     prune_head: bool
     prunable: tuple[str, ...] | None
+    norms: Mixed
 
 
 def next_masks(

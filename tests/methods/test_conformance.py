@@ -73,12 +73,15 @@ def images() -> ImageSet:
 
 
 def masks_for(name: str) -> Masks:
-    """Full ones for methods that make masks, scattered ones at the density for the others."""
+    """Full ones for methods that make masks, or freeze what is outside them; scattered ones for the others."""
     full = Masks.full(dict(Prunable(network()).weights()))
-    if name in MAKERS:
-        return full
+    return full if name in MAKERS or METHODS.entry(name).facts.masked == "frozen" else scattered()
+
+
+def scattered() -> Masks:
+    """Masks at about the density."""
     generator = torch.Generator().manual_seed(3)
-    return Masks({n: torch.rand(m.shape, generator=generator) < DENSITY for n, m in full.items()})
+    return Masks({n: torch.rand(w.shape, generator=generator) < DENSITY for n, w in Prunable(network()).weights()})
 
 
 def run(
@@ -91,7 +94,8 @@ def run(
     **options: Any,
 ) -> tuple[nn.Module, Training]:
     model = model or network()
-    callback = callback_of(name, MethodContext(DENSITY, find_head(model), RECIPES[recipe]), {})
+    context = MethodContext(DENSITY, find_head(model), RECIPES[recipe], masks=scattered)
+    callback = callback_of(name, context, {})
     options = {"seed": 2, "masks": masks_for(name), "validation": images} | options
     return model, train(model, images, RECIPES[recipe], callbacks=[callback, *beside], **options)
 

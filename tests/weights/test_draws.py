@@ -21,9 +21,15 @@ ORIGINS = {
     "sign-constant": ["rewound", "masks", "initial"],
     "sign-redrawn": ["rewound", "masks", "redrawn"],
     "sign-trained": ["trained", "masks", "redrawn"],
+    "sign-trained-all": ["trained", "redrawn"],
 }
 WHOLE = {name: origins[0] for name, origins in ORIGINS.items() if len(origins) == 1}
-SIGNS = {"sign-constant": "rewound", "sign-redrawn": "rewound", "sign-trained": "trained"}
+SIGNS = {
+    "sign-constant": "rewound",
+    "sign-redrawn": "rewound",
+    "sign-trained": "trained",
+    "sign-trained-all": "trained",
+}
 """Draws that keep signs, and whose."""
 
 
@@ -130,6 +136,22 @@ def test_redrawn_magnitudes_are_those_of_the_fresh_draw(name: str) -> None:
         assert torch.equal(values[layer].abs(), STATES["redrawn"][layer].abs())
     rest = values.keys() - masks().keys()
     assert all(torch.equal(values[layer], STATES["redrawn"][layer]) for layer in rest)
+
+
+def test_every_parameter_has_the_sign_that_training_gave_it_and_a_fresh_magnitude() -> None:
+    """The biases and the head, too; what W_T does not have, or in another shape, is fresh."""
+    values = DRAWS["sign-trained-all"](origins())
+    for name, fresh in STATES["redrawn"].items():
+        expected = np.sign(STATES["trained"][name].numpy()) * np.abs(fresh.numpy())
+        np.testing.assert_array_equal(values[name].numpy(), expected)
+    given = DrawContext(
+        redrawn=lambda: {"head.weight": torch.ones(3, 2), "own": torch.ones(2), "w": torch.ones(2)},
+        trained=lambda: {"head.weight": -torch.ones(5, 2), "w": torch.tensor([-3.0, 2.0])},
+    )
+    values = DRAWS["sign-trained-all"](given)
+    assert torch.equal(values["head.weight"], torch.ones(3, 2))
+    assert torch.equal(values["own"], torch.ones(2))
+    assert values["w"].tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", SIGNS)

@@ -78,6 +78,7 @@ FORMULAS: dict[str, Callable[[DrawContext, str], np.ndarray]] = {
     "re-drawn": lambda given, layer: given.redrawn[layer].numpy(),
     "sign-constant": sign_constant,
     "sign-redrawn": sign_redrawn,
+    "sign-trained-all": lambda given, layer: FORMULAS["sign-trained"](given, layer),
     "sign-trained": lambda given, layer: np.sign(given.trained[layer].numpy()) * np.abs(given.redrawn[layer].numpy()),
 }
 

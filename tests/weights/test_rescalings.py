@@ -191,7 +191,7 @@ def test_a_dense_network_is_left_alone(name: str) -> None:
 
 
 # -- matched -----------------------------------------------------------------------------------------------------
-AT_INITIAL_SCALE = {"initial", "re-drawn", "sign-constant", "sign-redrawn", "sign-trained"}
+AT_INITIAL_SCALE = {"initial", "re-drawn", "sign-constant", "sign-redrawn", "sign-trained", "sign-trained-all"}
 
 
 def moment(weight: torch.Tensor, mask: torch.Tensor) -> float:

@@ -12,7 +12,8 @@ from torch import nn
 
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, unknown
-from oneticket.lazy import Context
+from oneticket.lazy import Context, Given
+from oneticket.masks import Masks
 from oneticket.registry import Registry
 from oneticket.training import Callback, Checkpoint, EpochRecord, Recipe, Runtime, Training
 
@@ -29,12 +30,15 @@ class MethodContext(Context):
         Name of the classifier layer.
     recipe : Recipe
         The recipe of the training.
+    masks : Callable[[], Masks], optional
+        Gives the arm's masks, for a method that does not keep masked weights at zero.
     """
 
     looker = "method"
     density: float
     head: str
     recipe: Recipe
+    masks: Given[Masks] = Given("the arm's masks")
 
 
 Method = Callable[..., Callback]
@@ -59,6 +63,11 @@ class MethodFacts(msgspec.Struct, frozen=True):
         ``binary`` if it ends with one magnitude per filter.
     inputs : str
         ``binary`` if it ends with layers that see the signs of their inputs.
+    masked : str
+        ``frozen`` if weights outside the arm's masks stay at their values, so that the network is dense.
+    searches : str, optional
+        ``rewound`` if it makes its masks under W_k and trains no weight, so that another arm may take them: its name
+        is then a word of an arm's ``mask``.
     later : tuple[str, ...]
         Options that the method got after cells had been computed with it. At their defaults they are not part of what
         identifies a cell, so that those cells keep their names.
@@ -71,6 +80,8 @@ class MethodFacts(msgspec.Struct, frozen=True):
     trains: Literal["weights", "scores"] = "weights"
     weights: Literal["real", "binary"] = "real"
     inputs: Literal["real", "binary"] = "real"
+    masked: Literal["zero", "frozen"] = "zero"
+    searches: Literal["rewound"] | None = None
     later: tuple[str, ...] = ()
 
 

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.methods.dense_to_sparse import checked, moment
-from oneticket.training import Callback, TrainState
+from oneticket.training import Callback, Start, TrainState
+from oneticket.weights import norm_names
+
+
+def interpolating(start: Start, model: nn.Module, state: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Start:
+    """``start`` with the normalisation parameters of ``model`` interpolated from ``state`` to ``fresh`` in each step.
+
+    Parameters
+    ----------
+    start : where the training begins.
+    model : the network, which says what is a normalisation parameter.
+    state, fresh : values by name: those with which the training begins, and fresh ones.
+    """
+    names = norm_names(model)
+    mixed = Interpolated({name: state[name] for name in names}, {name: fresh[name] for name in names})
+    return msgspec.structs.replace(start, callbacks=(mixed, *start.callbacks))
 
 
 class Interpolated(Callback):

@@ -65,10 +65,13 @@ class DrawFacts(msgspec.Struct, frozen=True):
         ``afresh`` if the weights contain nothing of a ticket, so that a rescaling may draw them anew.
     scale : str
         ``initial`` if their magnitudes are those of the initial distribution, not of a ticket.
+    head : str
+        ``own`` if the draw gives the head, too, where an arm is trained on the data of its ticket.
     """
 
     drawn: Literal["afresh"] | None = None
     scale: Literal["ticket", "initial"] = "ticket"
+    head: Literal["fresh", "own"] = "fresh"
 
 
 DRAWS: Registry[Draw, DrawFacts] = Registry("draw", DrawFacts)

@@ -76,6 +76,19 @@ def sign_trained(context: DrawContext) -> State:
     return _signed(context, context.trained)
 
 
+@draw("sign-trained-all", source="Oh et al. 2025", scale="initial", head="own")
+def sign_trained_all(context: DrawContext) -> State:
+    """sign(W_T) · |fresh| for every parameter, biases and the head too; with ``norms`` = ``fresh`` not for norms.
+
+    Entries of other shapes than in W_T, such as a head for other classes, are fresh.
+    """
+    state, trained = dict(context.redrawn), context.trained
+    for name, value in context.redrawn.items():
+        if value.is_floating_point() and name in trained and trained[name].shape == value.shape:
+            state[name] = trained[name].detach().sign() * value.detach().abs()
+    return state
+
+
 def _signed(context: DrawContext, signs: Mapping[str, Tensor]) -> State:
     state = dict(context.redrawn)
     for name in context.masks:

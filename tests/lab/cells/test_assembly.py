@@ -20,13 +20,14 @@ import oneticket.finding
 from oneticket.data import Augmentation, ImageBatches, Normalisation, Splits, open_data
 from oneticket.finding import find_ticket
 from oneticket.lab.cells.assembly import Assembled, assemble
-from oneticket.lab.cells.description import Description, Initial, PretrainingStart, Round
+from oneticket.lab.cells.description import ArmStart, Description, Initial, PretrainingStart, Round
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.planning.plan import Plan
 from oneticket.lab.spec.arms import ARMS
 from oneticket.masks import Masks
+from oneticket.methods.updates import Frozen
 from oneticket.metrics.alignment import match_channels
 from oneticket.models import ModelSpec, build
 from oneticket.prunable import Prunable
@@ -82,10 +83,23 @@ class Files(NamedTuple):
             if isinstance(cell.start, kind) and facts == (classes, seed, network, optimizer):
                 yield identity
 
-    def giver(self, classes: int, seed: int = 0, network: str = "resnet20", optimizer: str = "sgd") -> Giver:
+    def searched(self, cell: str) -> tuple[str, bool]:
+        """How a round trains, and whether it interpolates its norms."""
+        start = self.plan.cells[cell].start
+        assert isinstance(start, Round)
+        return start.ticket.search.method, start.ticket.search.norms == "interpolated"
+
+    def giver(
+        self, classes: int, seed: int = 0, network: str = "resnet20", optimizer: str = "sgd",
+        search: tuple[str, bool] = ("rewind", False),
+    ) -> Giver:  # fmt: skip
         """A data set (5 classes: the source; 10: the target) and a replicate that something may be taken from."""
         (dense,) = self.found(Initial, classes, seed, network, optimizer)
-        rounds = list(self.found(Round, classes, seed, network, optimizer))
+        rounds = [
+            identity
+            for identity in self.found(Round, classes, seed, network, optimizer)
+            if self.searched(identity) == search
+        ]
         return Giver(self, classes, seed, network, dense, rounds[0] if rounds else "")
 
     def pretrained(self, task: str) -> State:
@@ -281,6 +295,17 @@ def sign_interpolated(p: Parts) -> Expected:
     return Expected(state | {name: p.source.trained[name] for name in normalising(state)}, masks)
 
 
+def signs_of(search: tuple[str, bool]) -> Callable[[Parts], Expected]:
+    """The signs that the last round of a search ended with, on fresh magnitudes; norms as they are drawn."""
+
+    def assembled(p: Parts) -> Expected:
+        giver = p.files.giver(5, search=search)
+        signs = {name: giver.trained[name].sign() * p.redrawn[name].abs() for name in giver.masks}
+        return Expected(p.redrawn | signs, giver.masks)
+
+    return assembled
+
+
 def largest(scores: Mapping[str, Tensor], state: State) -> Masks:
     """A quarter of the weights: those of the highest scores."""
     flat = torch.cat([scores[name].flatten() for name in prunable(state)])
@@ -356,6 +381,14 @@ def of_pretraining(task: str) -> Callable[[Parts], Expected]:
     return lambda p: Expected(p.files.pretrained(task), full(p.fresh))
 
 
+def made_masks(files: Files, arm: str) -> Masks:
+    """The masks with which the training that makes those of an arm has ended."""
+    start = files.cell(arm).start
+    assert isinstance(start, ArmStart)
+    assert start.maker
+    return load_masks(files.store.folder(start.maker) / "masks.safetensors")
+
+
 LAST, REWOUND_RATE, AT_THE_END = Start(lr_schedule="last"), Start(step="1ep"), Start(step="2ep")
 ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
     "winning": lambda p: Expected(p.source.rewound, p.source.masks),
@@ -410,6 +443,12 @@ ASSEMBLED: dict[str, Callable[[Parts], Expected]] = {
             "xnor",
         ],
         of_dense,
+    ),
+    "aws": signs_of(("lr-rewind", True)),
+    "lrr-signed": signs_of(("lr-rewind", False)),
+    "cts": lambda p: Expected(p.source.rewound, made_masks(p.files, "cts")),
+    **dict.fromkeys(
+        ["update-mask", "update-random"], lambda p: Expected(p.source.densely_trained, full(p.fresh), LAST)
     ),
     **{name: as_drawn_with(name) for name in NORMED},
     **{name: carried(name.removeprefix("elastic-")) for name in CARRIED},
@@ -548,6 +587,39 @@ def test_the_norms_of_the_signed_mask_are_interpolated_from_trained_to_fresh(
         mixed = (1 - share) * parts.source.trained[name] + share * parts.fresh[name]
         torch.testing.assert_close(model.get_parameter(name).detach(), mixed)
     assert not differing({name: value for name, value in model.state_dict().items() if name in others}, others)
+
+
+# -- masks with a training of their own -------------------------------------------------------------------------------
+def test_concrete_ticket_search_sees_the_network_of_w_k_with_its_own_head(
+    files: Files, parts: Parts, differing: Any
+) -> None:
+    """On the source; the arm then has the mask and W_k under a fresh head, as every ticket."""
+    start = files.cell("cts").start
+    assert isinstance(start, ArmStart)
+    assert start.maker
+    begun = files.start(files.plan.cells[start.maker])
+    assert not differing(begun.state, parts.source.rewound)
+    assert begun.masks == full(parts.source.rewound)
+    assert made_masks(files, "cts").kept == parts.source.masks.kept
+    assert not differing(ended(files, start.maker), Expected(begun.state, made_masks(files, "cts")).masked({}))
+
+
+def frozen(files: Files, arm: str) -> Masks:
+    """The masks outside of which an arm's weights stay at their values."""
+    (callback,) = files.start(files.cell(arm)).start.callbacks
+    assert isinstance(callback, Frozen)
+    return callback.masks
+
+
+def test_the_update_mask_is_where_fine_tuning_moves_the_source_s_weights_furthest(files: Files, parts: Parts) -> None:
+    start = files.cell("update-mask").start
+    assert isinstance(start, ArmStart)
+    tuned = next(row.cell for row in files.plan.rows if (row.arm, row.seed) == ("dense-finetune", 0))
+    assert start.maker == tuned, "the calibration is the arm that fine-tunes all weights"
+    after, before = ended(files, tuned), parts.source.densely_trained
+    moved = {name: (after[name].double() - before[name].double()).abs() for name in prunable(before)}
+    assert frozen(files, "update-mask") == largest(moved, parts.fresh)
+    assert frozen(files, "update-random") == random_control("even", parts.fresh)
 
 
 # -- elastic ----------------------------------------------------------------------------------------------------------

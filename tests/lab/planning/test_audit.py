@@ -86,6 +86,8 @@ def test_a_cut_on_a_drop_of_the_rate(lab: Any) -> None:
         assert line.startswith(f"mine on digits@sgd: the cut at step {48 * fraction:.0f} of 48 comes when")
         assert f"has dropped to {rate} of the recipe's (at {drops})" in line
     assert cutting(0.4) == []
+    sculpt = {"mask": "dense", "weights": "initial", "method": "sculpt", "options": {"cycles": 3}}
+    assert told(lab, "cut", "mine", arm__mine=sculpt, recipe={"schedule": STEPS}) == [], "the last cycle begins anew"
     assert cutting(0.75, kind="constant") == []
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneticket.data import DataRef
-from oneticket.lab.planning.plan import by_data
+from oneticket.lab.planning.order import by_data
 
 
 class Cell:

@@ -8,7 +8,7 @@ import pytest
 
 from oneticket.errors import InputError
 from oneticket.lab.planning.plan import Plan
-from oneticket.lab.spec.arms import OtherSearch
+from oneticket.lab.spec.searches import OtherSearch
 
 CHANGES: dict[str, Any] = {
     "rounds": 2,
@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "optimizer_state": "rewound",
     "norm_statistics": "fresh",
     "rescale": "layer",
+    "norms": "interpolated",
 }
 
 

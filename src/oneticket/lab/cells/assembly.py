@@ -13,10 +13,11 @@ from oneticket.lab.cells.definitions import is_he_normal
 from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
 from oneticket.lab.cells.parents import ParentCells, first_entries, state_of, view_of, with_head
 from oneticket.lab.cells.rates import cycles_of
+from oneticket.lab.cells.tensors import load_masks
 from oneticket.lab.spec.arms import DENSE, INTERPOLATED, TICKET
 from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of
-from oneticket.methods.interpolation import Interpolated
+from oneticket.methods.interpolation import Interpolated, interpolating
 from oneticket.metrics.alignment import match_channels
 from oneticket.pruning import CONTROLS, ControlContext, ScoreContext, kept_count, prune
 from oneticket.pruning.controls import naturally_zero
@@ -55,17 +56,20 @@ def assemble(cell: Description, parents: ParentCells) -> Assembled:
 def _round_start(cell: Description, ticket: TicketRef, parents: ParentCells) -> Assembled:
     search, masks = ticket.search, parents.masks(ticket)
     model = parents.build(cell.network, cell.seed)
+    fresh = state_of(model)
     state, start = begin_round(
         search,
         masks,
         rewound=lambda: parents.rewound(ticket),
         memory=lambda: parents.memory(ticket),
         trained=lambda: parents.trained(ticket),
-        fresh=state_of(model),
+        fresh=fresh,
         optimizer=cell.recipe.optimizer,
         network=lambda state: _holding(parents.build(cell.network, cell.seed), state),
         batch=lambda: next(iter(parents.evidence(cell)))[0],
     )
+    if search.norms == "interpolated":
+        start = interpolating(start, model, state, fresh)
     return Assembled(_holding(model, state), state, masks, start)
 
 
@@ -85,7 +89,7 @@ class _ArmStart:
         self.view = view_of(self.network, cell.network)
 
     def assembled(self) -> Assembled:
-        masks, state = self.masks, self.unscaled
+        masks, state = self.kept, self.unscaled
         weights = {name: state[name] for name in masks}
         context = self._rescaling_context(state)
         made = rescale(self.arm.rescale, weights, masks, context, optimizer=self.cell.recipe.optimizer)
@@ -94,8 +98,19 @@ class _ArmStart:
 
     # -- masks ---------------------------------------------------------------------------------------------------
     @cached_property
+    def kept(self) -> Masks:
+        """The masks outside of which weights are zero: all are kept where the method freezes weights instead."""
+        return Masks.full(dict(self.view.weights())) if self._freezes else self.masks
+
+    @property
+    def _freezes(self) -> bool:
+        return METHODS.entry(self.arm.method).facts.masked == "frozen"
+
+    @cached_property
     def masks(self) -> Masks:
         word = self.arm.mask
+        if self.arm.maker:
+            return self._made(self.arm.maker)
         if word == DENSE:
             return Masks.full(dict(self.view.weights()))
         if word == TICKET:
@@ -108,6 +123,18 @@ class _ArmStart:
             generator=lambda: self._mask_stream(word),
         )
         return prune(self.view, context, criterion=word, allocation=self.arm.allocation, density=self.arm.density)
+
+    def _made(self, maker: str) -> Masks:
+        """The masks that a training gives: its own, or those of the weights that it moved furthest."""
+        made = self.parents.description(maker).start
+        if isinstance(made, ArmStart) and METHODS.entry(made.method).facts.makes == "masks":
+            found = load_masks(self.parents.store.file(maker, "masks.safetensors"))
+            return Masks({name: found[name] for name in self.view.names})
+        before = with_head(self.parents.trained(self._ticket), self.fresh, self.cell.network.head)
+        moved = _holding(self.parents.build(self.cell.network, self.cell.seed), self.parents.end(maker))
+        context = ScoreContext(initial=lambda: before)
+        view = view_of(moved, self.cell.network)
+        return prune(view, context, criterion="movement", allocation=self.arm.allocation, density=self.arm.density)
 
     @property
     def _ticket(self) -> TicketRef:
@@ -173,7 +200,22 @@ class _ArmStart:
                 drawn = NORMS[self.arm.norms](drawn, self._draw_context, norm_names(self.network))
             else:
                 drawn = NORMS["trained"](drawn, self._draw_context, norm_names(self.network))
-        return masked_state(with_head(drawn, self.fresh, self.cell.network.head), self.masks)
+        if self._keeps_head:
+            return masked_state(drawn, self.kept)
+        return masked_state(with_head(drawn, self.fresh, self.cell.network.head), self.kept)
+
+    @property
+    def _keeps_head(self) -> bool:
+        """Whether the head is not drawn afresh: that of W_k where a mask is searched, or one with the signs of W_T.
+
+        Both on the data of the giver only: with other classes they would mean nothing.
+        """
+        giver = self.arm.values or self.arm.ticket
+        searches = METHODS.entry(self.arm.method).facts.searches is not None
+        signed = self.arm.weights in DRAWS and DRAWS.entry(self.arm.weights).facts.head == "own"
+        return (
+            (searches or signed) and giver is not None and self.parents.description(giver.dense).data == self.cell.data
+        )
 
     @cached_property
     def _draw_context(self) -> DrawContext:
@@ -214,7 +256,8 @@ class _ArmStart:
     # -- rescaling and method ------------------------------------------------------------------------------------
     def _rescaling_context(self, state: State) -> RescalingContext:
         def ticket() -> Masks:
-            return self.masks if self.arm.mask == "elastic" else self.parents.masks(self._ticket)
+            has_own = self.arm.mask == "elastic" or bool(self.arm.maker)
+            return self.masks if has_own else self.parents.masks(self._ticket)
 
         def random() -> tuple[State, Masks]:
             return self._redrawn(), self._control("globally-permuted")
@@ -232,7 +275,7 @@ class _ArmStart:
 
     def _start(self, made: Rescaled) -> Start:
         recipe, facts = self.cell.recipe, METHODS.entry(self.arm.method).facts
-        context = MethodContext(self.arm.density, self.cell.network.head, recipe)
+        context = MethodContext(self.arm.density, self.cell.network.head, recipe, masks=lambda: self.masks)
         callbacks: list[Callback] = [callback_of(self.arm.method, context, self.arm.options)]
         if self.arm.norms == INTERPOLATED:
             names = norm_names(self.network)

@@ -54,6 +54,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
     ``ticket`` is set only where the arm uses one, ``values`` only where the weights come from another ticket;
     ``pretrained`` names the cell whose network gives the weights; ``blocks`` is written where it is not ``append``.
+    ``maker`` names the cell whose training gives the masks, where one does.
     ``rewind`` is the moment of the recipe at which the training begins; it is empty for its first step.
     """
 
@@ -70,6 +71,7 @@ class ArmStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     pretrained: str | None
     rewind: str
     blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
+    maker: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class PretrainingStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pre-training"):
@@ -116,13 +118,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(self.start, Initial | PretrainingStart):
             return ()
         tickets = [self.start.ticket]
-        cells = []
+        others: list[str | None] = []
         if isinstance(self.start, ArmStart):
             tickets.append(self.start.values)
-            cells.append(self.start.pretrained)
-        for ticket in tickets:
-            cells += [ticket.dense, ticket.previous] if ticket is not None else []
-        return tuple(dict.fromkeys(cell for cell in cells if cell is not None))
+            others += [self.start.pretrained, self.start.maker or None]
+        found = [cell for ticket in tickets if ticket is not None for cell in (ticket.dense, ticket.previous)]
+        return tuple(dict.fromkeys([*found, *(cell for cell in others if cell is not None)]))
 
 
 class CellNamer:

@@ -54,6 +54,7 @@ class _Start(msgspec.Struct):
     ticket: _Ticket | None = None
     values: _Ticket | None = None
     pretrained: str | None = None
+    maker: str | None = None
 
 
 class Begun(msgspec.Struct):
@@ -66,7 +67,8 @@ class Begun(msgspec.Struct):
         """The cells whose files the cell reads."""
         tickets = [ticket for ticket in (self.start.ticket, self.start.values) if ticket is not None]
         cells = [cell for ticket in tickets for cell in (ticket.dense, ticket.previous)]
-        return tuple(dict.fromkeys([*cells, *([self.start.pretrained] if self.start.pretrained is not None else [])]))
+        others = [cell for cell in (self.start.pretrained, self.start.maker) if cell is not None]
+        return tuple(dict.fromkeys([*cells, *others]))
 
     @property
     def search(self) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class _Audit:
         table = self._timetable(cell)
         cut = moment_of(table, callback.fraction)
         drops = [Step.parse(moment).iterations(table.per_epoch) for moment in schedule.at]
-        passed = [drop for drop in drops if drop <= cut]
+        passed = [drop for drop in drops if drop <= cut % table.cycle]  # each cycle begins at the whole rate again
         if not passed or cut == table.total:
             return ""
         return (

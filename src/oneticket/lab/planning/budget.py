@@ -71,6 +71,7 @@ MEAN_DENSITY: dict[str, Callable[[float, Options, int], float]] = {
     "sculpt": _before_the_last_cycle,
     "edge-popup": _all_weights,
     "supermask": _all_weights,
+    "cts": _all_weights,
 }
 """For each method that makes masks: its density at the end, its options, and its number of steps → its mean density."""
 
@@ -206,7 +207,7 @@ class Budgets:
                 expected=f"budget = 'equal-search', or a method of {', '.join(MEAN_DENSITY)}",
             )
         mean = MEAN_DENSITY[arm.method] if arm.makes_masks else _throughout
-        end, per_epoch = 1.0 if arm.stays_dense else before.rung.density, self._resolved.per_epoch(to)
+        end, per_epoch = 1.0 if arm.stays_dense or arm.freezes else before.rung.density, self._resolved.per_epoch(to)
 
         def cost(epochs: int) -> float:
             return epochs * self._per_epoch(spec, to, mean(end, arm.options, epochs * per_epoch))

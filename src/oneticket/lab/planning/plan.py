@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
-from oneticket.data import DataRef
 from oneticket.lab.cells.definitions import corrected
 from oneticket.lab.cells.description import (
     ArmStart,
     CellNamer,
+    CellStart,
     Description,
     Initial,
     PretrainingStart,
@@ -24,12 +24,14 @@ from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.audit import Finding, audit
 from oneticket.lab.planning.budget import Budgets, Course, Trainings
 from oneticket.lab.planning.claims import Claims, ask
-from oneticket.lab.planning.ladder import NOTABLE, distance
+from oneticket.lab.planning.ladder import NOTABLE, Rung, distance
 from oneticket.lab.planning.leaks import Leak
+from oneticket.lab.planning.order import by_data
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.arms import ARMS, DENSE, Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.lab.spec.makers import Maker
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
@@ -52,6 +54,16 @@ class Plan(msgspec.Struct, frozen=True):
     densities: dict[float, tuple[float, ...]] = {}
     findings: tuple[Finding, ...] = ()
     claims: Claims = Claims()
+
+
+class _Basis(NamedTuple):
+    """The cells that an arm builds on, as its start names them, and what they cost."""
+
+    before: Trainings
+    ticket: TicketRef | None = None
+    values: TicketRef | None = None
+    pretrained: str | None = None
+    maker: str | None = None
 
 
 class _Planner:
@@ -84,6 +96,21 @@ class _Planner:
         claims = ask(self.experiment, rows, self.resolved.extent)
         return Plan(self.experiment.name, self.cells, rows, self.labels, leaks, met, findings, claims)
 
+    def _cell(
+        self, spec: ModelSpec, role: Role, seed: int, start: CellStart, what: str, *, recipe: Recipe | None = None,
+        **rest: Any,
+    ) -> str:  # fmt: skip
+        """The name of a cell on ``role``, by its recipe or another; ``rest`` are other fields of its description."""
+        description = Description(
+            network=self.resolved.network(spec, role.data_name),
+            data=self.resolved.ref(role.data_name),
+            recipe=self.experiment.recipe[role.recipe_name] if recipe is None else recipe,
+            seed=seed,
+            start=start,
+            **rest,
+        )
+        return self._add(description, what, normalised=self.resolved.is_normalised(spec, role.data_name))
+
     def _add(self, description: Description, what: str, *, normalised: bool) -> str:
         code, rates = self.own.of(description.start), rates_of(description.start, description.recipe)
         definitions = corrected(description, normalised=normalised)
@@ -99,18 +126,8 @@ class _Planner:
 
     def _dense(self, spec: ModelSpec, role: Role, seed: int, rewind: str | int, recipe: Recipe | None = None) -> str:
         """The dense training: round 0 of a search and the dense arm of a target are one cell."""
-        return self._add(
-            Description(
-                network=self.resolved.network(spec, role.data_name),
-                data=self.resolved.ref(role.data_name),
-                recipe=self.experiment.recipe[role.recipe_name] if recipe is None else recipe,
-                seed=seed,
-                start=Initial(),
-                snapshots=(str(rewind),),
-            ),
-            f"dense {role}",
-            normalised=self.resolved.is_normalised(spec, role.data_name),
-        )
+        snapshots = (str(rewind),)
+        return self._cell(spec, role, seed, Initial(), f"dense {role}", recipe=recipe, snapshots=snapshots)
 
     def _ticket(self, spec: ModelSpec, role: Role, seed: int, number: int, search: Search) -> TicketRef:
         """The ticket of a round, with the cells of the rounds before it."""
@@ -124,18 +141,8 @@ class _Planner:
         number = len(found)
         dense = previous = self._dense(spec, role, seed, search.rewind)
         if number > 1:
-            previous = self._add(
-                Description(
-                    network=self.resolved.network(spec, role.data_name),
-                    data=self.resolved.ref(role.data_name),
-                    recipe=self.experiment.recipe[role.recipe_name],
-                    seed=seed,
-                    start=Round(ticket=found[-1]),
-                    test=False,
-                ),
-                f"search {role}{self._told(search)}, round {number - 1}",
-                normalised=self.resolved.is_normalised(spec, role.data_name),
-            )
+            what = f"search {role}{self._told(search)}, round {number - 1}"
+            previous = self._cell(spec, role, seed, Round(ticket=found[-1]), what, test=False)
         # The total number of rounds does not change the identity of an earlier round.
         asked = msgspec.structs.replace(search, rounds=max(number, 1))
         density = self.resolved.ladder(search).rungs[number].density
@@ -172,8 +179,8 @@ class _Planner:
         return [1.0] if arm.stays_dense else self.resolved.densities(transfer)
 
     def _rescalings(self, arm: Arm, transfer: Grid) -> tuple[str, ...]:
-        """The rescalings that change an arm; only "none" for a dense mask."""
-        return ("none",) if arm.mask == DENSE else transfer.rescale
+        """The rescalings that change an arm; only "none" for a dense mask, and where weights outside it stay."""
+        return ("none",) if arm.mask == DENSE or arm.freezes else transfer.rescale
 
     def _add_arm(
         self, spec: ModelSpec, transfer: Grid, origin: Role, to: Role, name: str, rescale: str, density: float,
@@ -185,48 +192,78 @@ class _Planner:
         giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
         if not arm.stays_dense and distance(density, rung) > NOTABLE:
             self.met.setdefault(density, set()).add(rung.density)
-        ticket = values = pretrained = None
-        cost, owner, found_in = 0, giver, arm.found_in or spec
-        if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
-            from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
-            ticket = self._ticket(found_in, giver, from_seed, rung.number, search)
-            # Even a ticket of round 0, all weights at W_k, costs the dense training.
-            cost = max(rung.number, 1)
-            owner = owners[arm.values or arm.ticket]
-            if from_seed != seed or owner != giver:
-                values = self._ticket(spec, owner, seed, rung.number, search)
-                cost *= 2
-        elif arm.needs == "pretraining":
-            pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
-        searches = sum(needed is not None for needed in (ticket, values))
-        before = Trainings(cost, searches, rung, search, found_in, owner)
-        course = self.budgets.course(spec, transfer, arm, to, before, density, lr)
-        description = Description(
-            network=self.resolved.network(spec, to.data_name),
-            data=self.resolved.ref(to.data_name),
-            recipe=course.recipe,
-            seed=seed,
-            start=ArmStart(
-                mask=arm.mask,
-                allocation=arm.allocation if arm.scored_on_target else "",
-                weights=arm.weights,
-                norms=arm.norms,
-                rescale=rescale,
-                method=arm.method,
-                options=arm.options,
-                density=rung.density,
-                ticket=ticket,
-                values=values,
-                pretrained=pretrained,
-                rewind=course.start,
-                blocks=arm.blocks if arm.blocks != "append" else msgspec.UNSET,
-            ),
+        basis = self._basis(spec, arm, owners, rescale, search, rung, seed)
+        course = self.budgets.course(spec, transfer, arm, to, basis.before, density, lr)
+        start = ArmStart(
+            mask=arm.mask,
+            allocation=arm.allocation if arm.is_allocated else "",
+            weights=arm.weights,
+            norms=arm.norms,
+            rescale=rescale,
+            method=arm.method,
+            options=arm.options,
+            density=rung.density,
+            ticket=basis.ticket,
+            values=basis.values,
+            pretrained=basis.pretrained,
+            rewind=course.start,
+            blocks=arm.blocks if arm.blocks != "append" else msgspec.UNSET,
+            maker=basis.maker or msgspec.UNSET,
         )
-        normalised = self.resolved.is_normalised(spec, to.data_name)
-        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights", normalised=normalised)
+        what = f"{name} {to}, {100 * rung.density:.3g} % of the weights"
+        cell = self._cell(spec, to, seed, start, what, recipe=course.recipe)
         # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
+        cost = basis.before.count
         self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell, transfer, course)
+
+    def _basis(
+        self, spec: ModelSpec, arm: Arm, owners: Mapping[str, Role], rescale: str, search: Search, rung: Rung, seed: int
+    ) -> _Basis:
+        """What an arm builds on, at the density of ``rung``; plans the cells that are missing."""
+        giver, owner, found_in = owners[arm.ticket], owners[arm.values or arm.ticket], arm.found_in or spec
+        if arm.maker is not None:
+            ticket = self._ticket(spec, owner, seed, 0, search)
+            maker = self._made(spec, arm, arm.maker, giver, seed, rung, ticket)
+            return _Basis(Trainings(2, 0, rung, search, spec, owner), ticket, maker=maker)
+        if arm.needs == "ticket" or (arm.mask != DENSE and RESCALINGS.entry(rescale).facts.needs == "ticket"):
+            number = rung.number if arm.needs_rounds else 0
+            from_seed = self._other(seed) if arm.mask_from == "other-seed" else seed
+            ticket, values = self._ticket(found_in, giver, from_seed, number, search), None
+            # Even a ticket of round 0, all weights at W_k, costs the dense training.
+            cost = max(number, 1)
+            if from_seed != seed or owner != giver:
+                values = self._ticket(spec, owner, seed, number, search)
+                cost *= 2
+            searches = 1 + (values is not None) if arm.needs_rounds else 0
+            return _Basis(Trainings(cost, searches, rung, search, found_in, owner), ticket, values)
+        if arm.needs == "pretraining":
+            pretrained = self._pretraining(spec, owners["source"], seed, arm.weights)
+            return _Basis(Trainings(1, 0, rung, search, found_in, giver), pretrained=pretrained)
+        return _Basis(Trainings(0, 0, rung, search, found_in, giver))
+
+    def _made(
+        self, spec: ModelSpec, arm: Arm, maker: Maker, role: Role, seed: int, rung: Rung, ticket: TicketRef
+    ) -> str:
+        """The training that gives the masks of an arm: all weights, those of ``ticket``, on ``role``."""
+        searches = maker.criterion is None
+        start = ArmStart(
+            mask=DENSE,
+            allocation="",
+            weights=maker.weights,
+            norms="as-drawn",
+            rescale="none",
+            method=maker.method,
+            options=arm.mask_options,
+            density=rung.density if searches else 1.0,
+            ticket=ticket,
+            values=None,
+            pretrained=None,
+            rewind="",
+        )
+        share = f", {100 * rung.density:.3g} % of the weights" if searches else ""
+        # Without a search it is the cell of an arm, such as `dense-finetune`, which is tested.
+        return self._cell(spec, role, seed, start, f"{maker.method} for {arm.mask} {role}{share}", test=not searches)
 
     def _other(self, seed: int) -> int:
         """The replicate after this one, the first after the last."""
@@ -234,16 +271,7 @@ class _Planner:
         return seeds[(seeds.index(seed) + 1) % len(seeds)]
 
     def _pretraining(self, spec: ModelSpec, role: Role, seed: int, task: str) -> str:
-        description = Description(
-            network=self.resolved.network(spec, role.data_name),
-            data=self.resolved.ref(role.data_name),
-            recipe=self.experiment.recipe[role.recipe_name],
-            seed=seed,
-            start=PretrainingStart(task=task),
-            test=False,
-        )
-        normalised = self.resolved.is_normalised(spec, role.data_name)
-        return self._add(description, f"{task} {role}", normalised=normalised)
+        return self._cell(spec, role, seed, PretrainingStart(task=task), f"{task} {role}", test=False)
 
     def _add_row(
         self, spec: ModelSpec, giver: Role | None, to: Role, arm: str, rescale: str, density: float, number: int,
@@ -268,44 +296,6 @@ class _Planner:
             own_steps=course.own_steps,
         )
         self.rows.setdefault(msgspec.structs.astuple(row), row)
-
-
-def by_data(cells: Mapping[str, Description]) -> dict[str, Description]:
-    """The cells of a replicate in the order to compute them: parents first, one data set after the other.
-
-    The next data set begins only when no cell of the present one can be computed. So the images of a source stay in
-    memory during its search, and those of a target during its arms. Otherwise the order is that of ``cells``. Parents
-    outside ``cells`` count as done.
-    """
-    names = list(cells)
-    number = {identity: place for place, identity in enumerate(names)}
-    children: dict[str, list[str]] = {}
-    lacking: dict[str, int] = {}
-    for identity, cell in cells.items():
-        parents = [parent for parent in cell.parents if parent in cells]
-        lacking[identity] = len(parents)
-        for parent in parents:
-            children.setdefault(parent, []).append(identity)
-    ready: dict[DataRef, list[int]] = {}  # a heap of places for each data set
-
-    def release(identity: str) -> None:
-        heapq.heappush(ready.setdefault(cells[identity].data, []), number[identity])
-
-    for identity in names:
-        if not lacking[identity]:
-            release(identity)
-    ordered: dict[str, Description] = {}
-    while ready:
-        data = min(ready, key=lambda ref: ready[ref][0])
-        while ready[data]:
-            identity = names[heapq.heappop(ready[data])]
-            ordered[identity] = cells[identity]
-            for child in children.get(identity, ()):
-                lacking[child] -= 1
-                if not lacking[child]:
-                    release(child)
-        del ready[data]
-    return ordered
 
 
 def make_plan(

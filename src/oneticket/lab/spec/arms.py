@@ -7,11 +7,12 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from oneticket.errors import InputError, unknown
+from oneticket.lab.spec.makers import Maker, maker_of, makers
+from oneticket.lab.spec.searches import OtherSearch
 from oneticket.methods import METHODS, PRETRAININGS, method_options
 from oneticket.models import ModelSpec
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
 from oneticket.pruning.correspondence import Blocks
-from oneticket.search import Restored, Retraining, Search
 from oneticket.weights import DRAWS, NORMS
 
 DENSE = "dense"
@@ -23,37 +24,19 @@ Needs = Literal["nothing", "density", "ticket", "pretraining"]
 Length = Literal["recipe", "k-more"]
 
 
-class OtherSearch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of ``[search]`` that differ for one arm; None where a field does not differ."""
-
-    rounds: int | None = None
-    prune: float | None = None
-    criterion: str | None = None
-    allocation: str | None = None
-    rewind: str | int | None = None
-    method: Retraining | None = None
-    optimizer_state: Restored | None = None
-    norm_statistics: Restored | None = None
-    rescale: str | None = None
-
-    def on(self, search: Search) -> Search:
-        """``search`` with these fields in place of its own."""
-        changed = {field: getattr(self, field) for field in self.__struct_fields__}
-        return msgspec.structs.replace(search, **{key: value for key, value in changed.items() if value is not None})
-
-
 class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One arm: which mask, which weights under it, how they are trained, and whose ticket it starts from.
 
     Parameters
     ----------
-    mask : ``dense``, ``ticket``, a registered mask control, or a criterion that scores the untrained network on the
-        target's data.
+    mask : ``dense``, ``ticket``, a registered mask control, a criterion that scores the untrained network on the
+        target's data, or a mask that a training of its own gives (:mod:`oneticket.lab.spec.makers`).
+    mask_options : the options of the method of that training.
     weights : a registered draw or pre-training.
     method, options : a registered method and its options.
     norms : a registered choice of the normalisation parameters, or ``interpolated``.
-    allocation : the allocation for a mask from a criterion.
-    ticket : whether the mask comes from the search of the source or of the target.
+    allocation : the allocation for a mask from a criterion, and for ``largest-update``.
+    ticket : whether the mask comes from the search of the source or of the target, or from a training on it.
     values : whether the weights under the mask come from the source or the target; None for the same as ``ticket``.
     search : the fields in which the search of the ticket differs from the experiment's.
     model : the network in which an ``elastic`` mask was found.
@@ -74,6 +57,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     model: str | ModelSpec | None = None
     blocks: Blocks = "append"
     length: Length = "recipe"
+    mask_options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         choices = {
@@ -87,6 +71,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for key, words in choices.items():
             _check_word(key, getattr(self, key), words)
         msgspec.structs.force_setattr(self, "options", method_options(self.method, self.options))
+        self._check_masks()
         if self.makes_masks and self.mask != DENSE:
             raise InputError(
                 f"mask = '{self.mask}' with method = '{self.method}', which makes its own masks",
@@ -114,6 +99,48 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise InputError(
                 f"length = 'k-more' with method = '{self.method}', which {does}", expected="length = 'recipe'"
             )
+
+    def _check_masks(self) -> None:
+        """Refuse options for a mask that takes none, and weights to freeze that are zero already."""
+        if self.maker is not None:
+            made = method_options(self.maker.method, self.mask_options)
+            msgspec.structs.force_setattr(self, "mask_options", made)
+        elif self.mask_options:
+            raise InputError(
+                f"mask_options with mask = '{self.mask}'",
+                expected=f"none, or mask = {' or '.join(map(repr, makers()))}",
+            )
+        if self.freezes and self.mask == DENSE:
+            raise InputError(
+                f"method = '{self.method}' with a dense mask, which freezes nothing", expected="a mask that does"
+            )
+        if self.freezes and self.needs_rounds and self.weights == "trained":
+            raise InputError(
+                f"method = '{self.method}' under a ticket with weights = 'trained', of which those outside are zero",
+                expected="weights = 'initial' or 'rewound', or a mask without a search, such as 'largest-update'",
+            )
+
+    @property
+    def maker(self) -> Maker | None:
+        """What makes the mask, where a training of its own does."""
+        return maker_of(self.mask)
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether ``allocation`` divides the mask over the layers."""
+        return self.scored_on_target or (self.maker is not None and self.maker.criterion is not None)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether weights outside the mask stay at their values, so that the network is dense."""
+        return METHODS.entry(self.method).facts.masked == "frozen"
+
+    @property
+    def needs_rounds(self) -> bool:
+        """Whether what it takes of a ticket belongs to the round of its density, and not to the dense training."""
+        if self.maker is not None:
+            return False
+        return not self.freezes or self.mask == TICKET or _looks_at_ticket(self.mask)
 
     @property
     def found_in(self) -> ModelSpec | None:
@@ -144,7 +171,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             return "ticket"
         if self.mask == DENSE:
             return "density" if self.makes_masks else "nothing"
-        if self.mask == TICKET or (self.mask in CONTROLS and CONTROLS.entry(self.mask).facts.needs != "density"):
+        if self.mask == TICKET or self.maker is not None or _looks_at_ticket(self.mask):
             return "ticket"
         return "density"
 
@@ -188,6 +215,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.mask in CRITERIA and self.mask not in (DENSE, TICKET) and self.mask not in CONTROLS
 
 
+def _looks_at_ticket(mask: str) -> bool:
+    """Whether a mask is that of a control that looks at where the ticket's weights are."""
+    return mask in CONTROLS and CONTROLS.entry(mask).facts.needs != "density"
+
+
 def _check_word(key: str, word: str, words: list[str]) -> None:
     if word not in words:
         raise unknown(key, word, words)
@@ -196,7 +228,7 @@ def _check_word(key: str, word: str, words: list[str]) -> None:
 def mask_words() -> list[str]:
     """Every valid value of an arm's ``mask``."""
     at_start = [entry.name for entry in CRITERIA.entries() if entry.facts.at == "init"]
-    return [DENSE, TICKET, *CONTROLS, *(name for name in at_start if name not in CONTROLS)]
+    return [DENSE, TICKET, *CONTROLS, *(name for name in at_start if name not in CONTROLS), *makers()]
 
 
 _LITERATURE: dict[str, tuple[Arm, str]] = {
@@ -232,6 +264,19 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "sign-interpolated": (
         Arm(mask="ticket", weights="sign-redrawn", norms=INTERPOLATED),
         "after Oh et al. 2025, who interpolate in the source's training",
+    ),
+    "aws": (
+        Arm(
+            mask="ticket",
+            weights="sign-trained-all",
+            norms="fresh",
+            search=OtherSearch(method="lr-rewind", norms="interpolated"),
+        ),
+        "Oh et al. 2025: A Winning Sign",
+    ),
+    "lrr-signed": (
+        Arm(mask="ticket", weights="sign-trained-all", norms="fresh", search=OtherSearch(method="lr-rewind")),
+        "the same from a search without interpolation",
     ),
     "untrained": (
         Arm(mask="ticket", weights="initial", method="evaluate"),
@@ -282,6 +327,16 @@ _LITERATURE: dict[str, tuple[Arm, str]] = {
     "supermask-constant": (
         Arm(mask="dense", weights="initial", method="supermask", options={"values": "signed-constant"}),
         "Zhou et al. 2019: the same on signed constants",
+    ),
+    # A mask under trained weights that is searched, or through which they are updated.
+    "cts": (Arm(mask="cts", weights="rewound"), "Arora & Teuscher 2025: Concrete Ticket Search"),
+    "update-mask": (
+        Arm(mask="largest-update", weights="trained", ticket="target", values="source", method="update-fine-tune"),
+        "Panda et al. 2024: LoTA",
+    ),
+    "update-random": (
+        Arm(mask="even", weights="trained", method="update-fine-tune"),
+        "Xu & Zhang 2024: random masking",
     ),
     # Binary.
     "binary-connect": (Arm(mask="dense", weights="initial", method="binary-connect"), "Courbariaux et al. 2015"),

@@ -97,7 +97,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def search_of(self, name: str) -> Search:
         """How the tickets of an arm are searched for; InputError if its changes are not a valid search."""
         try:
-            return self.arm[name].search.on(self.search) if name in self.arm else self.search
+            arms = self.arms()
+            return arms[name].search.on(self.search) if name in arms else self.search
         except InputError as error:
             raise error.at(f"arm.{name}.search") from None
 
@@ -300,7 +301,7 @@ def _check_arm(experiment: Experiment, transfer: Grid, name: str, where: str) ->
 def _check_search_rescalings(experiment: Experiment, transfer: Grid) -> None:
     """Refuse searches that cannot rescale the weights of their rounds with the optimiser of each role."""
     searches = {"search": experiment.search}
-    searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms if name in experiment.arm}
+    searches |= {f"arm.{name}.search": experiment.search_of(name) for name in transfer.arms}
     for (place, search), role in product(searches.items(), (*transfer.sources, *transfer.targets)):
         try:
             check_rescaling(search.rescale, experiment.recipe[split_role(role)[1]].optimizer, search.method)
