@@ -12,6 +12,7 @@ import click
 
 from oneticket.cli.bench_command import bench
 from oneticket.cli.code_options import trust
+from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.store_commands import store
@@ -50,7 +51,7 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, results, report, store, find, transfer, ticket, trust, bench, list_everything, doctor
+    demo, plan, run, results, report, figure, store, find, transfer, ticket, trust, bench, list_everything, doctor
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)

@@ -117,9 +117,11 @@ def report(store: Path, out: Path | None, experiment: str | None, against: tuple
 
 def write_page(store: Path, out: Path, experiment: str | None = None, against: tuple[str, ...] = ()) -> Path:
     """Write the report and return the path of its page."""
+    from oneticket.cli.provenance import provenance
     from oneticket.report import write_report
 
     rows, cautions = tables.rows_of(store, experiment), tables.cautions(store, experiment)
+    known = provenance(store, rows, experiment)
     if not against:
-        return write_report(rows, out, cautions=cautions)
-    return write_report(rows, out, cautions=cautions, against=against)
+        return write_report(rows, out, cautions=cautions, provenance=known)
+    return write_report(rows, out, cautions=cautions, against=against, provenance=known)

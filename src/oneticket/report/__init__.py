@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
+from oneticket.report.provenance import Provenance
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
 from oneticket.report.wide import wide_tables
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMNS",
     "CostRow",
+    "Provenance",
     "SummaryRow",
     "Table",
     "cost_table",
