@@ -143,13 +143,14 @@ def _of_data(about: Mapping[str, Any]) -> str:
 
 
 def _words(about: Mapping[str, Any]) -> str:
-    """The fields of a value in words: ``lr 0.05, momentum 0.9``; what is off or unset is left out."""
-    return ", ".join(f"{key} {_word(value)}" for key, value in about.items() if value not in (None, False, [], {}))
+    """The fields of a value in words: ``lr 0.05, momentum 0.9``; what is off, zero or unset is left out."""
+    told = {key: _word(value) for key, value in about.items() if value not in (None, False, [], {})}
+    return ", ".join(f"{key} {word}" for key, word in told.items() if word)
 
 
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"({_words(value)})"
+        return f"({words})" if (words := _words(value)) else ""
     if isinstance(value, list):
         return " ".join(map(_word, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
