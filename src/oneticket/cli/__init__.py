@@ -13,6 +13,7 @@ import click
 from oneticket.cli.bench_command import bench
 from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
+from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.statistics_commands import power, statistics
@@ -52,7 +53,7 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, verify, results, report, power, store, find, transfer, ticket, trust, bench, statistics,
+    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, trust, bench, statistics,
     list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:

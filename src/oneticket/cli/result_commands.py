@@ -127,6 +127,7 @@ def report(store: Path, out: Path | None, experiment: str | None, against: tuple
 
 def write_page(store: Path, out: Path, experiment: str | None = None, against: tuple[str, ...] = ()) -> Path:
     """Write the report and return the path of its page."""
+    from oneticket.cli.provenance import provenance
     from oneticket.report import write_report
     from oneticket.report.baselines import USUAL
 
@@ -138,4 +139,5 @@ def write_page(store: Path, out: Path, experiment: str | None = None, against: t
         against=against or USUAL,
         verdicts=tables.verdicts(store, rows, experiment),
         withdrawn=tables.withdrawn(store, experiment),
+        provenance=provenance(store, rows, experiment),
     )

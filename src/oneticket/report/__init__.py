@@ -14,6 +14,7 @@ from oneticket.report.comparisons import (
 from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
+from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.spreads import Spread, spread_table, spreads
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
@@ -27,6 +28,7 @@ __all__ = [
     "COLUMNS",
     "ComparisonRow",
     "CostRow",
+    "Provenance",
     "Spread",
     "SummaryRow",
     "Table",

@@ -31,7 +31,7 @@ def accuracy(rows: Sequence[SummaryRow], title: str, *, by_arm: bool, left_out: 
     return told + _CUT
 
 
-def forest(asked: Sequence[Question], arm: str | None) -> str:
+def forest(asked: Sequence[Question], arm: str | None, *, left_out: int = 0) -> str:
     """The caption of a forest plot."""
     rows = [row for question in asked for row in question.rows]
     whose = f"of {arm} " if arm else ""
@@ -44,6 +44,8 @@ def forest(asked: Sequence[Question], arm: str | None) -> str:
     densities = {row.group.density_asked for row in rows}
     if len(densities) == 1:
         told += f"At {density(densities.pop())} % of the weights. "
+    if left_out:
+        told += f"{left_out} more differences at this density are in the tables below. "
     return told + _CUT
 
 

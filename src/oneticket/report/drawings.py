@@ -14,7 +14,7 @@ from oneticket.report.anchors import of_line
 from oneticket.report.drawing import Columns, render
 from oneticket.report.figure_by_arm import draw_by_arm, has_one_density
 from oneticket.report.figure_compute import draw_compute, spent, totals
-from oneticket.report.figure_forest import draw_forest, questions
+from oneticket.report.figure_forest import Question, draw_forest, questions
 from oneticket.report.figure_heat_map import draw_heat_map, heat_map
 from oneticket.report.figures import draw
 from oneticket.report.findings import main_arm
@@ -26,6 +26,8 @@ from oneticket.report.writers import write
 
 MOST_POINTS = 400
 """Points of a figure: more cannot be told apart, and would make the page heavy."""
+MOST_DIFFERENCES = 48
+"""Lines of the figure of differences."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Drawings:
             at(row.group.source, row.group.source_recipe) for row in rows if row.group.arm not in ("dense", "own")
         )
         self._totals = totals(table)
+        self._count = 0  # of figures: their ids are unique by it
 
     def of_everything(self) -> list[Shown]:
         """The figures of the first screen: the differences of the arm in question, and its map where it has one."""
@@ -54,11 +57,12 @@ class Drawings:
         if arm is None:
             return []
         shown = []
-        asked = questions(self._rows, (arm,))
+        whole = questions(self._rows, (arm,))
+        asked = [question for question in whole if question.baseline == whole[0].baseline]
+        asked = whole if _lines(whole) <= MOST_DIFFERENCES else _first(asked)
         if asked:
-            shown.append(
-                self._shown(lambda columns: draw_forest(asked, columns), "differences", captions.forest(asked, arm))
-            )
+            caption = captions.forest(asked, arm, left_out=_lines(whole) - _lines(asked))
+            shown.append(self._shown(lambda columns: draw_forest(asked, columns), "differences", caption))
         found = heat_map(self._rows, arm)
         if found is not None:
             shown.append(
@@ -91,8 +95,25 @@ class Drawings:
         write(self._folder / f"{name}.svg", standalone(svg))
         for kind in kinds:
             write(self._folder / f"{name}.{kind}", render(wide, kind))
-        narrow = inline(render(drawn(1), "svg"), f"{name}-narrow", label, "narrow")
-        return Shown(inline(svg, name, label, "wide"), narrow, caption, [f"{name}.{kind}" for kind in ("svg", *kinds)])
+        self._count += 1
+        narrow = inline(render(drawn(1), "svg"), f"n{self._count}", label, "narrow")
+        return Shown(
+            inline(svg, f"w{self._count}", label, "wide"),
+            narrow,
+            caption,
+            [f"{name}.{kind}" for kind in ("svg", *kinds)],
+        )
+
+
+def _lines(asked: Sequence[Question]) -> int:
+    return sum(len(question.rows) for question in asked)
+
+
+def _first(asked: Sequence[Question]) -> list[Question]:
+    """The first of these questions, as many as the figure of differences has room for."""
+    return [
+        question for place, question in enumerate(asked) if not place or _lines(asked[: place + 1]) <= MOST_DIFFERENCES
+    ]
 
 
 def _lightest(rows: Sequence[SummaryRow]) -> list[SummaryRow]:

@@ -48,6 +48,13 @@ def findings(rows: Sequence[SummaryRow]) -> list[Finding]:
     return [_finding(section, list(found)) for section, found in groupby(rows, key=lambda row: row.group.section)]
 
 
+def overall(rows: Sequence[SummaryRow]) -> list[str]:
+    """The verdicts over all targets together, one for each baseline."""
+    arm = main_arm(rows)
+    shown = [row for row in rows if row.group.arm == arm]
+    return [answer.verdict for answer in _answers(arm or "", shown)]
+
+
 def main_arm(rows: Sequence[SummaryRow]) -> str | None:
     """The arm whose differences are told first: ``winning``, or the first compared one; None without any."""
     arms = {row.group.arm for row in rows if row.group.arm != "dense" and any(row.versus.values())}
@@ -83,11 +90,13 @@ def limits(rows: Sequence[SummaryRow]) -> list[str]:
 
 def _finding(section: Section, rows: Sequence[SummaryRow]) -> Finding:
     arm = main_arm(rows)
-    shown = [row for row in rows if row.group.arm == arm]
+    return Finding(section, _answers(arm or "", [row for row in rows if row.group.arm == arm]), _order(rows))
+
+
+def _answers(arm: str, rows: Sequence[SummaryRow]) -> list[Answer]:
     # The last baseline is the control of the same size: what a ticket must beat first.
     baselines = reversed(list(rows[0].versus)) if rows else ()
-    answers = [_answer(arm or "", baseline, shown) for baseline in baselines if any(r.versus[baseline] for r in shown)]
-    return Finding(section, answers, _order(rows))
+    return [_answer(arm, baseline, rows) for baseline in baselines if any(row.versus[baseline] for row in rows)]
 
 
 def _answer(arm: str, baseline: Baseline, rows: Sequence[SummaryRow]) -> Answer:
@@ -98,13 +107,13 @@ def _answer(arm: str, baseline: Baseline, rows: Sequence[SummaryRow]) -> Answer:
     return Answer(verdict, _at_the_lowest(found))
 
 
-def _verdict(arm: str, other: str, better: int, worse: int, places: tuple[int, str, str]) -> str:
-    count, one, many = places
+def _verdict(arm: str, other: str, better: int, worse: int, places: tuple[int, str]) -> str:
+    count, many = places
     if not (better or worse):
-        where = f"at its one {one}" if count == 1 else f"at any of {count} {many}"
-        return f"whether {arm} is better than {other} is not decided {where}"
+        where = "" if count == 1 else f" at any of {count} {many}"
+        return f"whether {arm} is better than {other} is not decided{where}"
     parts = [
-        f"{word} than {other} at {_share(number, count, one, many)}"
+        f"{word} than {other}{_share(number, count, many)}"
         for word, number in (("better", better), ("worse", worse))
         if number
     ]
@@ -113,25 +122,24 @@ def _verdict(arm: str, other: str, better: int, worse: int, places: tuple[int, s
     return f"{arm} is {' and '.join(parts)}{undecided}"
 
 
-def _share(number: int, count: int, one: str, many: str) -> str:
+def _share(number: int, count: int, many: str) -> str:
     if count == 1:
-        return f"its one {one}"
-    return f"all {count} {many}" if number == count else f"{number} of {count} {many}"
+        return ""
+    return f" at all {count} {many}" if number == count else f" at {number} of {count} {many}"
 
 
-def _places(rows: Sequence[SummaryRow]) -> tuple[int, str, str]:
-    """How many places there are, and what one and several of them are called."""
+def _places(rows: Sequence[SummaryRow]) -> tuple[int, str]:
+    """How many places there are, and what several of them are called."""
     axes: dict[str, set[Any]] = {
-        "density": {row.group.density_asked for row in rows},
+        "target": {row.group.section for row in rows},
         "source": {(row.group.source, row.group.source_recipe) for row in rows},
+        "density": {row.group.density_asked for row in rows},
         "rescaling": {row.group.rescale for row in rows},
     }
     differ = [name for name, values in axes.items() if len(values) > 1]
-    if differ == ["density"] or not differ:
-        return len(rows), "density", "densities"
-    if differ == ["source"]:
-        return len(rows), "source", "sources"
-    return len(rows), "place", f"places ({' × '.join(differ)})"
+    if len(differ) > 1:
+        return len(rows), f"places ({' × '.join(differ)})"
+    return len(rows), {"density": "densities"}.get(name := (differ or ["density"])[0], f"{name}s")
 
 
 def _at_the_lowest(found: Sequence[tuple[SummaryRow, Comparison]]) -> str:

@@ -24,6 +24,8 @@ def inline(svg: bytes, anchor: str, label: str, kind: str) -> Markup:
     text = re.sub(r' id="(line-[0-9a-f]+)_\d+"', r' data-line="\1"', text)
     text = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", text)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\1{anchor}-", text)
+    text = re.sub(r"(\.\d\d)\d+", r"\1", text)  # a hundredth of a point is finer than any screen
+    text = text.replace("font-family: 'DejaVu Sans', sans-serif; ", "").replace("stroke-linejoin: round; ", "")
     text = re.sub(r">\s+<", "><", re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL))
     for colour, variable in _THEMED.items():
         text = text.replace(colour, variable)

@@ -19,7 +19,7 @@ from oneticket.report.baselines import USUAL
 from oneticket.report.comparisons import comparisons
 from oneticket.report.drawings import Drawings, Shown
 from oneticket.report.fairness import fairness
-from oneticket.report.findings import findings, limits
+from oneticket.report.findings import findings, limits, overall
 from oneticket.report.formatting import Table, cost_table, density, summary_table
 from oneticket.report.groups import Group, Section, at
 from oneticket.report.palette import arm_colour, arm_order
@@ -170,6 +170,7 @@ def _page(
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         findings=[(finding, _section_title(finding.section, short)) for finding in findings(short)],
+        overall=overall(short),
         first=figures[0],
         spent=figures[1],
         section_anchor=anchors.of_section,

@@ -79,6 +79,8 @@ def remember(plan: Plan, store: Store, origin: Origin | None = None, file: Path 
     rows = [[getattr(row, name) for name in names] for row in plan.rows]
     content: dict[str, Any] = {"columns": names, "rows": rows, "cells": list(plan.cells)}
     content |= {"origin": msgspec.to_builtins(origin), "file": str(file.resolve()) if file is not None else None}
+    if file is not None:
+        content["text"] = file.read_text(encoding="utf-8")
     content["findings"] = msgspec.to_builtins(plan.findings)
     known = store.table(plan.experiment)
     _refuse_to_overwrite(known, plan.experiment, content)
