@@ -50,13 +50,9 @@ def library(number: Number = "float") -> ctypes.CDLL:
 
     Raises
     ------
-    Unavailable : no compiler, or one that fails; the log ``oneticket.kernels`` has said so.
+    Unavailable : no compiler, or one that fails.
     """
-    try:
-        return _load(number)
-    except Unavailable as error:
-        LOG.warning("no sparse kernels: %s; %s", error, LOST)
-        raise
+    return _load(number)
 
 
 def available() -> bool:
@@ -66,10 +62,11 @@ def available() -> bool:
 
 @cache
 def why_not() -> str | None:
-    """Why the kernels can't be used here; None if they can."""
+    """Why the kernels can't be used here, which the log ``oneticket.kernels`` says once; None if they can."""
     try:
         library()
     except Unavailable as error:
+        LOG.warning("%s: %s", error, LOST)
         return str(error)
     return None
 
