@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-slow test-instructions test-faults test-lowest test-gpu lint docs bench release clean
+.PHONY: demo test test-all test-slow test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
@@ -42,6 +42,11 @@ LOWEST_PYTHON ?= python3.11
 LOWEST_TORCH ?= 2.8.0
 test-lowest: $(LOWEST)/.test
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not gpu"
+
+# The sparse kernels in C once more, watched by the compiler for wrong addresses and undefined behaviour.
+SANITIZED := ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)"
+test-kernels: $(VENV)/.dev
+	ONETICKET_CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(SANITIZED) $(PYTEST) tests/kernels/sparse/test_product.py tests/training/compact/test_planes.py
 
 test-gpu: $(VENV)/.dev
 	$(PYTEST) -m gpu

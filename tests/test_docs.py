@@ -433,7 +433,7 @@ def test_every_file_of_a_store_is_described(small_store: Path) -> None:
 def test_the_map_names_every_file_and_no_other() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     home = ROOT / "src" / "oneticket"
-    kinds = (".py", ".toml", ".css", ".js", ".j2")
+    kinds = (".py", ".toml", ".css", ".js", ".j2", ".c", ".h")
     files = {str(file.relative_to(home)) for file in home.rglob("*") if file.suffix in kinds}
     trivial = {name for name in files if name.endswith(("__main__.py", "__init__.py"))} - {"cli/__init__.py"}
     shown = {name for row in table(ROOT / "ARCHITECTURE.md", "file") for name in re.findall(r"`([^`]+)`", row[0])}

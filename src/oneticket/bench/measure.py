@@ -14,6 +14,7 @@ from oneticket.bench.measures.families import families
 from oneticket.bench.measures.gpu import LARGE, measure_gpu
 from oneticket.bench.measures.laboratory import measure_laboratory
 from oneticket.bench.measures.models import chosen_models, measure_models
+from oneticket.bench.measures.sparse import measure_sparse
 from oneticket.bench.measures.steps import measure_steps
 from oneticket.bench.outcome import Family, Outcome, Result, merged
 from oneticket.bench.rows import STEPS, Row, chosen
@@ -136,6 +137,7 @@ def _results(rows: Sequence[Row], setting: Outcome, ticket: Masks | None, say: S
             groups["step"], ceiling=ceiling, bf16=bf16, short=short, repeats=repeats, loader_workers=workers,
             ticket=ticket, say=say,
         )  # fmt: skip
+    yield from measure_sparse(groups.get("sparse", ()), short=short, repeats=repeats, say=say)
     for row in groups.get("chain", ()):
         yield measure_chain(row, bf16=bf16, short=short, repeats=repeats, loader_workers=workers, say=say)
     for row in groups.get("quick start", ()):

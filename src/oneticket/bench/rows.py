@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from oneticket.bench.workload import Workload
 from oneticket.errors import InputError, unknown
 
-Group = Literal["step", "chain", "quick start", "laboratory", "gpu"]
+Group = Literal["step", "sparse", "chain", "quick start", "laboratory", "gpu"]
 Unit = Literal["×", "s", "ms", "MB", "%"]
 
 
@@ -56,6 +56,23 @@ STEPS: dict[str, Step] = {
     "vgg19-sparse": Step("vgg19-sparse", replace(_VGG, density=0.02), replace(_VGG_SHORT, density=0.02)),
 }
 
+_VGG_DENSE, _VGG_DENSE_SHORT = (replace(one, precision="float32") for one in (_VGG, _VGG_SHORT))
+
+
+def _sparse(full: Workload, short: Workload, density: float) -> Step:
+    return Step("", replace(full, density=density), replace(short, density=density))
+
+
+SPARSE_STEPS: dict[str, Step] = {
+    "sparse-vgg19-10": _sparse(_VGG_DENSE, _VGG_DENSE_SHORT, 0.1),
+    "sparse-vgg19-2": _sparse(_VGG_DENSE, _VGG_DENSE_SHORT, 0.02),
+    "sparse-vgg19-half": _sparse(_VGG_DENSE, _VGG_DENSE_SHORT, 0.005),
+    "sparse-resnet20-10": _sparse(_RESNET, _RESNET_SHORT, 0.1),
+    "sparse-resnet20-2": _sparse(_RESNET, _RESNET_SHORT, 0.02),
+    "sparse-resnet20-half": _sparse(_RESNET, _RESNET_SHORT, 0.005),
+}
+"""Steps of the group "sparse", which take turns with oneticket's own dense ones; they have no bout."""
+
 ROWS: dict[str, Row] = {
     row.name: row
     for row in (
@@ -65,6 +82,15 @@ ROWS: dict[str, Row] = {
         Row("resnet20-bf16", "resnet20: a training step, dense, bf16", "step", "×", 2, True),
         Row("vgg19-bf16", "vgg19: a training step, dense, bf16", "step", "×", 2, True),
         Row("vgg19-sparse", "vgg19: a training step at 98 % sparsity, bf16", "step", "×", 3, True),
+        Row("sparse-vgg19-10", "vgg19: a step at 10 % of the weights, float32", "sparse", "×", 1.5, True),
+        Row("sparse-vgg19-2", "vgg19: a step at 2 % of the weights, float32", "sparse", "×", 3, True),
+        Row("sparse-vgg19-half", "vgg19: a step at 0.5 % of the weights, float32", "sparse", "×", 5, True),
+        Row("sparse-resnet20-10", "resnet20: a step at 10 % of the weights, float32", "sparse", "×", 1.8, True),
+        Row("sparse-resnet20-2", "resnet20: a step at 2 % of the weights, float32", "sparse", "×", 3.5, True),
+        Row("sparse-resnet20-half", "resnet20: a step at 0.5 % of the weights, float32", "sparse", "×", 3.5, True),
+        Row("layer-256", "3 × 3, 256 → 256, 8 × 8: sparse is faster up to", "sparse", "%", 20, True),
+        Row("layer-64", "3 × 3, 64 → 64, 32 × 32: sparse is faster up to", "sparse", "%", 20, True),
+        Row("layer-512", "3 × 3, 512 → 512, 4 × 4: sparse is faster up to", "sparse", "%", 20, True),
         Row("chain", "resnet20 ÷ 2: a whole search, 10 rounds, 2 seeds", "chain", "×", 3, True),
         Row("quickstart", "the whole quick start", "quick start", "s", 90),
         Row("lab-plan", "planning 100,000 cells", "laboratory", "s", 5),

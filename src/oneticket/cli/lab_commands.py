@@ -193,6 +193,7 @@ def computed(
     named = allowed_code(file, raw, code)
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
+    from oneticket.kernels.sparse.building import LOST, why_not
     from oneticket.lab.cells.run import Patience, Workplace, compared_data
     from oneticket.lab.cells.store import Store
     from oneticket.lab.execution.capacity import cores, default_workers
@@ -219,6 +220,8 @@ def computed(
         patience=Patience(seconds=patience[0], steps=patience[1]),
         compared=compared_data(missing(graph, opened).values(), place),
     )
+    if device == "cpu" and (lacking := why_not()) is not None:  # compiled here, not in each worker
+        warnings.warn(f"{lacking}: {LOST}", stacklevel=1)
     beside = workers or max(default_workers().count // threads, 1)
     if beside * threads > cores():
         # They wait for each other at every operator: a training becomes many times slower.

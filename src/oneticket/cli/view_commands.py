@@ -185,10 +185,13 @@ def _processor() -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, str]:
+    from oneticket.kernels.sparse.building import LOST, compiler, why_not
     from oneticket.kernels.verdicts import known_faults
 
     tried, faulty = known_faults()
+    lacking = why_not()
     return {
+        "sparse layers": f"compiled by {' '.join(compiler())}" if lacking is None else f"{lacking}: {LOST}",
         "compared here so far": f"{tried} operations with the plain path (NCHW, float32), {len(faulty)} differ",
         **{
             f"differs ({number})": f"{line.about}, {line.threads} threads: {line.fault}"

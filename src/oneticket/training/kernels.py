@@ -37,11 +37,13 @@ class Kernels(msgspec.Struct, frozen=True):
     layout : the layout.
     plain : name of a layer → why it takes the plain path; an empty name stands for the network as a whole.
     unchecked : why the kernels could not be checked; empty if they were.
+    sparse : names of the layers that compute with their kept weights only.
     """
 
     layout: Layout = "contiguous"
     plain: dict[str, str] = {}
     unchecked: str | None = None
+    sparse: tuple[str, ...] = ()
 
     @property
     def memory_format(self) -> torch.memory_format:

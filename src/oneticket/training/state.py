@@ -88,6 +88,7 @@ class TrainState:
             self.network: nn.Module = self._compact.model
             if self.network is not model:
                 self.kernels = choose(self.network, channels_last=self.kernels.layout == "channels-last")
+                self.kernels = msgspec.structs.replace(self.kernels, sparse=self._compact.sparse)
         lay_out(self.network, self.kernels.layout)
         self.optimizer = recipe.make_optimizer(self.network, self._compact.to_compact(start.lr_factors))
         self._compact.attach(self.optimizer)

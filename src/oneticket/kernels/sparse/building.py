@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import torch
 
 from oneticket.identity import digest
 from oneticket.kernels.machine import RESTRICTING, this_machine
@@ -29,7 +30,9 @@ Number = Literal["float", "double"]
 Compute = Literal["measured", "sparse", "dense"]
 """Which layers compute with kept weights only: where that is measured to be faster, all that can, none."""
 
-SOURCES = ("vectors.h", "gather.c", "slopes.c")
+NUMBERS: dict[torch.dtype, Number] = {torch.float32: "float", torch.float64: "double"}
+
+SOURCES = ("vectors.h", "gather.c", "slopes.c", "norm.c")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 SECONDS = 60
 """A compiler that takes longer is taken for broken."""
@@ -47,13 +50,9 @@ def library(number: Number = "float") -> ctypes.CDLL:
 
     Raises
     ------
-    Unavailable : no compiler, or one that fails; the log ``oneticket.kernels`` has said so.
+    Unavailable : no compiler, or one that fails.
     """
-    try:
-        return _load(number)
-    except Unavailable as error:
-        LOG.warning("no sparse kernels: %s; %s", error, LOST)
-        raise
+    return _load(number)
 
 
 def available() -> bool:
@@ -63,10 +62,11 @@ def available() -> bool:
 
 @cache
 def why_not() -> str | None:
-    """Why the kernels can't be used here; None if they can."""
+    """Why the kernels can't be used here, which the log ``oneticket.kernels`` says once; None if they can."""
     try:
         library()
     except Unavailable as error:
+        LOG.warning("%s: %s", error, LOST)
         return str(error)
     return None
 

@@ -1,25 +1,18 @@
-"""The sparse kernels in autograd, and their work divided among threads."""
+"""The sparse kernels in autograd."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_long, c_void_p
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from oneticket.kernels.sparse.building import Number, library
+from oneticket.kernels.sparse.building import NUMBERS, library
 from oneticket.kernels.sparse.layout import as_planes, from_planes
 from oneticket.kernels.sparse.pattern import Lists, Pattern
-
-_NUMBERS: dict[torch.dtype, Number] = {torch.float32: "float", torch.float64: "double"}
-_WORTH_THREADS = 200_000
-"""Multiplications below which a second thread does not pay."""
+from oneticket.kernels.sparse.threads import divided
 
 
 def sparse_product(images: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
@@ -58,10 +51,10 @@ def _gathered(lists: Lists, source: Tensor, values: Tensor, size: tuple[int, int
     images = source.shape[-1]
     target = source.new_empty(lists.channels, *size, images)
     structure, values = lists.in_c(images), values.contiguous()
-    kernel = library(_NUMBERS[source.dtype]).gather
+    kernel = library(NUMBERS[source.dtype]).gather
     where = [c_void_p(tensor.data_ptr()) for tensor in (source, target, values)]
     work = len(values) * lists.count * images
-    _divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), lists.count, work)
+    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), lists.count, work)
     return target
 
 
@@ -69,28 +62,9 @@ def _slopes(pattern: Pattern, inputs: Tensor, gradients: Tensor) -> Tensor:
     images = inputs.shape[-1]
     result = inputs.new_zeros(pattern.count)
     structure = pattern.slopes_in_c(images)
-    kernel = library(_NUMBERS[inputs.dtype]).slopes
+    kernel = library(NUMBERS[inputs.dtype]).slopes
     where = [c_void_p(tensor.data_ptr()) for tensor in (inputs, gradients, result)]
     work = pattern.count * pattern.forward.count * images
     outputs = pattern.shape[0]
-    _divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), outputs, work)
+    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), outputs, work)
     return result
-
-
-def _divided(part: Callable[[int, int], object], count: int, work: int) -> None:
-    """Call ``part`` on ranges of 0 … count - 1, one for each of torch's threads; kernels release the lock of Python."""
-    threads = min(torch.get_num_threads(), count) if work >= _WORTH_THREADS else 1
-    if threads <= 1:
-        part(0, count)
-        return
-    bounds = [count * i // threads for i in range(threads + 1)]
-    others = [_pool(os.getpid()).submit(part, *bounds[i : i + 2]) for i in range(1, threads)]
-    part(bounds[0], bounds[1])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a child of ``fork`` has none of its parent's."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="oneticket-sparse")

@@ -16,6 +16,7 @@
 typedef REAL real;
 /* Aligned like one number: rows of images begin anywhere. */
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
+typedef long long bits __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 enum { LANES = BYTES / sizeof(real) };
 
 #define UNROLLED _Pragma("GCC unroll 16")

@@ -321,6 +321,7 @@ def _environment(runtime: Runtime, kernels: Kernels) -> dict[str, Any]:
         "restricted": machine.restricted,
         "plain_layers": kernels.plain,
         "kernels_unchecked": kernels.unchecked,
+        "sparse_layers": list(kernels.sparse),
     }
     return {
         **versions(),

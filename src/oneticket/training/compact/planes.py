@@ -7,11 +7,15 @@ they are fast in. Any other layer copies its input, as it would have with anothe
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from oneticket.kernels.sparse import is_planes, sparse_product
+from oneticket.kernels.sparse.building import NUMBERS
 from oneticket.kernels.sparse.layout import from_planes, out_of_planes
+from oneticket.kernels.sparse.norm import normalised
 from oneticket.kernels.sparse.pattern import Geometry, Pair, Pattern, geometry_of
 from oneticket.models.layers import HalvingPool
 
@@ -73,14 +77,50 @@ def outgoing(inputs: Tensor) -> torch.dtype:
 
 
 class _Norm(nn.BatchNorm2d):
-    """Normalises channels of images innermost, as a batch of one image whose lines are long."""
+    """Normalises images innermost; evaluation and other types of numbers, as a batch of one image with long lines."""
+
+    relu = False
 
     def forward(self, input: Tensor) -> Tensor:
         if not is_planes(input):
-            return super().forward(input)
-        channels, height, width, count = input.permute(1, 2, 3, 0).shape
-        wide = input.permute(1, 2, 3, 0).reshape(1, channels, height * width, count)
-        return from_planes(super().forward(wide).view(channels, height, width, count))
+            outputs = super().forward(input)
+        elif self.training and self.affine and input.dtype == self.weight.dtype and input.dtype in NUMBERS:
+            return self._in_c(input)
+        else:
+            planes = input.permute(1, 2, 3, 0)
+            channels, height, width, count = planes.shape
+            wide = super().forward(planes.reshape(1, channels, height * width, count))
+            outputs = from_planes(wide.view(planes.shape))
+        return torch.relu(outputs) if self.relu else outputs
+
+    def _in_c(self, input: Tensor) -> Tensor:
+        count = input.numel() // max(1, input.shape[1])
+        if count <= 1:
+            super().forward(input)  # refuses one value for each channel in PyTorch's words
+        outputs, mean, variance = normalised(input, self.weight, self.bias, self.eps, relu=self.relu)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked.add_(1)
+                momentum = self.momentum
+                if momentum is None:  # the mean of all batches
+                    momentum = 1 / float(self.num_batches_tracked or 1)
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), momentum)  # unbiased, as PyTorch's
+        return outputs
+
+
+class _NormRelu(_Norm):
+    """Normalisation and the ReLU that follows it, in one pass."""
+
+    relu = True
+
+
+class _Done(nn.ReLU):
+    """A ReLU whose work the normalisation before it has done."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
 
 
 class _Pool(nn.Module):
@@ -92,14 +132,27 @@ class _Pool(nn.Module):
         return super().forward(input.transpose(0, 1)).transpose(0, 1)  # type: ignore[no-any-return]
 
 
-_KINDS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: _Norm,
-    **{kind: type(f"_{kind.__name__}", (_Pool, kind), {}) for kind in (HalvingPool, nn.MaxPool2d, nn.AvgPool2d)},
+_POOLS: dict[type[nn.Module], type[nn.Module]] = {
+    kind: type(f"_{kind.__name__}", (_Pool, kind), {}) for kind in (HalvingPool, nn.MaxPool2d, nn.AvgPool2d)
 }
 
 
 def between(model: nn.Module) -> None:
-    """Make normalisation and pooling of ``model``, of exactly the known types, work on images innermost, in place."""
+    """Make normalisation and pooling of ``model``, of exactly the known types, work on images innermost, in place.
+
+    A ReLU directly after a normalisation in a ``Sequential`` is computed with it.
+    """
+    seen: dict[int, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        seen[id(module)] = seen.get(id(module), 0) + 1
+    for module in list(model.modules()):
+        if type(module) in _POOLS:
+            module.__class__ = _POOLS[type(module)]
+        if type(module) is nn.Sequential:
+            for norm, relu in pairwise(module):
+                once = seen[id(norm)] == seen[id(relu)] == 1  # elsewhere, either may come without the other
+                if type(norm) is nn.BatchNorm2d and type(relu) is nn.ReLU and once:
+                    norm.__class__, relu.__class__ = _NormRelu, _Done
     for module in model.modules():
-        if type(module) in _KINDS:
-            module.__class__ = _KINDS[type(module)]
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _Norm

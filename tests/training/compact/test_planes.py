@@ -1,0 +1,168 @@
+"""Layers between sparse ones compute on images innermost what they compute in any layout, in every mode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneticket.kernels.sparse import as_planes, building, is_planes
+from oneticket.kernels.sparse.layout import from_planes
+from oneticket.kernels.sparse.norm import normalised
+from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build
+from oneticket.models.layers import HalvingPool
+from oneticket.training import Recipe, Runtime, train
+from oneticket.training.compact import CompactModel, choice, sparse
+from oneticket.training.compact.planes import PlanesLayer, between
+from oneticket.training.compact.sparse import sparsify
+
+pytestmark = pytest.mark.skipif(not building.available(), reason="no C compiler")
+
+CLASSES = 4
+NORM: dict[str, Callable[[], nn.Module]] = {
+    "norm": lambda: nn.BatchNorm2d(5),
+    "norm and ReLU": lambda: nn.Sequential(nn.BatchNorm2d(5), nn.ReLU()),
+    "mean of all batches": lambda: nn.BatchNorm2d(5, momentum=None),
+    "without statistics": lambda: nn.BatchNorm2d(5, track_running_stats=False),
+    "without parameters": lambda: nn.BatchNorm2d(5, affine=False),
+    "halved": HalvingPool,
+    "largest": lambda: nn.MaxPool2d(3, 2, 1),
+    "mean": lambda: nn.AvgPool2d(2),
+}
+
+
+def innermost(images: Tensor) -> Tensor:
+    return from_planes(as_planes(images.detach())).requires_grad_()
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", NORM)
+def test_they_compute_what_they_are_for(kind: str, training: bool) -> None:
+    plain = NORM[kind]().double().train(training)
+    for seed, parameter in enumerate(plain.parameters(), start=3):
+        parameter.data = drawn(*parameter.shape, seed=seed)
+    other = nn.Sequential(copy.deepcopy(plain))
+    between(other)
+    other.train(training)
+    for turn in range(2):
+        images = drawn(33, 5, 6, 7, seed=turn).requires_grad_()
+        twin, slope = innermost(images), None
+        expected, actual = plain(images), other(twin)
+        assert is_planes(actual)
+        slope = drawn(*expected.shape, seed=9)
+        expected.backward(slope)
+        actual.backward(slope)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(twin.grad, images.grad, rtol=0, atol=1e-12)
+        for mine, wanted in zip(other.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, wanted.grad, rtol=1e-12, atol=1e-10)
+    for mine, wanted in zip(other.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, wanted)
+    assert torch.equal(other(images.detach()), plain(images.detach())) or training, "another layout is computed as ever"
+
+
+def test_normalisation_against_its_formula() -> None:
+    images, weight, bias = drawn(20, 3, 5, 5, dtype=torch.float32), drawn(3, seed=1).float(), drawn(3, seed=2).float()
+    for relu in (False, True):
+        outputs, mean, variance = normalised(innermost(images), weight, bias, 1e-5, relu=relu)
+        exact = images.double().transpose(0, 1).reshape(3, -1)
+        centred = exact - exact.mean(1, keepdim=True)
+        spread = centred.square().mean(1, keepdim=True)
+        expected = centred / (spread + 1e-5).sqrt() * weight[:, None] + bias[:, None]
+        expected = expected.clamp_min(0) if relu else expected
+        found = outputs.double().transpose(0, 1).reshape(3, -1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(mean.double(), exact.mean(1), rtol=0, atol=1e-6)
+        torch.testing.assert_close(variance.double(), spread[:, 0], rtol=1e-6, atol=0)
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    images = drawn(16, 2, 2, 2, dtype=torch.float32)
+    images[3, 1] = float("nan")
+    outputs, *_ = normalised(innermost(images), torch.ones(2), torch.zeros(2), 1e-5, relu=True)
+    assert outputs[:, 1].isnan().all()
+    assert not outputs[:, 0].isnan().any(), "a diverged training must be seen"
+
+
+def test_one_value_for_a_channel_is_refused_as_ever() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3))
+    between(network)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        network(innermost(torch.ones(1, 3, 1, 1)))
+
+
+def test_a_relu_that_is_used_twice_is_left_alone() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.BatchNorm2d(2), relu, nn.Conv2d(2, 2, 1), relu)
+    between(network)
+    assert type(relu) is nn.ReLU
+
+
+# -- which layers ----------------------------------------------------------------------------------------------------
+def masked(name: str, density: float, **options: Any) -> tuple[nn.Module, Masks]:
+    network = build(ModelSpec(name=name, options=options), input_shape=(3, 8, 8), classes=CLASSES, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    return network, Masks(
+        {n: torch.rand(p.shape, generator=generator) < density for n, p in network.named_parameters() if p.dim() > 1}
+    )
+
+
+def test_all_layers_that_can_are_sparse_where_that_is_demanded() -> None:
+    network, masks = masked("resnet20", 0.3, width=0.5)
+    found = sparsify(CompactModel(network, masks), torch.zeros(8, 3, 8, 8), compute="sparse")
+    plain = {n for n, m in network.named_modules() if type(m) in (nn.Conv2d, nn.Linear)}  # not PointwiseConv2d
+    assert set(found.sparse) == plain
+    assert all(isinstance(found.model.get_submodule(name), PlanesLayer) for name in plain)
+    outputs = found.model.get_submodule("stem")(torch.randn(8, 3, 8, 8))
+    assert is_planes(outputs)
+    assert sparsify(CompactModel(network, masks), torch.zeros(8, 3, 8, 8), compute="dense").sparse == ()
+
+
+@pytest.mark.parametrize("faster", ["dense", "sparse"])
+def test_what_is_measured_decides_and_is_remembered(
+    faster: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sparse, "SMALL", 0)
+    steps: list[bool] = []
+
+    def step(network: nn.Module, *_: Any) -> float:
+        is_sparse = any(isinstance(module, PlanesLayer) for module in network.modules())
+        steps.append(is_sparse)
+        return 1.0 if is_sparse == (faster == "sparse") else 1.1
+
+    monkeypatch.setattr(choice, "_step", step)
+    network, masks = masked("vgg11", 0.2, width=0.125)
+    names = []
+    for _ in range(2):
+        names.append(sparsify(CompactModel(network, masks), torch.zeros(8, 3, 8, 8)).sparse)
+        assert len(steps) == 2 * (1 + choice.TURNS), "measured once"
+    assert names[0] == names[1]
+    assert bool(names[0]) == (faster == "sparse")
+
+
+def test_small_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_step", lambda *_: pytest.fail("measured"))
+    network, masks = masked("lenet-300-100", 0.1)
+    assert sparsify(CompactModel(network, masks), torch.zeros(60, 3, 8, 8)).sparse == ()
+
+
+def test_a_training_says_which_layers_were_sparse() -> None:
+    network, masks = masked("vgg11", 0.1, width=0.125)
+    data = torch.randn(16, 3, 8, 8), torch.arange(16) % CLASSES
+    recipe = Recipe.sgd(epochs=1, batch_size=8, lr=0.01)
+    told = [
+        train(copy.deepcopy(network), data, recipe, masks=masks, runtime=Runtime(compute=asked)).kernels.sparse
+        for asked in ("sparse", "dense")
+    ]
+    assert "features.conv3" in told[0]
+    assert told[1] == ()
