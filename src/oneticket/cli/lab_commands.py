@@ -98,6 +98,8 @@ def plan(
     click.echo(
         f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
     )
+    if facts["trials"]:
+        click.echo(f"  {_told_trials(facts['trials'])}")
     click.echo(f"  {facts['missing']} not yet done in {root}")
     for leak in graph.leaks:
         click.echo(f"  {leak}")
@@ -280,7 +282,39 @@ def _plan_facts(graph: Plan) -> dict[str, Any]:
         "trainings": len(graph.cells),
         "search": search,
         "unshared": sum(1 + row.search_trainings for row in graph.rows),
+        "trials": _trials(graph),
     }
+
+
+def _trials(graph: Plan) -> dict[str, Any] | None:
+    """What is tried before arms are judged: settings of an arm, trainings, steps on targets; None without tuning."""
+    import msgspec
+
+    from oneticket.lab.planning.rows import RowKey
+
+    tried = {row.cell: row for row in graph.rows if row.trials is not None}
+    if not tried:
+        return None
+    kept = {(RowKey.of(msgspec.structs.asdict(row)), row.seed) for row in tried.values()}
+    counts = sorted({row.trials for row in tried.values() if row.trials is not None})
+    every = {row.cell: row.own_steps for row in graph.rows}
+    return {
+        "of_an_arm": counts,
+        "trainings": len(tried),
+        "networks": len(kept),
+        "steps": sum(row.own_steps for row in tried.values()),
+        "steps_of_all_networks": sum(every.values()),
+    }
+
+
+def _told_trials(trials: Mapping[str, Any]) -> str:
+    counts = trials["of_an_arm"]
+    each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"{each} trials of each arm: {trials['trainings']} trainings, "
+        f"of which validation chooses {trials['networks']}; "
+        f"{trials['steps']} of the {trials['steps_of_all_networks']} steps on targets"
+    )
 
 
 def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:

@@ -45,14 +45,20 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     from oneticket.lab.results.natural import correction, correction_of_rows
     from oneticket.lab.results.surroundings import facts_of, mixtures
     from oneticket.lab.results.suspects import suspects
-    from oneticket.lab.results.table import unlevel
+    from oneticket.lab.results.table import undecided, unlevel
 
     if place.is_file():
         return correction_of_rows(rows_of(place, experiment))
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
-    return [*([str(found)] if found else []), *mixtures(facts), *correction(facts), *unlevel(store, experiment)]
+    return [
+        *([str(found)] if found else []),
+        *mixtures(facts),
+        *correction(facts),
+        *undecided(store, experiment),
+        *unlevel(store, experiment),
+    ]
 
 
 def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
@@ -69,7 +75,7 @@ def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
-    from oneticket.report import fairness
+    from oneticket.report import alike, at_edge, fairness, tuning_table
     from oneticket.report.writers import markdown
 
     rows = rows_of(store, experiment)
@@ -78,7 +84,10 @@ def compared(
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
     found = (_wide if wide else _long)(rows, against, arms, width)
-    notes = fairness([row for row in rows if not arms or row["arm"] in arms])
+    shown = [row for row in rows if not arms or row["arm"] in arms]
+    notes = [*fairness(shown), *at_edge(shown), *alike(shown)]
+    if (chosen := tuning_table(shown)) is not None:
+        found = [*found, ("Chosen by validation", chosen)]
     if kind == "table":
         return Shown(found, notes)
     tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in found]

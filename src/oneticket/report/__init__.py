@@ -8,6 +8,7 @@ from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+from oneticket.report.tuning import alike, at_edge, tuning_table
 from oneticket.report.wide import wide_tables
 
 if TYPE_CHECKING:
@@ -18,12 +19,15 @@ __all__ = [
     "CostRow",
     "SummaryRow",
     "Table",
+    "alike",
+    "at_edge",
     "cost_table",
     "costs",
     "fairness",
     "footprint_table",
     "summary",
     "summary_table",
+    "tuning_table",
     "wide_tables",
     "write_report",
 ]

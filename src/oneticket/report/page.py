@@ -22,6 +22,7 @@ from oneticket.report.formatting import Table, cost_table, density, percent, sum
 from oneticket.report.groups import Section, at
 from oneticket.report.palette import arm_colour, arm_order, source_styles
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, summary
+from oneticket.report.tuning import alike, at_edge, tuning_table
 from oneticket.report.writers import results_csv, summary_csv, summary_latex, write
 from oneticket.version import __version__
 
@@ -121,7 +122,8 @@ def _page(
         title=title,
         cautions=cautions,
         facts=_facts(table, short),
-        fairness=fairness(table),
+        fairness=[*fairness(table), *at_edge(table), *alike(table)],
+        tuning=tuning_table(table),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         sections=sections,

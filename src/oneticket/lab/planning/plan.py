@@ -29,6 +29,7 @@ from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.arms import ARMS, DENSE, Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.lab.spec.tuning import Candidate
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
@@ -148,21 +149,22 @@ class _Planner:
         arms = self.experiment.arms()
         for target in transfer.targets:
             to = Role(*split_role(target))
-            for lr in transfer.lr or (None,):
-                search = self.experiment.search
-                nothing = Trainings(0, 0, self.resolved.ladder(search).rungs[0], search, spec, to)
-                course = self.budgets.course(spec, transfer, ARMS[DENSE], to, nothing, 1.0, lr)
+            search = self.experiment.search
+            nothing = Trainings(0, 0, self.resolved.ladder(search).rungs[0], search, spec, to)
+            for trial in transfer.candidates(ARMS[DENSE]):
+                course = self.budgets.course(spec, transfer, ARMS[DENSE], to, nothing, 1.0, trial.lr)
                 cell = self._dense(spec, to, seed, search.rewind, course.recipe)
-                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell, transfer, course)
+                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, trial, cell, transfer, course)
             for source in transfer.sources or (target,):
                 origin = Role(*split_role(source))
                 for name in transfer.arms:
                     if name == DENSE:
                         continue
+                    tried = transfer.candidates(arms[name])
                     for density in self._densities(arms[name], transfer):
                         for rescale in self._rescalings(arms[name], transfer):
-                            for lr in transfer.lr or (None,):
-                                self._add_arm(spec, transfer, origin, to, name, rescale, density, seed, lr)
+                            for trial in tried:
+                                self._add_arm(spec, transfer, origin, to, name, rescale, density, seed, trial)
 
     def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
         """The densities at which an arm is trained; only 1 for an arm that stays dense."""
@@ -174,9 +176,9 @@ class _Planner:
 
     def _add_arm(
         self, spec: ModelSpec, transfer: Grid, origin: Role, to: Role, name: str, rescale: str, density: float,
-        seed: int, lr: float | None,
+        seed: int, trial: Candidate,
     ) -> None:  # fmt: skip
-        arm = self.experiment.arms()[name]
+        arm = trial.arm
         owners = {"source": origin, "target": to}
         search = self.resolved.search_of(name)
         giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
@@ -197,7 +199,7 @@ class _Planner:
             pretrained, cost = self._pretraining(spec, origin, seed, arm.weights), 1
         searches = sum(needed is not None for needed in (ticket, values))
         before = Trainings(cost, searches, rung, search, found_in, owner)
-        course = self.budgets.course(spec, transfer, arm, to, before, density, lr)
+        course = self.budgets.course(spec, transfer, arm, to, before, density, trial.lr)
         description = Description(
             network=self.resolved.network(spec, to.data_name),
             data=self.resolved.ref(to.data_name),
@@ -220,10 +222,11 @@ class _Planner:
             ),
         )
         normalised = self.resolved.is_normalised(spec, to.data_name)
-        cell = self._add(description, f"{name} {to}, {100 * rung.density:.3g} % of the weights", normalised=normalised)
+        what = f"{name} {to}, {100 * rung.density:.3g} % of the weights"
+        cell = self._add(description, f"{what}, {trial.text}".removesuffix(", "), normalised=normalised)
         # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
-        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell, transfer, course)
+        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, trial, cell, transfer, course)
 
     def _other(self, seed: int) -> int:
         """The replicate after this one, the first after the last."""
@@ -244,7 +247,7 @@ class _Planner:
 
     def _add_row(
         self, spec: ModelSpec, giver: Role | None, to: Role, arm: str, rescale: str, density: float, number: int,
-        seed: int, search_trainings: int, lr: float | None, cell: str, transfer: Grid, course: Course,
+        seed: int, search_trainings: int, trial: Candidate, cell: str, transfer: Grid, course: Course,
     ) -> None:  # fmt: skip
         row = Row(
             experiment=self.experiment.name,
@@ -259,10 +262,13 @@ class _Planner:
             round=number,
             seed=seed,
             search_trainings=search_trainings,
-            lr=lr,
+            lr=trial.lr,
             cell=cell,
             budget=transfer.budget,
             own_steps=course.own_steps,
+            tuned=trial.text,
+            trials=trial.count if transfer.is_tuned else None,
+            trials_at_edge=", ".join(trial.edges),
         )
         self.rows.setdefault(msgspec.structs.astuple(row), row)
 
