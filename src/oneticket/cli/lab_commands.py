@@ -64,7 +64,7 @@ def plan(
     raw = read_toml(experiment)  # faults in syntax and code are reported before torch is loaded, which takes seconds
     named = allowed_code(experiment, raw, code)
 
-    from oneticket.cli.progress import duration
+    from oneticket.cli.plan_facts import plan_facts, print_plan
     from oneticket.data import default_cache
     from oneticket.lab.cells.store import Store, is_store
     from oneticket.lab.execution.capacity import Workers, default_workers
@@ -80,43 +80,17 @@ def plan(
     beside = Workers(workers, "as asked for") if workers else default_workers()
     seconds = estimated_seconds(graph, store=opened, cache=place, folder=named.folder, packages=named.packages)
     facts: dict[str, Any] = {
-        **_plan_facts(graph),
+        **plan_facts(graph),
         "missing": len(lacking),
         "workers": beside.count,
         "workers_because": beside.reason,
         "estimated_seconds": round(seconds / beside.count, 1),
-        "leaks": [str(leak) for leak in graph.leaks],
-        "densities": [{"asked": asked, "met": met} for asked, met in graph.densities.items()],
-        "findings": [{"kind": finding.kind, "text": finding.text} for finding in graph.findings],
-        "precision": _precisions(graph),
-        "too_few_seeds": _too_few_seeds(graph),
-        "claims": [{"says": asked.claim.says, "places": len(asked.places)} for asked in graph.claims.asked],
-        "unanswered": [{"name": left.name, "lacks": left.lacks} for left in graph.claims.unanswered],
     }
     if as_json:
         cells = [{"cell": i, "label": graph.labels[i], "parents": c.parents} for i, c in graph.cells.items()]
         click.echo(json.dumps({**facts, "cells": cells}, indent=1))
         return
-    click.echo(f"{graph.experiment}: {facts['networks']} networks to compare, from {facts['trainings']} trainings")
-    click.echo(
-        f"  {facts['search']} of them search rounds; without sharing there would be {facts['unshared']} trainings"
-    )
-    click.echo(f"  {facts['missing']} not yet done in {root}")
-    for leak in graph.leaks:
-        click.echo(f"  {leak}")
-    for asked, met in graph.densities.items():
-        click.echo(
-            f"  density {asked:g} stands for {' and '.join(f'{density:.3g}' for density in met)}, the nearest round"
-        )
-    if facts["too_few_seeds"]:
-        click.echo(f"  {facts['too_few_seeds']}")
-    for finding in graph.findings:
-        click.echo(f"  not level ({finding.kind}): {harmless(finding.text)}")
-    for precision, found in facts["precision"].items():
-        click.echo(f"  in {precision}: {found['reason']}")
-    _print_claims(graph)
-    if lacking:
-        click.echo(f"  about {duration(facts['estimated_seconds'])} with {beside.count} workers ({beside.reason})")
+    print_plan(graph, facts, root)
 
 
 @click.command()
@@ -296,53 +270,6 @@ def print_end(labels: Mapping[str, str], summary: Summary, root: Path, *, err: b
         reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
         click.echo(f"  left out: {count} cells, because {harmless(reason)}", err=True)
-
-
-def _print_claims(graph: Plan) -> None:
-    """Say at how many places each claim is tested, and which ready claims cannot be."""
-    for asked in graph.claims.asked:
-        count = len(asked.places)
-        click.echo(f"  claim: {harmless(asked.claim.says)} ({count} place{'s' if count > 1 else ''})")
-    for left in graph.claims.unanswered:
-        click.echo(f"  not answered here: {left.name}: {harmless(left.lacks)}")
-
-
-def _plan_facts(graph: Plan) -> dict[str, Any]:
-    from oneticket.lab.cells.description import Round
-
-    search = sum(isinstance(cell.start, Round) for cell in graph.cells.values())
-    return {
-        "experiment": graph.experiment,
-        "networks": len({row.cell for row in graph.rows}),
-        "trainings": len(graph.cells),
-        "search": search,
-        "unshared": sum(1 + row.search_trainings for row in graph.rows),
-    }
-
-
-def _too_few_seeds(graph: Plan) -> str | None:
-    """Why the seeds of a plan cannot decide its comparisons; None for three or more."""
-    from oneticket.statistics import smallest_detectable
-
-    seeds = len({row.seed for row in graph.rows})
-    if seeds >= 3:
-        return None
-    if seeds < 2:
-        return "too few seeds: with one there is neither interval nor test, so that nothing can be decided"
-    here, three, six = (smallest_detectable(n, 1.0) for n in (2, 3, 6))
-    return (
-        f"too few seeds: two show a difference of {here:.0f} standard deviations or more, three of {three:.1f}, six of "
-        f"{six:.1f} (80 % power)"
-    )
-
-
-def _precisions(graph: Plan) -> dict[str, dict[str, Any]]:
-    """For each precision that a recipe of the plan asks for: whether it is the fastest on this CPU, and why."""
-    from oneticket.training.precision import choice
-
-    asked = {cell.recipe.precision for cell in graph.cells.values()}
-    choices = [choice(precision) for precision in sorted(asked)]
-    return {found.precision: {"fastest": found.fastest, "reason": found.reason} for found in choices}
 
 
 def default_store(name: str) -> Path:

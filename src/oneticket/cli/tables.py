@@ -47,14 +47,20 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     from oneticket.lab.results.natural import correction, correction_of_rows
     from oneticket.lab.results.surroundings import facts_of, mixtures
     from oneticket.lab.results.suspects import suspects
-    from oneticket.lab.results.table import unlevel
+    from oneticket.lab.results.table import undecided, unlevel
 
     if place.is_file():
         return correction_of_rows(rows_of(place, experiment))
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
-    return [*([str(found)] if found else []), *mixtures(facts), *correction(facts), *unlevel(store, experiment)]
+    return [
+        *([str(found)] if found else []),
+        *mixtures(facts),
+        *correction(facts),
+        *undecided(store, experiment),
+        *unlevel(store, experiment),
+    ]
 
 
 def verdicts(place: Path, rows: Sequence[Mapping[str, Any]], experiment: str | None) -> list[Verdict]:
@@ -99,7 +105,7 @@ def compared(
     store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
-    from oneticket.report import as_markdown, fairness, reading, summary_table
+    from oneticket.report import alike, as_markdown, at_edge, fairness, reading, summary_table, tuning_table
     from oneticket.report import summary as over_seeds
     from oneticket.report.writers import markdown
 
@@ -111,7 +117,10 @@ def compared(
     short = over_seeds(rows, against) if against or wide else over_seeds(rows)
     kept = [row for row in short if not arms or row.group.arm in arms]
     found = _wide(short, arms, width) if wide else [("", summary_table(kept, width=width))]
-    notes = [*reading(kept), *fairness([row for row in rows if not arms or row["arm"] in arms])]
+    shown = [row for row in rows if not arms or row["arm"] in arms]
+    notes = [*reading(kept), *fairness(shown), *at_edge(shown), *alike(shown)]
+    if (chosen := tuning_table(shown)) is not None:
+        found = [*found, ("Chosen by validation", chosen)]
     if kind == "table":
         return Shown(found, notes, verdict_lines(store, rows, experiment))
     tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in found]

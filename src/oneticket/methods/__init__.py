@@ -14,6 +14,7 @@ from oneticket.methods.base import (
     callback_of,
     method,
     method_options,
+    numeric_options,
     pretraining,
 )
 from oneticket.renamed import old_names
@@ -26,6 +27,7 @@ __all__ = [
     "callback_of",
     "method",
     "method_options",
+    "numeric_options",
     "pretraining",
 ]
 

@@ -180,6 +180,16 @@ def method_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
+def numeric_options(name: str) -> list[str]:
+    """The options of a method that are numbers, by its signature.
+
+    >>> numeric_options("l1")
+    ['strength', 'cut']
+    """
+    parameters = inspect.signature(METHODS[name], eval_str=True).parameters
+    return [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY and p.annotation in (int, float)]
+
+
 def _converted(name: str, key: str, value: Any, kind: Any) -> Any:
     words = get_args(kind) if get_origin(kind) is Literal else ()
     if words and value not in words:

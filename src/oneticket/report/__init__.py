@@ -18,6 +18,7 @@ from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.spreads import Spread, spread_table, spreads
 from oneticket.report.tables import COLUMNS, CostRow, SummaryRow, costs, summary
+from oneticket.report.tuning import alike, at_edge, tuning_table
 from oneticket.report.verdicts import as_lines, as_markdown
 from oneticket.report.wide import wide_tables
 
@@ -32,8 +33,10 @@ __all__ = [
     "Spread",
     "SummaryRow",
     "Table",
+    "alike",
     "as_lines",
     "as_markdown",
+    "at_edge",
     "comparison_table",
     "comparisons",
     "cost_table",
@@ -47,6 +50,7 @@ __all__ = [
     "summary",
     "summary_table",
     "tally",
+    "tuning_table",
     "wide_tables",
     "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Fairness: how many steps each network had, in a sentence for every target."""
+"""Fairness: how many steps each network had, and how many trials each arm, in a sentence for every target."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MANY = 3  # arms of one number of steps that are named; more are "the other arm
 
 
 def fairness(rows: Iterable[Row]) -> list[str]:
-    """A sentence for each number of steps that the networks of a target had, the targets of equal ones together.
+    """A sentence for each number of steps and of trials on a target, the targets of equal ones together.
 
     Under ``budget = "recipe"`` and ``"equal-k"`` it is about the steps of their own: those of their training on the
     target, and the k that W_k has behind it. Under the others it is about the total with their searches, as measured.
     Targets whose rows do not know their steps are left out, as those of tables of earlier versions, and so are networks
-    that are judged without a step.
+    that are judged without a step. Trials are the settings from which validation chose that of an arm.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def fairness(rows: Iterable[Row]) -> list[str]:
             place += f" of {model}"
         if len(experiments) > 1:
             place += f" in {experiment}"
-        if sentence := _sentence(found):
+        for sentence in filter(None, (_sentence(found), _of_trials(found))):
             sentences[sentence].append(place)
     return [sentence.format(place=", ".join(named)) for sentence, named in sentences.items()]
 
@@ -69,6 +69,18 @@ def _sentence(rows: Sequence[Row]) -> str:
         for steps in sorted(levels, key=lambda steps: (steps == usual, -steps))
     ]
     return f"On {{place}} networks had other numbers of steps of their own: {'; '.join(told)}{rest}"
+
+
+def _of_trials(rows: Sequence[Row]) -> str:
+    levels: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        levels[row.get("trials") or 1].add(row["arm"])
+    if levels.keys() == {1}:
+        return ""
+    if len(levels) == 1:
+        return f"On {{place}} each arm had {min(levels)} trials, from which validation chose."
+    told = "; ".join(f"{count} {_named(levels[count], most=False)}" for count in sorted(levels, reverse=True))
+    return f"On {{place}} arms had other numbers of trials, from which validation chose: {told}."
 
 
 def _named(arms: Iterable[str], *, most: bool) -> str:

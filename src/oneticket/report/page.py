@@ -26,6 +26,7 @@ from oneticket.report.palette import arm_colour, arm_order
 from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, group_of, summary
+from oneticket.report.tuning import alike, at_edge, tuning_table
 from oneticket.report.verdicts import RULE, told
 from oneticket.report.writers import comparisons_csv, results_csv, summary_csv, summary_latex, write
 from oneticket.verdicts import Verdict
@@ -165,8 +166,9 @@ def _page(
     return environment.get_template("page.html.j2").render(
         title=title,
         facts=_facts(table, short),
-        fairness=fairness(table),
+        fairness=[*fairness(table), *at_edge(table), *alike(table)],
         reading=reading(short),
+        tuning=tuning_table(table),
         untested=sum(row["test_accuracy"] is None for row in table),
         diverged=sum(row.diverged for row in short),
         findings=[(finding, _section_title(finding.section, short)) for finding in findings(short)],

@@ -12,6 +12,7 @@ import msgspec
 from oneticket.data.spec import chain
 from oneticket.lab.cells.description import ArmStart, Description, Round
 from oneticket.lab.cells.rates import cycles_of
+from oneticket.lab.planning import caveats
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.experiment import Experiment, split_role
@@ -30,7 +31,7 @@ ALIKE = 1.01
 HANDED = frozenset(("digits", "mnist", "emnist", "kmnist", "qmnist", "usps", "svhn", "gtsrb", "omniglot", "letters"))
 """Data sets, by the words of their origins, whose mirrored images are other classes, or none."""
 
-Kind = Literal["steps", "rate", "cut", "flip"]
+Kind = Literal["steps", "rate", "cut", "flip", "trials", "untuned", "gradient", "parts", "unstable", "equal"]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -39,7 +40,10 @@ class Finding(msgspec.Struct, frozen=True):
     Parameters
     ----------
     kind : ``steps``, arms with other numbers of steps; ``rate``, a learning rate of next to nothing; ``cut``, weights
-        cut after a drop of the rate; ``flip``, mirrored images of another class.
+        cut after a drop of the rate; ``flip``, mirrored images of another class; ``trials``, arms with other numbers of
+        settings to choose from; ``untuned``, options or rates that are not chosen where others are; ``gradient``,
+        gradients of another scale at a common rate; ``parts``, pre-training with more layers than epochs;
+        ``unstable``, masks that rounding decides; ``equal``, controls that are hardly another network.
     text : what, where, and what would be level.
     """
 
@@ -76,6 +80,12 @@ def audit(
         ("rate", found.slow_trainings()),
         ("cut", found.late_cuts()),
         ("flip", _flips(experiment)),
+        ("trials", caveats.other_trials(experiment, rows)),
+        ("untuned", caveats.untuned(experiment)),
+        ("gradient", caveats.scaled_gradients(experiment)),
+        ("parts", caveats.short_parts(experiment, resolved)),
+        ("unstable", caveats.unstable_masks(experiment, resolved)),
+        ("equal", caveats.equal_controls(experiment, resolved)),
     ]
     return tuple(Finding(kind, text) for kind, lines in texts for text in dict.fromkeys(lines))
 

@@ -151,7 +151,7 @@ class Budgets:
         elif grid.budget == "equal-search":
             epochs *= max(1, 1 + self._deepest(grid, arm, to, density).number - before.count)
         elif grid.budget == "equal-flops":
-            key = (str(spec), id(arm), to, density, before.count, before.searches)  # the same for every replicate
+            key = (str(spec), str(arm), to, density, before.count, before.searches)  # the same for every replicate
             if key not in self._lengths:
                 self._lengths[key] = self._affordable(spec, grid, arm, to, before, density)
             epochs = self._lengths[key]

@@ -32,6 +32,7 @@ from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.arms import ARMS, DENSE, Arm
 from oneticket.lab.spec.experiment import Experiment, Grid, split_role
 from oneticket.lab.spec.makers import Maker
+from oneticket.lab.spec.tuning import Candidate
 from oneticket.models import ModelSpec
 from oneticket.search import Search
 from oneticket.training import Recipe
@@ -158,21 +159,22 @@ class _Planner:
         arms = self.experiment.arms()
         for target in transfer.targets:
             to = Role(*split_role(target))
-            for lr in transfer.lr or (None,):
-                search = self.experiment.search
-                nothing = Trainings(0, 0, self.resolved.ladder(search).rungs[0], search, spec, to)
-                course = self.budgets.course(spec, transfer, ARMS[DENSE], to, nothing, 1.0, lr)
+            search = self.experiment.search
+            nothing = Trainings(0, 0, self.resolved.ladder(search).rungs[0], search, spec, to)
+            for trial in transfer.candidates(ARMS[DENSE]):
+                course = self.budgets.course(spec, transfer, ARMS[DENSE], to, nothing, 1.0, trial.lr)
                 cell = self._dense(spec, to, seed, search.rewind, course.recipe)
-                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, lr, cell, transfer, course)
+                self._add_row(spec, None, to, DENSE, "none", 1.0, 0, seed, 0, trial, cell, transfer, course)
             for source in transfer.sources or (target,):
                 origin = Role(*split_role(source))
                 for name in transfer.arms:
                     if name == DENSE:
                         continue
+                    tried = transfer.candidates(arms[name])
                     for density in self._densities(arms[name], transfer):
                         for rescale in self._rescalings(arms[name], transfer):
-                            for lr in transfer.lr or (None,):
-                                self._add_arm(spec, transfer, origin, to, name, rescale, density, seed, lr)
+                            for trial in tried:
+                                self._add_arm(spec, transfer, origin, to, name, rescale, density, seed, trial)
 
     def _densities(self, arm: Arm, transfer: Grid) -> list[float]:
         """The densities at which an arm is trained; only 1 for an arm that stays dense."""
@@ -184,16 +186,16 @@ class _Planner:
 
     def _add_arm(
         self, spec: ModelSpec, transfer: Grid, origin: Role, to: Role, name: str, rescale: str, density: float,
-        seed: int, lr: float | None,
+        seed: int, trial: Candidate,
     ) -> None:  # fmt: skip
-        arm = self.experiment.arms()[name]
+        arm = trial.arm
         owners = {"source": origin, "target": to}
         search = self.resolved.search_of(name)
         giver, rung = owners[arm.ticket], self.resolved.ladder(search).nearest(density)
         if not arm.stays_dense and distance(density, rung) > NOTABLE:
             self.met.setdefault(density, set()).add(rung.density)
         basis = self._basis(spec, arm, owners, rescale, search, rung, seed)
-        course = self.budgets.course(spec, transfer, arm, to, basis.before, density, lr)
+        course = self.budgets.course(spec, transfer, arm, to, basis.before, density, trial.lr)
         start = ArmStart(
             mask=arm.mask,
             allocation=arm.allocation if arm.is_allocated else "",
@@ -210,12 +212,12 @@ class _Planner:
             blocks=arm.blocks if arm.blocks != "append" else msgspec.UNSET,
             maker=basis.maker or msgspec.UNSET,
         )
-        what = f"{name} {to}, {100 * rung.density:.3g} % of the weights"
+        what = f"{name} {to}, {100 * rung.density:.3g} % of the weights, {trial.text}".removesuffix(", ")
         cell = self._cell(spec, to, seed, start, what, recipe=course.recipe)
         # If mask and weights have different owners, the row counts as the source's, beside its other arms.
         giver = origin if arm.values is not None else giver
         cost = basis.before.count
-        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, lr, cell, transfer, course)
+        self._add_row(spec, giver, to, name, rescale, density, rung.number, seed, cost, trial, cell, transfer, course)
 
     def _basis(
         self, spec: ModelSpec, arm: Arm, owners: Mapping[str, Role], rescale: str, search: Search, rung: Rung, seed: int
@@ -275,7 +277,7 @@ class _Planner:
 
     def _add_row(
         self, spec: ModelSpec, giver: Role | None, to: Role, arm: str, rescale: str, density: float, number: int,
-        seed: int, search_trainings: int, lr: float | None, cell: str, transfer: Grid, course: Course,
+        seed: int, search_trainings: int, trial: Candidate, cell: str, transfer: Grid, course: Course,
     ) -> None:  # fmt: skip
         row = Row(
             experiment=self.experiment.name,
@@ -290,10 +292,13 @@ class _Planner:
             round=number,
             seed=seed,
             search_trainings=search_trainings,
-            lr=lr,
+            lr=trial.lr,
             cell=cell,
             budget=transfer.budget,
             own_steps=course.own_steps,
+            tuned=trial.text,
+            trials=trial.count if transfer.is_tuned else None,
+            trials_at_edge=", ".join(trial.edges),
         )
         self.rows.setdefault(msgspec.structs.astuple(row), row)
 

@@ -117,6 +117,10 @@ class ResolvedExperiment:
         """The network for a data set."""
         return self._built(spec, data)[0]
 
+    def shapes(self, spec: ModelSpec, data: str) -> Shapes:
+        """The shapes of the prunable weights of the network for a data set."""
+        return self._built(spec, data)[1]
+
     def is_normalised(self, spec: ModelSpec, data: str) -> bool:
         """Whether the network for a data set has normalisation layers."""
         self._built(spec, data)
@@ -204,12 +208,13 @@ class ResolvedExperiment:
             if METHODS.entry(self.experiment.arms()[name].method).facts.lr == "last":
                 for role in transfer.targets:
                     self._check_fine_tuning(*split_role(role), f"{where}.arms: {name}")
-        for role in transfer.targets if transfer.lr else ():
+        for role in transfer.targets if transfer.is_tuned else ():
             data, _ = split_role(role)
             if not len(self.splits(data).validation):
                 raise InputError(
-                    f"learning rates are chosen by validation accuracy, and {data} keeps no images for it",
-                    where=f"{where}.lr",
+                    f"{'learning rates' if transfer.lr else 'settings'} are chosen by validation accuracy, "
+                    f"and {data} keeps no images for it",
+                    where=f"{where}.{'lr' if transfer.lr else 'tune'}",
                     expected=f"validation above 0 in data.{data}",
                 )
 

@@ -9,7 +9,7 @@ import msgspec
 
 
 class RowKey(msgspec.Struct, frozen=True):
-    """The key of a row in the table: the columns that rows share if they differ only in seed and learning rate.
+    """The key of a row in the table: the columns that rows share if they differ only in seed and in what is tuned.
 
     ``density_asked`` is a fraction of the weights; in a row without a source, its columns are empty strings.
     """
@@ -43,7 +43,9 @@ class Role(msgspec.Struct, frozen=True):
 class Row(RowKey, frozen=True, kw_only=True):
     """The columns of a row of the tidy table that are known before its cell has run.
 
-    ``lr`` is one of several learning rates that the arm is tried with, or None if only the recipe's is used.
+    ``lr`` is one of several learning rates that the arm is tried with, or None if only the recipe's is used. ``tuned``
+    is the setting that the row has of several, ``lr`` included, ``trials`` their number, and ``trials_at_edge`` the
+    keys whose value is the least or greatest that is tried; empty, None and empty where the grid tunes nothing.
     ``budget`` is that of its grid, and ``own_steps`` the optimiser steps of its training on the target, with those that
     its weights have behind them if they are W_k.
     """
@@ -55,3 +57,6 @@ class Row(RowKey, frozen=True, kw_only=True):
     cell: str
     budget: str
     own_steps: int
+    tuned: str = ""
+    trials: int | None = None
+    trials_at_edge: str = ""

@@ -14,7 +14,7 @@ from oneticket.errors import InputError
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
 from oneticket.lab.results.lineage import replicate, trials
-from oneticket.lab.results.table import best_rates
+from oneticket.lab.results.table import best_settings
 
 KNOWN = (*RowKey.__struct_fields__, "round", "seed", "lr", "cell")
 MEASURES = ("samples", "train_flops", "masked_flops", "seconds", "bytes")
@@ -97,8 +97,8 @@ class CostReport(msgspec.Struct, frozen=True):
 def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
     """The cost of the finished networks in a store.
 
-    Where an arm was tried with several learning rates, the row belongs to the rate chosen by validation; the trainings
-    of its replicate with the other rates belong to its search. Evaluations are not counted, nor the batches that a
+    Where an arm was tried with several settings, the row belongs to the one chosen by validation; the trainings of its
+    replicate with the others belong to its search. Evaluations are not counted, nor the batches that a
     criterion or a control uses before training; operations leave out the heads and decoders that a pre-training
     discards. Seconds add up over resumptions: what was lost with a killed process is
     not in them, what its checkpoint kept is.
@@ -132,7 +132,7 @@ def cost_report(store: Store, *, experiment: str | None = None) -> CostReport:
 
 # -- networks and their parents -----------------------------------------------------------------------------------
 class _Network(msgspec.Struct, frozen=True):
-    """A row: its cell, the trials with other learning rates, and the ancestors of all of them."""
+    """A row: its cell, the trials with other settings, and the ancestors of all of them."""
 
     known: Mapping[str, Any]
     cell: str
@@ -203,7 +203,7 @@ def _networks(store: Store, records: _Records, experiment: str | None) -> Iterat
         {**row, "val_accuracy": records.record(row["cell"]).val_accuracy} for row in known if row["cell"] in finished
     ]
     tried = trials(rows)
-    for known_row in best_rates(rows):
+    for known_row in best_settings(rows):
         cells = tried[replicate(known_row)]
         yield _Network(known_row, known_row["cell"], cells - {known_row["cell"]}, records.ancestors(cells))
 

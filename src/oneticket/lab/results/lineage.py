@@ -16,19 +16,28 @@ Sums = tuple[int, int, int]
 """Steps, samples and mask-aware FLOPs."""
 
 Replicate = tuple[RowKey, Any, Any, str]
-"""What rows share that differ only in their learning rate: the key of the row, its round and its seed.
+"""What rows share that differ only in what is tuned: the key of the row, its round and its seed.
 
-A row without a grid of rates shares it with no other: its cell stands in it, too.
+A row of which nothing is tuned shares it with no other: its cell stands in it, too.
 """
+
+Setting = tuple[str, float | None]
+"""What is tuned, as text, and the learning rate, which tables of earlier versions have alone."""
+
+
+def setting_of(row: Mapping[str, Any]) -> Setting | None:
+    """The setting that a row has of those that were tried; None where nothing is tuned."""
+    text, lr = row.get("tuned") or "", row.get("lr")
+    return (text, lr) if text or lr is not None else None
 
 
 def replicate(row: Mapping[str, Any]) -> Replicate:
-    """The key that rows share if they differ only in their learning rate."""
-    return RowKey.of(row), row.get("round"), row.get("seed"), row["cell"] if row.get("lr") is None else ""
+    """The key that rows share if they differ only in what is tuned."""
+    return RowKey.of(row), row.get("round"), row.get("seed"), row["cell"] if setting_of(row) is None else ""
 
 
 def trials(rows: Iterable[Mapping[str, Any]]) -> dict[Replicate, frozenset[str]]:
-    """For each network, the cells of its replicate with every learning rate that was tried, its own included."""
+    """For each network, the cells of its replicate with every setting that was tried, its own included."""
     tried: dict[Replicate, set[str]] = {}
     for row in rows:
         tried.setdefault(replicate(row), set()).add(row["cell"])

@@ -16,7 +16,7 @@ import msgspec
 from oneticket.errors import InputError, unknown
 from oneticket.lab.cells.store import Store
 from oneticket.lab.planning.rows import RowKey
-from oneticket.lab.results.lineage import SUMS, Lineage, Sums, replicate, trials
+from oneticket.lab.results.lineage import SUMS, Lineage, Setting, Sums, replicate, setting_of, trials
 from oneticket.lab.results.verdicts import claims_of
 
 if TYPE_CHECKING:  # tables are read without torch, which planning loads
@@ -28,7 +28,7 @@ COLUMNS = (
     "density", "effective_density", "round", "seed", "test_accuracy", "val_accuracy", "test_loss", "best_epoch",
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
     "lr", "naturally_zero", "budget", "own_steps", "total_steps", "total_samples", "total_masked_flops",
-    "distance", "test_images", "criterion", "allocation", "k", "prune",
+    "distance", "test_images", "criterion", "allocation", "k", "prune", "tuned", "trials", "trials_at_edge",
 )  # fmt: skip
 """The columns of the table; new ones are appended. Accuracies and densities are fractions, losses nats, seconds
 wall-clock.
@@ -36,22 +36,24 @@ wall-clock.
 ``lr`` is the learning rate chosen by validation, where an arm was tried with several; ``naturally_zero`` the fraction
 of the weights that dense training drove to zero, for ``natural-corrected``. ``own_steps`` are the optimiser steps that
 a network's weights have behind them at the end, without those of a search; ``total_…`` are over all trainings that it
-rests on, its own and those with other learning rates included. ``distance`` is ‖m ∘ (W_T − W)‖₂ over the prunable
+rests on, its own and those with other settings included. ``distance`` is ‖m ∘ (W_T − W)‖₂ over the prunable
 weights, W those at the beginning of the network's own training. ``test_images`` is the size of the test split, in which
 ``test_accuracy`` is counted. ``criterion``, ``allocation``, ``k`` (the moment to which weights return) and ``prune``
-(the fraction that a round removes) are those of the search that gave the network's mask.
+(the fraction that a round removes) are those of the search that gave the network's mask. ``tuned`` is the setting
+chosen by validation,
+``trials`` the number of those that were tried, ``trials_at_edge`` what of it lies at the edge of its grid.
 """
 
 WORDS = frozenset(
     (
         "experiment", "model", "source", "source_recipe", "target", "target_recipe", "arm", "rescale", "cell", "budget",
-        "criterion", "allocation", "k",
+        "criterion", "allocation", "k", "tuned", "trials_at_edge",
     )
 )  # fmt: skip
 COUNTS = frozenset(
     (
         "round", "seed", "best_epoch", "steps_to_converge", "search_trainings", "train_flops", "masked_flops",
-        "own_steps", "total_steps", "total_samples", "total_masked_flops", "test_images",
+        "own_steps", "total_steps", "total_samples", "total_masked_flops", "test_images", "trials",
     )
 )  # fmt: skip
 NEEDED = ("experiment", "target", "target_recipe", "arm", "density", "seed", "test_accuracy", "test_loss")
@@ -114,25 +116,26 @@ def _names(file: Path, name: str) -> bool:
 def tidy(store: Store, *, experiment: str | None = None) -> list[TidyRow]:
     """The rows whose cells are finished, experiments by name, each in the order of its plan.
 
-    For an arm that was tried with several learning rates, only the rows of the rate chosen by validation.
+    For an arm that was tried with several settings, only the rows of the one chosen by validation.
     """
     known: list[dict[str, Any]] = []
     for content in store.experiments(experiment):
         known += [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
     there, lineage = store.present({row["cell"]: None for row in known}), Lineage(store)
     rows = [lineage.figures(row["cell"]) | row for row in known if row["cell"] in there]
-    tried = trials(row for row in rows if row.get("lr") is not None)
+    tried = trials(row for row in rows if setting_of(row) is not None)
 
     def rests_on(row: Mapping[str, Any]) -> Collection[str]:
-        return (row["cell"],) if row.get("lr") is None else tried[replicate(row)]
+        return (row["cell"],) if setting_of(row) is None else tried[replicate(row)]
 
-    return [_whole(row, lineage.sums(rests_on(row))) for row in best_rates(rows)]
+    return [_whole(row, lineage.sums(rests_on(row))) for row in best_settings(rows)]
 
 
 def _whole(row: Mapping[str, Any], sums: Sums | None) -> TidyRow:
     """``row`` with all columns. Tables that were planned before there were budgets have that of the recipe."""
     whole: TidyRow = {column: row.get(column) for column in COLUMNS}
     whole["budget"] = whole["budget"] or "recipe"
+    whole |= {column: whole[column] or "" for column in ("tuned", "trials_at_edge")}
     whole.update(zip(SUMS, sums or (None,) * len(SUMS), strict=True))
     return whole
 
@@ -140,35 +143,54 @@ def _whole(row: Mapping[str, Any], sums: Sums | None) -> TidyRow:
 def unlevel(store: Store, experiment: str | None = None) -> list[str]:
     """What the plans of the experiments in a store say of unlevel comparisons, each once.
 
-    Other numbers of steps are left out: the table has them, and the report says them of the networks that are there.
+    Other numbers of steps and trials are left out: the table has them, and the report says them of the networks that
+    are there.
     """
     contents = list(store.experiments(experiment))
     found: dict[str, None] = {}
     for content in contents:
         prefix = f"{content['name']}: " if len(contents) > 1 else ""
         for finding in content.get("findings", ()):
-            if finding["kind"] != "steps":
+            if finding["kind"] not in ("steps", "trials"):
                 found[prefix + finding["text"]] = None
     return list(found)
 
 
-def best_rates(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows of arms with one learning rate, and for other arms those of the best rate; the order stays.
+def best_settings(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of arms of which nothing is tuned, and for other arms those of the best setting; the order stays.
 
-    ``rows`` hold the columns known to the plan, and ``val_accuracy``. The best rate has the highest mean over the
-    seeds; of equal rates the lowest wins. While an experiment is unfinished, rates that lack a seed which another rate
-    has are left out. The test accuracy is not used.
+    ``rows`` hold the columns known to the plan, and ``val_accuracy``. The best setting has the highest mean over the
+    seeds; of equal ones that with the lowest learning rate wins, then the first. While an experiment is unfinished,
+    settings that lack a seed which another one has are left out. The test accuracy is not used.
     """
-    tried: dict[RowKey, dict[float, list[float]]] = {}
+    tried: dict[RowKey, dict[Setting, list[float]]] = {}
     for row in rows:
-        if row.get("lr") is not None:
-            tried.setdefault(RowKey.of(row), {}).setdefault(row["lr"], []).append(row["val_accuracy"])
+        if (setting := setting_of(row)) is not None:
+            tried.setdefault(RowKey.of(row), {}).setdefault(setting, []).append(row["val_accuracy"])
     best = {}
-    for arm, by_rate in tried.items():
-        seeds = max(map(len, by_rate.values()))
-        whole = {rate: sum(values) / seeds for rate, values in by_rate.items() if len(values) == seeds}
-        best[arm] = min(whole, key=lambda rate: (-whole[rate], rate))
-    return [row for row in rows if row.get("lr") is None or row["lr"] == best[RowKey.of(row)]]
+    for arm, by_setting in tried.items():
+        seeds = max(map(len, by_setting.values()))
+        whole = {setting: sum(values) / seeds for setting, values in by_setting.items() if len(values) == seeds}
+        best[arm] = min(whole, key=lambda setting: (-whole[setting], setting[1] or 0.0))
+    return [row for row in rows if (setting := setting_of(row)) is None or setting == best[RowKey.of(row)]]
+
+
+def undecided(store: Store, experiment: str | None = None) -> list[str]:
+    """A sentence for each experiment of a store in which arms have settings that are not finished in all seeds."""
+    told = []
+    for content in store.experiments(experiment):
+        rows = [dict(zip(content["columns"], values, strict=True)) for values in content["rows"]]
+        rows = [row for row in rows if setting_of(row) is not None]
+        there = store.present({row["cell"]: None for row in rows})
+        settings = {(RowKey.of(row), setting_of(row)) for row in rows}
+        lacking = {(RowKey.of(row), setting_of(row)) for row in rows if row["cell"] not in there}
+        if lacking:
+            arms = ", ".join(sorted({key.arm for key, _ in lacking}))
+            told.append(
+                f"{content['name']}: not decided: {len(lacking)} of {len(settings)} settings are not finished in all "
+                f"seeds, of {arms}; what is chosen for these arms may change"
+            )
+    return told
 
 
 def as_csv(rows: Sequence[TidyRow]) -> str:

@@ -14,10 +14,11 @@ import msgspec
 from oneticket.data import DataSpec
 from oneticket.data.spec import chain
 from oneticket.errors import InputError, unknown
-from oneticket.lab.spec.arms import ARMS, Arm, mask_words
+from oneticket.lab.spec.arms import ARMS, DENSE, Arm, mask_words
 from oneticket.lab.spec.claims import Claim
 from oneticket.lab.spec.parsing import convert, read_toml, refuse_unwritable
 from oneticket.lab.spec.ready_claims import ready_claims
+from oneticket.lab.spec.tuning import RATE, TRIALS, Candidate, axes_of, candidates, check_tune, most_trials, tuned_twice
 from oneticket.methods import PRETRAININGS
 from oneticket.models import ModelSpec
 from oneticket.pruning import ALLOCATIONS, CRITERIA
@@ -44,9 +45,10 @@ Budget = Literal["recipe", "equal-k", "equal-search", "equal-flops"]
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One grid: all combinations of its sources, targets, arms, rescalings and densities.
 
-    ``lr`` lists learning rates to try for every arm on the target, instead of its recipe's; the table shows the rate
-    with the best validation accuracy over the seeds. ``budget`` says how long each arm is trained there:
-    :mod:`oneticket.lab.planning.budget` has the definitions.
+    ``lr`` lists learning rates to try for every arm on the target, instead of its recipe's; ``tune`` lists values of
+    ``lr`` and of options of methods, each for the arms that have it, and ``trials``, how many settings an arm has. The
+    table shows the setting with the best validation accuracy over the seeds. ``budget`` says how long each arm is
+    trained there: :mod:`oneticket.lab.planning.budget` has the definitions.
     """
 
     targets: tuple[str, ...]
@@ -56,6 +58,17 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     densities: tuple[float, ...] | Literal["all"] = "all"
     lr: tuple[float, ...] = ()
     budget: Budget = "recipe"
+    tune: dict[str, Any] = {}
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether several settings are tried for its arms."""
+        return bool(self.lr or self.tune)
+
+    def candidates(self, arm: Arm) -> list[Candidate]:
+        """The settings to try for one of its arms, at least one."""
+        axes = {RATE: self.lr} if self.lr else axes_of(self.tune, arm)
+        return candidates(arm, axes, self.tune.get(TRIALS))
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,6 +140,9 @@ def read_experiment(raw: dict[str, Any]) -> Experiment:
         convert(content, Claim, f"claim[{number}]")
     experiment = convert(raw, Experiment)
     _check(experiment)
+    tunes = ((f"transfer[{number}]", grid.tune, grid.arms) for number, grid in enumerate(experiment.transfer))
+    for error in tuned_twice(tunes, raw.get("arm", {})):
+        raise error
     return experiment
 
 
@@ -166,6 +182,7 @@ def _check(experiment: Experiment) -> None:
         _check_transfer(experiment, transfer, f"transfer[{number}]")
     _check_budgets(experiment)
     _check_claims(experiment)
+    _check_settings(experiment)
 
 
 def _check_name(word: str, where: str) -> None:
@@ -205,7 +222,7 @@ def _check_size(experiment: Experiment) -> None:
     for grid in experiment.transfer:
         densities = experiment.search.rounds if isinstance(grid.densities, str) else len(grid.densities)
         lists = (grid.targets, grid.sources, grid.arms, grid.rescale, grid.lr)
-        count += densities * math.prod(max(len(entries), 1) for entries in lists)
+        count += densities * math.prod(max(len(entries), 1) for entries in lists) * most_trials(grid.tune)
     count *= len(experiment.models) * len(experiment.replicates)
     if count > MOST_NETWORKS:
         raise InputError(f"{count} networks", where="transfer", expected=f"at most {MOST_NETWORKS} in one experiment")
@@ -252,6 +269,21 @@ def _check_claims(experiment: Experiment) -> None:
     ready_claims(experiment.claims)
 
 
+def _check_settings(experiment: Experiment) -> None:
+    """Refuse an arm that two grids tune differently on one target: it would stand twice in one table."""
+    first: dict[tuple[str, str], tuple[int, list[Candidate]]] = {}
+    for number, grid in enumerate(experiment.transfer):
+        for target, name in product(grid.targets, dict.fromkeys((DENSE, *grid.arms))):
+            tried = grid.candidates(experiment.arms()[name])
+            other, settings = first.setdefault((target, name), (number, tried))
+            if settings != tried and (grid.tune or experiment.transfer[other].tune):
+                raise InputError(
+                    f"'{name}' on {target} is tuned in another way than in transfer[{other}]",
+                    where=f"transfer[{number}].tune",
+                    expected="the same settings for an arm in all grids with this target",
+                )
+
+
 # -- one [[transfer]], rule by rule -------------------------------------------------------------------------------
 def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
     """Refuse an impossible grid, as far as the file alone shows it; ``where`` is its place in the file."""
@@ -268,6 +300,12 @@ def _check_transfer(experiment: Experiment, transfer: Grid, where: str) -> None:
         _check_rescaling(experiment, transfer, name, f"{where}.rescale")
     if any(not 0 < lr < float("inf") for lr in transfer.lr) or len(set(transfer.lr)) != len(transfer.lr):
         raise InputError(f"lr = {list(transfer.lr)}", where=f"{where}.lr", expected="numbers above 0, each once")
+    if transfer.tune:
+        if transfer.lr:
+            raise InputError("lr and tune", where=f"{where}.tune", expected="one of the two; tune can hold lr")
+        arms = {name: experiment.arms()[name] for name in (DENSE, *transfer.arms)}
+        recipes = {role: experiment.recipe[split_role(role)[1]] for role in transfer.targets}
+        check_tune(transfer.tune, arms, recipes.values(), f"{where}.tune")
     if not isinstance(transfer.densities, str):
         _check_densities(transfer.densities, f"{where}.densities")
 
