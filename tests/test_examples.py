@@ -115,3 +115,12 @@ def test_a_network_and_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert accuracy, told.stdout
     assert float(accuracy[1]) > 80, "chance is 10 %"
     assert int(accuracy[2]) <= 0.1 * int(accuracy[3]) + 1
+
+
+def test_the_arms_that_are_pruned_in_training_have_as_many_trials_as_all_others() -> None:
+    experiment = load_experiment(EXAMPLES / "reviews-pruning.toml")
+    arms = experiment.arms()
+    for grid in experiment.transfer:
+        tried = {name: grid.candidates(arms[name]) for name in ("dense", *grid.arms)}
+        assert {len(found) for found in tried.values()} == {grid.tune["trials"]}
+        assert {c.arm.options["strength"] for c in tried["l1"]} == set(grid.tune["strength"])

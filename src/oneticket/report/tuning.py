@@ -85,7 +85,8 @@ def alike(rows: Iterable[Row]) -> list[str]:
     """A sentence for arms that have the same results to the last digit in every seed, though they are other networks.
 
     A control that changes nothing is one, such as a permuted mask under which no unit is reached. Rows of one cell are
-    one network by definition, and trainings that diverged have no loss to compare.
+    one network by definition, such as those of ``own`` and ``winning`` where the source is the target; so tables that
+    do not name their cells are not looked at. Trainings that diverged have no loss to compare.
 
     Parameters
     ----------
@@ -99,7 +100,8 @@ def alike(rows: Iterable[Row]) -> list[str]:
     """
     groups: dict[tuple[object, ...], dict[tuple[str, str], dict[object, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["test_loss"] is not None and row["val_accuracy"] is not None:
+        named = not str(row["cell"]).startswith("line ")  # as a table is read that has no such column
+        if named and row["test_loss"] is not None and row["val_accuracy"] is not None:
             place = tuple(row[column] for column in _PLACE)
             groups[place][row["arm"], at(row["source"], row["source_recipe"])][row["seed"]] = row
     told: dict[str, dict[str, None]] = defaultdict(dict)
