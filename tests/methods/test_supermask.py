@@ -70,7 +70,7 @@ def test_probabilities_follow_the_straight_through_gradient_by_sgd(values: str) 
     order = sorted(range(len(flat)), key=lambda i: (-float(flat[i]), i))
     expected = torch.zeros(len(flat))
     expected[order[: math.floor(DENSITY * len(flat) + 0.5)]] = 1
-    model, masks = trained(values=values)
+    model, masks = trained(values=values, score_lr=100.0)
     assert torch.equal(torch.cat([mask.flatten() for mask in masks.values()]).float(), expected)
     for (name, mask), weight in zip(masks.items(), weights, strict=True):
         torch.testing.assert_close(model.get_parameter(name), weight * mask, rtol=1e-12, atol=0)
@@ -80,7 +80,7 @@ def test_the_search_lowers_the_loss_without_touching_a_weight() -> None:
     def loss(model: nn.Module) -> float:
         return float(F.cross_entropy(model(data()[0]), data()[1]))
 
-    at_start, after = trained(60, score_lr=1e-12), trained(60)
+    at_start, after = trained(60, score_lr=1e-12), trained(60, score_lr=100.0)
     assert loss(after[0]) < loss(at_start[0])
     assert at_start[1] != after[1]
     assert torch.equal(after[0].get_parameter("4.weight"), network().get_parameter("4.weight"))

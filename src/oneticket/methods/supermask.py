@@ -22,7 +22,7 @@ _EDGE = 1e-6  # a probability stays this far from 0 and 1, where its logit is in
 
 @method("supermask", source="Zhou et al. 2019, §5", makes="masks", trains="scores")
 def supermask(
-    context: MethodContext, *, values: Values = "initial", score_lr: float = 100.0, momentum: float = 0.9
+    context: MethodContext, *, values: Values = "initial", score_lr: float = 1000.0, momentum: float = 0.9
 ) -> Callback:
     """No weight is trained, only a probability for each: each step draws a mask from Bernoulli(sigmoid(v)).
 
