@@ -187,7 +187,7 @@ def fragment(raw: dict[str, Any]) -> None:
         msgspec.convert(value, kinds[key])
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").rglob("*.toml")), ids=lambda file: file.name)
 def test_the_example_files_are_valid(file: Path) -> None:
     load_experiment(file)
 
