@@ -29,7 +29,9 @@ from oneticket.lab.execution.engines import ENGINES
 from oneticket.lab.planning.plan import make_plan
 from oneticket.lab.results.table import COLUMNS
 from oneticket.lab.spec.arms import ARMS, Arm
+from oneticket.lab.spec.claims import Claim
 from oneticket.lab.spec.experiment import Experiment, Grid, load_experiment, read_experiment
+from oneticket.lab.spec.ready_claims import READY
 from oneticket.methods import METHODS, PRETRAININGS
 from oneticket.models import MODELS, ModelSpec
 from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
@@ -94,6 +96,7 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for old, new in {"seeds = 3": "seeds = 1", "epochs = 15": "epochs = 2", "rounds = 16": "rounds = 2"}.items():
         assert old in text
         text = text.replace(old, new)
+    text = text[: text.index("[[claim]]")]  # they are about densities that two rounds do not reach
     text = re.sub(r"densities = .*", "densities = [0.75, 0.56]", text)
     (folder / "quickstart.toml").write_text(text, "utf-8")
     command = [sys.executable, "-m", "oneticket", "run", "quickstart.toml", "--cache", "cache", "--workers", "1"]
@@ -184,7 +187,7 @@ def fragment(raw: dict[str, Any]) -> None:
         msgspec.convert(value, kinds[key])
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").rglob("*.toml")), ids=lambda file: file.name)
 def test_the_example_files_are_valid(file: Path) -> None:
     load_experiment(file)
 
@@ -289,6 +292,7 @@ KEYS: dict[str, type[msgspec.Struct]] = {
     "Search": Search,
     "Transfers": Grid,
     "Arms": Arm,
+    "Claims": Claim,
 }
 
 
@@ -372,6 +376,11 @@ HOMES = {
     "engine": "command-line.md",
 }
 """The page on which everything of a kind is described."""
+
+
+def test_the_ready_claims_are_described() -> None:
+    shown = [name for cells in table(DOCS / "claims.md", "claim") for name in re.findall(r"`(\w+/[\w-]+)`", cells[0])]
+    assert sorted(shown) == sorted(READY)
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)

@@ -17,7 +17,7 @@ from oneticket.lab.spec.arms import ARMS
 from oneticket.lab.spec.experiment import load_experiment, split_role
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-FILES = sorted(EXAMPLES.glob("*.toml"))
+FILES = sorted([*EXAMPLES.glob("*.toml"), *EXAMPLES.glob("paper/*.toml")])
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +47,18 @@ def test_every_experiment_file_is_read_and_bears_its_own_name(file: Path) -> Non
 
 @pytest.mark.parametrize("file", [f for f in FILES if not needs_real_data(f)], ids=lambda file: file.name)
 def test_every_experiment_that_brings_its_data_can_be_planned(file: Path, cache: Path) -> None:
-    assert plan(file.name, cache).cells
+    found = plan(str(file.relative_to(EXAMPLES)), cache)
+    assert found.cells
+    assert not found.claims.unanswered, "an example names the claims that it answers"
 
 
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize("file", [f for f in FILES if needs_real_data(f)], ids=lambda file: file.name)
 def test_every_experiment_on_real_images_can_be_planned(file: Path, cache: Path, real_data: Path) -> None:
-    assert plan(file.name, cache).cells
+    found = plan(str(file.relative_to(EXAMPLES)), cache)
+    assert found.cells
+    assert not found.claims.unanswered, "an example names the claims that it answers"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -68,6 +72,14 @@ def test_only_images_whose_mirror_image_is_of_their_class_are_mirrored(file: Pat
             if experiment.recipe[recipe].augment.flip:
                 _, base = chain(experiment.data, data)[0]
                 assert Path(base.origin[1]).name in safe, role
+
+
+def test_each_figure_of_the_paper_makes_claims_and_says_what_differs() -> None:
+    figures = [file for file in FILES if file.parent.name == "paper"]
+    assert {file.stem for file in figures} == {"fig1a", "fig1b", "fig2", "fig3", "fig4", "fig5", "figA1"}
+    for file in figures:
+        assert load_experiment(file).claim, file
+        assert "# What differs from the original: " in file.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ARMS)

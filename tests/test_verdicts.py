@@ -1,4 +1,4 @@
-"""Verdicts against t tests and Holm's correction written out from their formulas, and rules that hold for all numbers."""
+"""Verdicts against t tests and Holm's correction, written out from their formulas; rules that hold for all numbers."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def test_what_supports_a_claim_contradicts_its_opposite(lists: list[list[float]]
 
 
 def test_a_question_is_a_direction_or_a_margin() -> None:
-    for given in ({}, {"direction": "better", "margin": 0.1}):
+    for wrong in ({}, {"direction": "better", "margin": 0.1}):
         with pytest.raises(InputError, match="direction or a margin"):
-            Question("?", "a − b", **given)  # type: ignore[arg-type]
+            Question("?", "a − b", **wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="without a place"):
         judge(BETTER, [])

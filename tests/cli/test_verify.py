@@ -84,6 +84,22 @@ def test_an_experiment_without_claims_has_nothing_to_verify(call: Any, claimed: 
     assert "makes no claim" in told.error
 
 
+@pytest.mark.parametrize(
+    ("claim", "told"),
+    [
+        (BETTER.replace('says = "It wins."\n', ""), "claim[0]"),
+        (BETTER.replace("[[claim]]", "[claim]"), "claim: this is a table"),
+        (BETTER.replace("better", "bettr"), "did you mean 'better'"),
+    ],
+)
+def test_a_claim_that_is_none_is_refused_whatever_the_command(
+    claim: str, told: str, call: Any, claimed: Claimed
+) -> None:
+    for command in ("plan", "verify"):
+        found = call(command, claimed(claim))
+        assert (found.code, told in found.error) == (2, True), found.error
+
+
 def test_plan_tells_the_claims_and_what_cannot_be_answered(call: Any, claimed: Claimed, tmp_path: Path) -> None:
     file = claimed(BETTER)
     (tmp_path / file).write_text('claims = ["paper"]\n' + (tmp_path / file).read_text())

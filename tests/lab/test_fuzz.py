@@ -29,6 +29,10 @@ RICH = tomllib.loads(QUICKSTART) | {
 RICH["recipe"]["sgd"] |= {"augment": {"flip": True, "crop": 1}, "warmup": "1ep", "momentum": 0.9, "clip_norm": 1.0}
 RICH["search"] |= {"rounds": 4, "criterion": "magnitude", "allocation": "global", "prunable": ["linear1.weight"]}
 RICH["transfer"][0] |= {"densities": [0.56, 0.4], "rescale": ["none"]}
+RICH["claim"][0] |= {"densities": [0.4], "at_most": 0.5, "across": "split", "targets": ["digits@sgd"]}
+RICH["claim"][1] |= {"densities": [0.56, 0.4], "sources": ["digits-low@sgd"], "against_source": "digits-low@sgd"}
+RICH["claim"][2] |= {"at_most": 0.5, "rescale": "none", "against_rescale": "none"}
+RICH["claims"] = ["paper", "reviews/rates"]
 RICH["data"]["digits"] |= {"per_class": 20, "validation": 0.1, "split": 0}
 
 words = st.sampled_from(

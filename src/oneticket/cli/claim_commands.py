@@ -73,12 +73,20 @@ def _refuse_unknown(raw: Mapping[str, Any], found: Sequence[Verdict], where: str
     from oneticket.errors import InputError
 
     known = {verdict.question.says for verdict in found}
-    for claim in raw.get("claim", ()):
-        if claim["says"] not in known:
-            told = f"the claim '{claim['says']}' is not in the store yet"
+    for says in _said(raw):
+        if says not in known:
+            told = f"the claim '{says}' is not in the store yet"
             raise InputError(told, where=where, expected="`oneticket run` or `oneticket verify` first")
     if not found:
         raise InputError("none of its claims can be answered", where=where, expected="`oneticket plan` says why")
+
+
+def _said(raw: Mapping[str, Any]) -> list[str]:
+    """The sentences of the claims of a parsed file."""
+    from oneticket.lab.spec.claims import Claim
+    from oneticket.lab.spec.parsing import convert
+
+    return [claim.says for claim in convert(raw.get("claim", []), tuple[Claim, ...], "claim")]
 
 
 def _code(found: Sequence[Verdict]) -> int:

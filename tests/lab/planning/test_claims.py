@@ -169,9 +169,10 @@ def test_ready_claims_are_made_where_they_can_be() -> None:
         "digits|low>other@sgd 0.5",
         "digits|low>other@sgd 0.05",
     ]
+    samples = "no two sources differ in the number of samples of the same classes, judged on other data"
     assert {left.name: left.lacks for left in found.unanswered} == {
         "paper/across-optimisers": "no grid moves the arm 'winning' to another recipe on the same data",
-        "paper/more-samples": "no two sources differ in the number of samples of the same classes, judged on other data",
+        "paper/more-samples": samples,
         "paper/mask-place": "no grid trains the arm 'preserved'",
         "paper/layer-densities": "no grid trains the arm 'layer-permuted'",
     }

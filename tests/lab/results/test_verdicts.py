@@ -44,7 +44,7 @@ def test_a_claim_is_registered_before_the_first_network_and_judged_after_the_las
     store, planned = lab.store(), plan(lab, CLAIM, OTHER)
     remember(planned, store)
     entries = {entry.pop("says"): entry for entry in content(store)["registered"].values()}
-    assert entries == dict.fromkeys((CLAIM["says"], OTHER["says"]), {"there": 0, "networks": 6, "seeds": [0, 1]})
+    assert entries == {says: {"there": 0, "networks": 6, "seeds": [0, 1]} for says in (CLAIM["says"], OTHER["says"])}
     before, _ = judged(store)
     assert before.word == "not decided"
     assert before.lacks[0].startswith("4 networks are not there: winning on digits@sgd, 50 %, seed 0")
