@@ -150,6 +150,14 @@ def test_what_is_measured_decides_and_is_remembered(
     assert bool(names[0]) == (faster == "sparse")
 
 
+def test_what_is_clear_needs_no_further_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([1.0, 1.0, 2.0, 1.0])
+    monkeypatch.setattr(choice, "_step", lambda *_: next(seconds))
+    networks = {(): nn.Identity(), ("conv",): nn.Identity()}
+    found = choice.fastest("key", networks, torch.zeros(1), "float32")
+    assert found == choice.Choice("key", ("conv",), 2.0, 1.0)
+
+
 def test_small_networks_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_step", lambda *_: pytest.fail("measured"))
     network, masks = masked("lenet-300-100", 0.1)

@@ -29,6 +29,9 @@ VERSION = 1
 TURNS, SECONDS = 5, 10.0
 """Alternated steps of each network, of which the fastest counts; no further turn begins after so many seconds."""
 
+CLEAR = 1.5
+"""A ratio of the first network's time to the best other one's, or its inverse, that needs no further turn."""
+
 WORTH = 0.98
 """The fraction of the first network's time below which another one is taken."""
 
@@ -92,6 +95,9 @@ def _in_turns(networks: Sequence[nn.Module], example: Tensor, precision: Precisi
         for i, network in enumerate(networks):
             seconds = _step(network, example, precision)
             best[i] = min(best[i], seconds) if turn else best[i]
+        gain = best[0] / min(best[1:]) if turn else 1.0
+        if max(gain, 1 / gain) > CLEAR:
+            break
     return best
 
 
