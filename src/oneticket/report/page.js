@@ -149,7 +149,9 @@
   });
   addEventListener("click", (event) => {
     const row = rowOf(event.target);
-    if (row) go(row);
+    if (!row) return;
+    tip.hidden = true;
+    go(row);
   });
 
   // -- copying, printing -----------------------------------------------------------------------------------------
