@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from oneticket.errors import InputError
-from oneticket.report import COLUMNS, summary, summary_table, write_report
+from oneticket.report import COLUMNS, Provenance, summary, summary_table, write_report
 
 Row = dict[str, Any]
 Make = Callable[..., list[Row]]
@@ -211,3 +211,35 @@ def test_an_empty_table_is_refused_and_nothing_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to report"):
         write_report([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_row_of_a_target_is_found_by_its_anchor_and_knows_its_networks(page: str, rows: list[Row]) -> None:
+    found = re.findall(r'<tr id="(row-[0-9a-f]+)" data-line="[^"]*" data-cells="([^"]*)"', page)
+    assert len({anchor for anchor, _ in found}) == len(found) == len(summary(rows))
+    assert sorted(cell for _, cells in found for cell in cells.split()) == sorted(row["cell"][:12] for row in rows)
+    assert set(re.findall(r'data-row="([^"]*)"', page)) == {anchor for anchor, _ in found}
+
+
+def test_what_a_store_knows_is_shown_as_text_with_buttons_to_copy_it(make_table: Make, tmp_path: Path) -> None:
+    known = Provenance(
+        facts=[("versions", ["torch <9>"])], files=[("a.toml", "name = '</pre>'")], commands=["oneticket run a.toml"],
+        methods="Trained.", bibtex="@misc{a}",
+    )  # fmt: skip
+    rows = make_table(seeds=1, targets=["a@b"], arms=["winning"], densities=[0.1])
+    text = write_report(rows, tmp_path, provenance=known).read_text("utf-8")
+    assert {"torch <9>", "name = '</pre>'", "oneticket run a.toml", "Trained.", "@misc{a}"} <= {
+        html.unescape(part) for part in re.findall(r"<(?:dd|pre[^>]*)>(.*?)</(?:dd|pre)>", text, re.DOTALL)
+    }
+    assert text.count('class="copy"') == 4
+    assert Outline(text).count("pre") == 4
+
+
+def test_a_table_that_is_too_long_for_a_page_is_named_and_not_listed(
+    make_table: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneticket.report.page.MOST_NETWORKS", 3)
+    rows = make_table(seeds=2, targets=["a@b"], sources=["a@b"], arms=["winning"], densities=[0.1])
+    text = write_report(rows, tmp_path).read_text("utf-8")
+    assert '<table class="tidy">' not in text
+    assert "The 4 networks are too many for a page" in text
+    assert len((tmp_path / "tables" / "results.csv").read_text("utf-8").splitlines()) == 5

@@ -116,7 +116,12 @@
     history.replaceState(null, "", `#${row.id}`);
     choose(row, true);
   };
-  for (const row of rows) row.addEventListener("click", () => { history.replaceState(null, "", `#${row.id}`); choose(row, false); });
+  for (const row of rows) {
+    const chosen = () => { history.replaceState(null, "", `#${row.id}`); choose(row, false); };
+    row.tabIndex = 0;
+    row.addEventListener("click", chosen);
+    row.addEventListener("keydown", (event) => { if (event.key === "Enter") chosen(); });
+  }
   const linked = () => {
     const found = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (found && rows.includes(found)) choose(found, true);
@@ -144,7 +149,9 @@
   });
   addEventListener("click", (event) => {
     const row = rowOf(event.target);
-    if (row) go(row);
+    if (!row) return;
+    tip.hidden = true;
+    go(row);
   });
 
   // -- copying, printing -----------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def write_report(
     table = checked(rows)
     short = summary(table, against)
     drawings = Drawings(out / "figures", table, short)
-    cells = _cells(table)
+    cells = _cells(table if len(table) <= MOST_NETWORKS else ())
     sections: list[_SectionView] = []
     spent: list[Shown] = []
     for section, group in groupby(short, key=lambda row: row.group.section):
@@ -184,7 +184,7 @@ def _page(
         header=COLUMNS,
         text_columns=_TEXT_COLUMNS,
         lines=[[_field(column, row.get(column)) for column in COLUMNS] for row in table[:MOST_NETWORKS]],
-        listed=len(table) <= MOST_NETWORKS,
+        all_listed=len(table) <= MOST_NETWORKS,
         version=__version__,
         **told_first,
     )
@@ -202,7 +202,7 @@ def _view(
             anchors.of_row(row.group),
             anchors.of_line(row.group),
             row.group,
-            " ".join(cell[:12] for cell in cells[row.group]) if len(everything) <= MOST_NETWORKS else "",
+            " ".join(cell[:12] for cell in cells.get(row.group, ())),
             breaks=place > 0 and _block(row) != _block(rows[place - 1]),
         )
         for place, row in enumerate(rows)
