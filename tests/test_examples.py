@@ -14,7 +14,8 @@ import oneticket.cli
 from oneticket.data.spec import chain
 from oneticket.lab.planning.plan import Plan, make_plan
 from oneticket.lab.spec.arms import ARMS
-from oneticket.lab.spec.experiment import load_experiment, split_role
+from oneticket.lab.spec.experiment import load_experiment
+from oneticket.lab.spec.parsing import split_role
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FILES = sorted([*EXAMPLES.glob("*.toml"), *EXAMPLES.glob("paper/*.toml")])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from oneticket.errors import InputError
-from oneticket.lab.spec.experiment import load_experiment, read_experiment, split_role
-from oneticket.lab.spec.parsing import read_toml
+from oneticket.lab.spec.experiment import load_experiment, read_experiment
+from oneticket.lab.spec.parsing import read_toml, split_role
 from oneticket.models import ModelSpec
 
 

@@ -15,7 +15,8 @@ from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.planning import caveats
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
-from oneticket.lab.spec.experiment import Experiment, split_role
+from oneticket.lab.spec.experiment import Experiment
+from oneticket.lab.spec.parsing import split_role
 from oneticket.methods import METHODS, MethodContext, callback_of
 from oneticket.methods.dense_to_sparse import Cutting, moment_of
 from oneticket.training import Start, Step

@@ -9,7 +9,8 @@ from itertools import combinations, product
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.arms import DENSE, Arm
-from oneticket.lab.spec.experiment import Experiment, split_role
+from oneticket.lab.spec.experiment import Experiment
+from oneticket.lab.spec.parsing import split_role
 from oneticket.lab.spec.tuning import RATE, TRIALS, axes_of, tunable
 from oneticket.methods import PRETRAININGS
 from oneticket.models import ModelSpec

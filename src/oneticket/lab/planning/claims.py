@@ -14,7 +14,8 @@ from oneticket.identity import digest
 from oneticket.lab.planning.rows import Role, Row, RowKey
 from oneticket.lab.spec.arms import DENSE
 from oneticket.lab.spec.claims import Claim
-from oneticket.lab.spec.experiment import Experiment, split_role
+from oneticket.lab.spec.experiment import Experiment
+from oneticket.lab.spec.parsing import split_role
 from oneticket.lab.spec.ready_claims import Ready, ready_claims
 
 CLOSE = 0.01

@@ -30,8 +30,9 @@ from oneticket.lab.planning.order import by_data
 from oneticket.lab.planning.resolve import ResolvedExperiment
 from oneticket.lab.planning.rows import Role, Row
 from oneticket.lab.spec.arms import ARMS, DENSE, Arm
-from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.lab.spec.experiment import Experiment, Grid
 from oneticket.lab.spec.makers import Maker
+from oneticket.lab.spec.parsing import split_role
 from oneticket.lab.spec.tuning import Candidate
 from oneticket.models import ModelSpec
 from oneticket.search import Search

@@ -18,7 +18,8 @@ from oneticket.lab.planning.ladder import Ladder, Rung, distance
 from oneticket.lab.planning.leaks import TOLERATED, Leak, find_leak
 from oneticket.lab.planning.rows import Role
 from oneticket.lab.spec.arms import Arm
-from oneticket.lab.spec.experiment import Experiment, Grid, split_role
+from oneticket.lab.spec.experiment import Experiment, Grid
+from oneticket.lab.spec.parsing import split_role
 from oneticket.masks import Masks
 from oneticket.methods import METHODS
 from oneticket.models import ModelSpec, build, check_size, code_digest, complete

@@ -102,3 +102,11 @@ def refuse_unwritable(raw: Any, where: str = "", depth: int = 0) -> None:
 
 def _printable(letter: str) -> bool:
     return ord(letter) >= 0x20 and not 0x7F <= ord(letter) < 0xA0 and not 0xD800 <= ord(letter) < 0xE000
+
+
+def split_role(text: str) -> tuple[str, str]:
+    """``fashion@sgd`` → (``fashion``, ``sgd``)."""
+    data, at, recipe = text.partition("@")
+    if not (data and at and recipe):
+        raise InputError(f"'{text}' is not a valid source or target", expected="data@recipe, such as fashion@sgd")
+    return data, recipe
