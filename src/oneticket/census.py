@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
+from oneticket.calling import Inputs
 from oneticket.errors import InputError
 from oneticket.prunable import Prunable, check_head, find_head, watched_head
 from oneticket.wiring import Wiring, watch
@@ -53,7 +54,7 @@ class Census:
 
 def take_census(
     model: nn.Module,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
     *,
     head: str | None = None,
     classes: int | None = None,
@@ -87,7 +88,7 @@ def take_census(
     return Census(view, unused, frozen, _dense(view, wiring) if only is None and wiring is not None else ())
 
 
-def _watched(model: nn.Module, inputs: Tensor | None, *, known: bool) -> Wiring | None:
+def _watched(model: nn.Module, inputs: Inputs | None, *, known: bool) -> Wiring | None:
     if inputs is None:
         return None
     try:

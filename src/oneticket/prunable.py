@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import Inputs
 from oneticket.errors import InputError, nearest
 from oneticket.wiring import Wiring, watch
 
@@ -32,7 +33,7 @@ class Prunable:
         Whether the head's weight is prunable too.
     only : Sequence[str], optional
         Names of the parameters that may be pruned, in any order, instead of the default set.
-    inputs : Tensor, optional
+    inputs : Inputs, optional
         A batch by which the head is found, if it is not named.
 
     Raises
@@ -48,7 +49,7 @@ class Prunable:
         head: str | None = None,
         prune_head: bool = False,
         only: Sequence[str] | None = None,
-        inputs: Tensor | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         self.model = model
         self.head = head if head is not None else find_head(model, inputs=inputs)
@@ -131,7 +132,7 @@ def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
     return False
 
 
-def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | None = None) -> str:
+def find_head(model: nn.Module, classes: int | None = None, *, inputs: Inputs | None = None) -> str:
     """Name of the classifier: the layer whose output is the network's output.
 
     Parameters
@@ -140,7 +141,7 @@ def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | 
         The network.
     classes : int, optional
         The number of outputs that the classifier must have; by default as many as the network has.
-    inputs : Tensor, optional
+    inputs : Inputs, optional
         A batch on which the network is watched once (:func:`oneticket.wiring.watch`); where its layers are declared and
         what they are called is then of no account. Without a batch nothing can be watched, and the last linear layer is
         presumed; with ``classes``, the last that has so many outputs, or else such a convolution.
