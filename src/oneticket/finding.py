@@ -113,7 +113,12 @@ def find_ticket(
     network = copy.deepcopy(model)
     example = next(batches.ordered(), None)
     census = take_census(
-        network, None if example is None else example[0], head=head, prune_head=plan.prune_head, only=plan.prunable
+        network,
+        None if example is None else example[0],
+        head=head,
+        prune_head=plan.prune_head,
+        only=plan.prunable,
+        spare=True,
     )
     view = census.view
     _check_search(plan, density, view, recipe, batches)
