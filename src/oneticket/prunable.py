@@ -1,8 +1,8 @@
 """Which tensors of a network may be pruned, and which layer is its head.
 
 By default the prunable weights are those of convolutions and linear layers (and of recurrent cells, attention
-projections and the ``Conv1D`` of transformers) except the classifier head. Normalisation parameters and biases never are:
-they are not permuted and not counted either.
+projections and the ``Conv1D`` of transformers) except the classifier head. Normalisation parameters and biases never
+are; they are not permuted and not counted either.
 """
 
 from __future__ import annotations
