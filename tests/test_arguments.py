@@ -49,7 +49,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "masks as a dictionary": (lambda: trained(masks={"0.weight": torch.ones(20, 4) > 0}), r"expected Masks or None"),
     "keyword of train": (lambda: trained(callback=[]), r"unknown argument 'callback'.*did you mean 'callbacks'"),
     "runtime as a device": (lambda: trained(runtime="cpu"), r"runtime = 'cpu'; expected Runtime"),
-    "loss by name": (lambda: trained(loss="mse"), r"loss = 'mse'; expected a function or None"),
+    "loss by name": (lambda: trained(loss="mse"), r"unknown loss 'mse'; expected one of classification"),
+    "a loss that is not one": (lambda: trained(loss=3), r"loss = 3; expected .*a function or None"),
     "seed": (lambda: trained(seed=-1), r"seed = -1; expected a whole number of at least 0"),
     "model": (lambda: ot.train("lenet", DATA, RECIPE), r"model = 'lenet'; expected Module"),  # type: ignore[arg-type]
     "learning rate": (lambda: ot.Recipe.sgd(epochs=1, lr="fast"), r"lr = 'fast'; expected a number"),  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -227,3 +228,24 @@ def test_packed_masks_of_another_size_are_refused(bits: torch.Tensor) -> None:
 @given(one())
 def test_copies_and_pickles_are_equal(masks: Masks) -> None:
     assert pickle.loads(pickle.dumps(masks)) == copy.deepcopy(masks) == copy.copy(masks) == masks
+
+
+# -- of a network pruned elsewhere ------------------------------------------------------------------------------
+def test_the_masks_of_a_network_are_where_its_matrices_are_not_zero() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 3, padding_idx=0), torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+    with torch.no_grad():
+        model[1].weight[0, 1] = model[1].weight[2, 2] = 0
+        model[1].bias.zero_()
+    masks = Masks.of(model)
+    assert list(masks) == ["1.weight"]
+    assert (~masks["1.weight"]).nonzero().tolist() == [[0, 1], [2, 2]]
+    torch.nn.utils.prune.l1_unstructured(model[2], "weight", amount=4)
+    model[2].weight_orig.data[model[2].weight_mask == 1] = 0  # kept by its mask, though zero for the moment
+    assert Masks.of(model)["2.weight"].sum() == 2
+    torch.nn.utils.prune.remove(model[2], "weight")
+    assert Masks.of(model)["2.weight"].sum() == 0
+
+
+def test_a_dense_network_has_no_masks_to_read() -> None:
+    with pytest.raises(InputError, match=r"Masks\.of: Linear has no weight that is exactly zero"):
+        Masks.of(torch.nn.Linear(3, 3))

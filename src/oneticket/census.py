@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
+from oneticket.calling import Inputs
 from oneticket.errors import InputError
-from oneticket.prunable import Prunable, check_head, find_head, watched_head
+from oneticket.prunable import Prunable, check_head, find_head, named_heads, watched_head
 from oneticket.wiring import Wiring, watch
 
 _SHOWN = 6
@@ -18,14 +19,16 @@ _SHOWN = 6
 class Census:
     """The prunable weights of a network, and what a user may be wrong about; parameters by name.
 
-    ``unused`` are prunable, but the output does not depend on them; ``frozen`` are prunable, but not trained; ``dense``
-    are weights of a layer that are neither prunable nor the head's: of parametrised layers, of layers of a user's own.
+    ``unused`` are prunable, but the output does not depend on them; ``frozen`` are prunable, but not trained;
+    ``spared`` would be prunable, but are frozen or adapters; ``dense`` are weights of a layer that are neither prunable
+    nor the head's: of parametrised layers, of layers of a user's own.
     """
 
     view: Prunable
     unused: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     dense: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
 
     def told(self, density: float | None = None) -> str:
         """What a user should know, in one sentence for each kind; "" if there is nothing.
@@ -38,6 +41,8 @@ class Census:
             parts.append(f"the network never uses {_named(self.unused)}, which hold {share}")
         if self.frozen:
             parts.append(f"{_named(self.frozen)} are pruned, but frozen (requires_grad = False)")
+        if self.spared:
+            parts.append(f"{_named(self.spared)} are frozen or adapters (LoRA) and are not pruned")
         if self.dense:
             met, dense = "", self._count(self.dense)
             if density is not None:
@@ -53,12 +58,13 @@ class Census:
 
 def take_census(
     model: nn.Module,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
     *,
     head: str | None = None,
     classes: int | None = None,
     prune_head: bool = False,
     only: Sequence[str] | None = None,
+    spare: bool = False,
 ) -> Census:
     """The prunable weights of ``model``, with its head found by watching it compute on ``inputs``.
 
@@ -67,6 +73,7 @@ def take_census(
     model : the network; it is referred to, not changed.
     inputs : a batch; without one the head is presumed, and nothing is known of what is used.
     classes : the number of outputs that the head must have; by default as many as the network has.
+    spare : whether frozen weights and those of adapters (LoRA) are left alone, unless ``only`` names them.
     head, prune_head, only : as for :class:`oneticket.prunable.Prunable`.
 
     Raises
@@ -81,13 +88,29 @@ def take_census(
         check_head(model, head)
     except InputError as error:
         raise error.at("head") from error.__cause__
+    spared: tuple[str, ...] = ()
+    if spare and only is None:
+        whole = Prunable(model, head=head, prune_head=prune_head)
+        spared = tuple(name for name, weight in whole.weights() if not weight.requires_grad or _is_adapter(name))
+        only = [name for name in whole.names if name not in spared] if spared else None
+        if spared and not only:
+            raise InputError(
+                f"the model has nothing to prune: {_named(spared)} are frozen or adapters (LoRA)",
+                expected="prunable=[names], or weights that are trained",
+            )
     view = Prunable(model, head=head, prune_head=prune_head, only=only)
     frozen = tuple(name for name, weight in view.weights() if not weight.requires_grad)
     unused = () if wiring is None else tuple(name for name in view.names if name not in wiring.reaching)
-    return Census(view, unused, frozen, _dense(view, wiring) if only is None and wiring is not None else ())
+    counted = wiring is not None and (only is None or spared)
+    dense = [name for name in _dense(view, wiring) if name not in spared] if wiring is not None and counted else []
+    return Census(view, unused, frozen, tuple(dense), spared)
 
 
-def _watched(model: nn.Module, inputs: Tensor | None, *, known: bool) -> Wiring | None:
+def _is_adapter(name: str) -> bool:
+    return any(part.startswith("lora_") for part in name.split("."))
+
+
+def _watched(model: nn.Module, inputs: Inputs | None, *, known: bool) -> Wiring | None:
     if inputs is None:
         return None
     try:
@@ -100,7 +123,8 @@ def _watched(model: nn.Module, inputs: Tensor | None, *, known: bool) -> Wiring 
 
 def _dense(view: Prunable, wiring: Wiring) -> tuple[str, ...]:
     """The weights of layers that are neither prunable nor the head's; tables of embeddings compute nothing."""
-    spared = {id(parameter) for parameter in view.model.get_submodule(view.head).parameters()}
+    heads = {view.head, *named_heads(view.model)}
+    spared = {id(parameter) for head in heads for parameter in view.model.get_submodule(head).parameters()}
     for module in view.model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             spared |= {id(parameter) for parameter in module.parameters()}

@@ -162,6 +162,12 @@ def fit(name: str, value: Any, kind: Any) -> Any:
 
 def _instance(name: str, value: Any, kind: Any) -> Any:
     classes = tuple(collections.abc.Sequence if _is_list(m) else get_origin(m) or m for m in members(kind))
+    words = [word for m in members(kind) if get_origin(m) is Literal for word in get_args(m)]
+    classes = tuple(member for member in classes if member is not Literal)
+    if isinstance(value, str) and words:
+        if value in words:
+            return value
+        raise unknown(name, value, words)
     if any(member is Any for member in classes) or (isinstance(value, classes) and not _text_for_list(value, kind)):
         return value
     raise _misfit(name, value, kind)

@@ -27,6 +27,7 @@ from oneticket.search import (
     Search,
     SearchOptions,
     begin_round,
+    check_criterion,
     check_rescaling,
     masked_state,
     next_masks,
@@ -34,6 +35,7 @@ from oneticket.search import (
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
 from oneticket.training import Callback, Recipe, Runtime, Snapshot, Step, Training, evaluate, train
 from oneticket.training.examination import check_state, examine
+from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.weights import State
 
 
@@ -51,14 +53,16 @@ def find_ticket(
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
     on_round: Callable[[int, int, Training], None] | None = None,
+    loss: LossName | Loss | None = None,
     **search: Unpack[SearchOptions],
 ) -> Ticket:
     """Find a winning ticket of ``model`` on ``train_set`` by IMP with rewinding (Frankle et al. 2020).
 
     Parameters
     ----------
-    model : any module that maps a batch to logits (N × classes); its present weights are W_0. It is not changed.
-    train_set : an ImageSet, a pair of tensors, or any map-style dataset of (input, label).
+    model : any module that maps a batch to logits (N × classes), or to what ``loss`` takes; its present
+        weights are W_0. It is not changed.
+    train_set : any data that :func:`oneticket.data.as_batches` takes.
     recipe : how each round trains.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
@@ -69,6 +73,7 @@ def find_ticket(
     runtime : how each training is computed, instead of ``device``; without a checkpoint.
     callbacks : as for :func:`oneticket.train`, of each of the trainings.
     on_round : called after each training with its number, the number of all trainings, and its result.
+    loss : as for :func:`oneticket.train`; by default cross-entropy.
     search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
         default), ``"500it"``, 0. ``rounds`` is by default the number needed if each round removes the fraction
         ``prune`` (0.2) of the remaining weights; 1 is one-shot pruning.
@@ -101,19 +106,26 @@ def find_ticket(
     plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
+    objective = Objective(loss, label_smoothing=recipe.label_smoothing)
+    check_criterion(plan.criterion, objective.name)
     refuse_computed_weights(model)  # they can't be copied
     check_state(model)
-    batches = examine(model, train_set, recipe, device=computed.device).train_set
+    batches = examine(model, train_set, recipe, device=computed.device, objective=objective).train_set
     network = copy.deepcopy(model)
     example = next(batches.ordered(), None)
     census = take_census(
-        network, None if example is None else example[0], head=head, prune_head=plan.prune_head, only=plan.prunable
+        network,
+        None if example is None else example[0],
+        head=head,
+        prune_head=plan.prune_head,
+        only=plan.prunable,
+        spare=True,
     )
     view = census.view
     _check_search(plan, density, view, recipe, batches)
     if told := census.told(density):
         warnings.warn(told, stacklevel=3)
-    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, computed, callbacks, on_round)
+    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, computed, callbacks, on_round, loss)
     if masks.collapsed():
         warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=3)
     provenance = Provenance(
@@ -159,11 +171,13 @@ def _searched(
     runtime: Runtime,
     callbacks: Sequence[Callback],
     on_round: Callable[[int, int, Training], None] | None,
+    loss: LossName | Loss | None,
 ) -> tuple[Masks, Snapshot]:
     """The masks of the last round, and the network at k; ``network`` is trained, and ``view`` is its view."""
     evidence = Replayed(batches, Streams(seed))
     initial = _state(network)
-    train_on = partial(train, network, batches, recipe, callbacks=callbacks, seed=seed, runtime=runtime)
+    train_on = partial(train, network, batches, recipe, callbacks=callbacks, seed=seed, runtime=runtime, loss=loss)
+    objective = Objective(loss, label_smoothing=recipe.label_smoothing)
     run = train_on(snapshots=[search.rewind])
     rewound = run.snapshots[str(search.rewind)]
     masks: Masks | None = None
@@ -172,7 +186,7 @@ def _searched(
             on_round(number - 1, search.rounds, run)
         masks = next_masks(
             view, initial=lambda: initial, batches=lambda: evidence, search=search, density=target, alive=masks,
-            seed=seed, number=number,
+            seed=seed, number=number, loss=None if objective.name == "classification" else objective.loss,
         )  # fmt: skip
         if number == search.rounds:
             break
@@ -230,6 +244,8 @@ def transfer(
     device: str | torch.device = "cpu",
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
+    loss: LossName | Loss | None = None,
+    metric: MetricName | Judge | None = None,
 ) -> Transfer:
     """Put ``ticket`` into ``model`` and train it on the target; ``model`` is changed in place.
 
@@ -246,11 +262,12 @@ def transfer(
     seed : the replicate.
     device : where to train, such as ``"cpu"`` or ``"cuda"``.
     runtime : how the training is computed, instead of ``device``.
-    callbacks : as for :func:`oneticket.train`.
+    callbacks, loss, metric : as for :func:`oneticket.train`.
 
     Returns
     -------
-    Transfer : the placed weights, the training, and test accuracy (a fraction) and loss, both None without a test set.
+    Transfer : the placed weights, the training, and test accuracy (a fraction, or the ``metric``) and loss, both None
+        without a test set.
 
     Raises
     ------
@@ -273,20 +290,20 @@ def transfer(
     if isinstance(test_set, ImageSet) and normalisation is None:
         raise InputError("test_set is an ImageSet, but train_set is not", expected="both of one kind")
     computed = _runtime(runtime, device)
-    examined = examine(
-        model, train_set, recipe, device=computed.device, evaluated={"validation": validation, "test_set": test_set}
-    )
+    objective = Objective(loss, metric, label_smoothing=recipe.label_smoothing)
+    evaluated = {"validation": validation, "test_set": test_set}
+    examined = examine(model, train_set, recipe, device=computed.device, objective=objective, evaluated=evaluated)
     if model_head is None and not has_layer(model, ticket.head):
         model_head = _watched_head(model, examined.train_set)
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
-        runtime=computed, callbacks=callbacks,
+        runtime=computed, callbacks=callbacks, loss=loss, metric=metric,
     )  # fmt: skip
     if test_set is None:
         return Transfer(placement, run, None, None)
-    accuracy, loss = evaluate(model, test_set, normalisation=normalisation, device=computed.device)
-    return Transfer(placement, run, accuracy, loss)
+    figures = evaluate(model, test_set, normalisation=normalisation, device=computed.device, **objective.given())
+    return Transfer(placement, run, *figures)
 
 
 def _watched_head(model: nn.Module, batches: BatchSource) -> str | None:

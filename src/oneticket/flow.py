@@ -19,7 +19,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from oneticket.calling import call, results_of
+
 Places = NDArray[np.int64]
+
 Key = tuple[int, int]
 """The ``id`` of a parameter or buffer and a dimension of it; a negative number stands for padding channels."""
 
@@ -59,10 +62,11 @@ class Flow(TorchFunctionMode):
         """Run the model once more, in its current mode."""
         self._seen = {id(inputs): (inputs, None)}
         with self:
-            output = self.model(inputs)
-        for leaf in tree_leaves(output):
-            self.blind |= not (isinstance(leaf, Tensor) and self._known(leaf))
-            self._hold(leaf)
+            outputs = results_of(call(self.model, inputs))
+        self.blind |= not outputs
+        for output in outputs:
+            self.blind |= not self._known(output)
+            self._hold(output)
         self._seen = {}
 
     def __torch_function__(

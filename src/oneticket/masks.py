@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneticket.conversion import checked
 from oneticket.errors import InputError
@@ -46,6 +46,39 @@ class Masks(Mapping[str, Tensor]):
     def full(cls, like: Mapping[str, Tensor]) -> Masks:
         """Masks that keep every entry of the given tensors."""
         return cls({name: torch.ones(t.shape, dtype=torch.bool) for name, t in like.items()})
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Masks:
+        """Masks of a network that was pruned elsewhere: True where a weight is not exactly zero.
+
+        Of the parameters of two dimensions or more that hold a zero, tables of embeddings left out; and of those under
+        ``torch.nn.utils.prune``, whose mask is taken as it is, by the name without ``_orig``.
+
+        Raises
+        ------
+        InputError
+            For a network without any.
+
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.weight.data[0, 0] = 0
+        >>> Masks.of(layer).kept
+        3
+        """
+        found: dict[str, Tensor] = {}
+        for place, module in model.named_modules():
+            buffers = dict(module.named_buffers(recurse=False))
+            for own, weight in module.named_parameters(recurse=False):
+                name = f"{place}.{own}".lstrip(".")
+                mask = buffers.get(f"{own.removesuffix('_orig')}_mask") if own.endswith("_orig") else None
+                if mask is not None:
+                    found[name.removesuffix("_orig")] = mask != 0
+                elif weight.dim() > 1 and not isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                    kept = weight.detach() != 0
+                    found |= {} if bool(kept.all()) else {name: kept}
+        if not found:
+            what = f"{type(model).__name__} has no weight that is exactly zero"
+            raise InputError(what, where="Masks.of", expected="a pruned network")
+        return cls({name: mask.cpu() for name, mask in found.items()})
 
     # -- the mapping ---------------------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> Tensor:

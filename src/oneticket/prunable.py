@@ -1,17 +1,20 @@
 """Which tensors of a network may be pruned, and which layer is its head.
 
-By default the prunable weights are those of convolutions and linear layers (and of recurrent cells and attention
-projections) except the classifier head. Normalisation parameters and biases are never pruned, never permuted, never
-counted.
+By default the prunable weights are those of convolutions and linear layers (and of recurrent cells, attention
+projections and the ``Conv1D`` of transformers) except the classifier head. Normalisation parameters and biases never
+are; they are not permuted and not counted either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import Inputs
 from oneticket.errors import InputError, nearest
 from oneticket.wiring import Wiring, watch
 
@@ -31,8 +34,9 @@ class Prunable:
     prune_head : bool, default False
         Whether the head's weight is prunable too.
     only : Sequence[str], optional
-        Names of the parameters that may be pruned, in any order, instead of the default set.
-    inputs : Tensor, optional
+        Names of the parameters that may be pruned, in any order, instead of the default set. In a pattern ``*`` stands
+        for any text; it chooses among the parameters of two dimensions or more.
+    inputs : Inputs, optional
         A batch by which the head is found, if it is not named.
 
     Raises
@@ -48,7 +52,7 @@ class Prunable:
         head: str | None = None,
         prune_head: bool = False,
         only: Sequence[str] | None = None,
-        inputs: Tensor | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         self.model = model
         self.head = head if head is not None else find_head(model, inputs=inputs)
@@ -57,17 +61,12 @@ class Prunable:
             raise InputError(f"only = '{only}'", expected=f"a list of names, such as ['{only}']")
         chosen = dict.fromkeys(only if only is not None else prunable_names(model, self.head, prune_head))
         parameters = dict(model.named_parameters())
-        for name in chosen:
-            if name not in parameters:
-                raise InputError(
-                    f"the model has no parameter '{name}' to prune",
-                    expected=f"one of {', '.join(parameters)}",
-                    nearest=nearest(name, parameters),
-                )
-        self.names = tuple(name for name in parameters if name in chosen)
+        names = {name for pattern in chosen for name in _matching(pattern, parameters)}
+        self.names = tuple(name for name in parameters if name in names)
         if not self.names:
             raise InputError(
-                "the model has nothing to prune", expected="a convolution or linear layer besides its head"
+                f"the model has nothing to prune{_unknown_layers(model, self.head)}",
+                expected="a convolution or linear layer besides its head, or prunable=[names or 'blocks.*.weight']",
             )
 
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -91,6 +90,31 @@ class Prunable:
         return sum(weight.numel() for _, weight in self.weights())
 
 
+def _matching(pattern: str, parameters: Mapping[str, Tensor]) -> list[str]:
+    """The parameters that ``pattern`` names: one by its name, or all matrices that it fits."""
+    if pattern in parameters:
+        return [pattern]
+    fitting = [n for n, p in parameters.items() if p.dim() > 1 and fnmatchcase(n, pattern)] if "*" in pattern else []
+    if fitting:
+        return fitting
+    raise InputError(
+        f"the model has no parameter '{pattern}' to prune",
+        expected=f"one of {', '.join(parameters)}",
+        nearest=nearest(pattern, parameters),
+    )
+
+
+def _unknown_layers(model: nn.Module, head: str) -> str:
+    kinds = Counter(
+        type(module).__name__
+        for name, module in model.named_modules()
+        if name != head and not isinstance(module, nn.Embedding)
+        if any(p.dim() > 1 for p in module.parameters(recurse=False))
+    )
+    seen = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    return f": it has {seen} besides its head" if seen else ""
+
+
 def by_unit(weight: Tensor, transposed: int | None = None) -> Tensor:
     """``weight`` as groups × inputs × output units × the rest: the weights that enter a unit are [g, :, u, :].
 
@@ -106,15 +130,27 @@ def by_unit(weight: Tensor, transposed: int | None = None) -> Tensor:
 
 
 def transposed_groups(module: nn.Module) -> int | None:
-    """The groups of a transposed convolution, whose weight lists its inputs first; None for every other layer."""
+    """The groups of a layer whose weight lists its inputs first; None for every other layer.
+
+    Those are transposed convolutions, and the ``Conv1D`` of transformers, a linear layer of one group.
+    """
+    if is_transposed_linear(module):
+        return 1
     return module.groups if isinstance(module, _TRANSPOSED) else None
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether ``module`` is a ``Conv1D`` of transformers: a linear layer whose weight is inputs × outputs."""
+    weight, outputs = getattr(module, "weight", None), getattr(module, "nf", None)
+    return type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.shape[1:] == (outputs,)
 
 
 def prunable_names(model: nn.Module, head: str, prune_head: bool = False) -> Iterator[str]:
     """The names of the weights that are prunable by default."""
     # A weight shared by two modules has one name among the parameters; one shared with the head belongs to the head.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    spared = set() if prune_head else {id(p) for p in model.get_submodule(head).parameters()}
+    heads = [head, *(heads if head in (heads := named_heads(model)) else ())]
+    spared = set() if prune_head else {id(p) for name in heads for p in model.get_submodule(name).parameters()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in spared and _is_weight(module, name, parameter):
@@ -122,7 +158,7 @@ def prunable_names(model: nn.Module, head: str, prune_head: bool = False) -> Ite
 
 
 def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
-    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or is_transposed_linear(module):
         return name == "weight"
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return name.startswith("weight")
@@ -131,7 +167,7 @@ def _is_weight(module: nn.Module, name: str, parameter: Tensor) -> bool:
     return False
 
 
-def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | None = None) -> str:
+def find_head(model: nn.Module, classes: int | None = None, *, inputs: Inputs | None = None) -> str:
     """Name of the classifier: the layer whose output is the network's output.
 
     Parameters
@@ -140,7 +176,7 @@ def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | 
         The network.
     classes : int, optional
         The number of outputs that the classifier must have; by default as many as the network has.
-    inputs : Tensor, optional
+    inputs : Inputs, optional
         A batch on which the network is watched once (:func:`oneticket.wiring.watch`); where its layers are declared and
         what they are called is then of no account. Without a batch nothing can be watched, and the last linear layer is
         presumed; with ``classes``, the last that has so many outputs, or else such a convolution.
@@ -156,10 +192,12 @@ def find_head(model: nn.Module, classes: int | None = None, *, inputs: Tensor | 
 def watched_head(model: nn.Module, wiring: Wiring, classes: int | None = None) -> str:
     """The one layer through which the output left the network; see :func:`find_head`."""
     wanted = classes if classes is not None else wiring.outputs
-    if len(wiring.last) != 1:
+    named = named_heads(model)
+    last = named[:1] if len(wiring.last) > 1 and set(named) == set(wiring.last) else wiring.last
+    if len(last) != 1:
         several = f"its output comes from {_listed(wiring.last)} together"
         raise _unfound(model, several if wiring.last else "its output comes from no layer with weights")
-    (head,) = wiring.last
+    (head,) = last
     layer = model.get_submodule(head)
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
@@ -167,9 +205,23 @@ def watched_head(model: nn.Module, wiring: Wiring, classes: int | None = None) -
         raise _unfound(model, f"its output comes from '{head}', but {kind} has no parameter 'weight'")
     # Of a layer of a user's own it is not known which dimension counts its outputs.
     outputs = [outputs_of(layer)] if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) else list(weight.shape[:2])
+    if is_transposed_linear(layer):
+        outputs = [outputs_of(layer)]
     if wanted is not None and wanted not in outputs:
         raise _unfound(model, f"its output comes from '{head}', which has {outputs[0]} outputs, not {wanted}")
     return head
+
+
+def named_heads(model: nn.Module) -> tuple[str, ...]:
+    """The classifiers that the model itself names, as those of timm do by ``get_classifier``; of none, nothing."""
+    try:
+        found = model.get_classifier()  # type: ignore[operator]
+    except Exception:  # no such method, or one of another kind
+        return ()
+    found = found.values() if isinstance(found, nn.ModuleDict) else found
+    layers = found if isinstance(found, tuple | list | nn.ModuleList) else (found,)
+    names = {id(module): name for name, module in model.named_modules()}
+    return tuple(names[id(layer)] for layer in layers if id(layer) in names and has_weight(layer))
 
 
 def sole_head(model: nn.Module) -> str:
@@ -224,7 +276,12 @@ def _listed(names: Sequence[str]) -> str:
 
 def has_layer(model: nn.Module, name: str) -> bool:
     """Whether ``model`` has a layer of this name that has a weight."""
-    return isinstance(getattr(dict(model.named_modules()).get(name), "weight", None), Tensor)
+    return has_weight(dict(model.named_modules()).get(name))
+
+
+def has_weight(layer: object) -> bool:
+    """Whether ``layer`` has a tensor as its weight."""
+    return isinstance(getattr(layer, "weight", None), Tensor)
 
 
 def check_head(model: nn.Module, head: str) -> None:

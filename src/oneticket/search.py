@@ -15,8 +15,8 @@ from oneticket.data import BatchSource
 from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
-from oneticket.pruning import ScoreContext, prune
-from oneticket.pruning.context import Batches
+from oneticket.pruning import CRITERIA, ScoreContext, prune
+from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
 from oneticket.training import Start, Step
 from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimizer, rescale
@@ -127,12 +127,14 @@ def next_masks(
     alive: Masks | None,
     seed: int,
     number: int,
+    loss: BatchLoss | None = None,
 ) -> Masks:
     """The masks of round ``number``: pruned from the trained weights that ``prunable`` holds, inside ``alive``."""
     context = ScoreContext(
         initial=initial,
         batches=batches,
         generator=lambda: Streams(seed).generator("mask", "criterion", number),
+        loss=loss,
     )
     return prune(
         prunable, context, criterion=search.criterion, allocation=search.allocation, density=density, alive=alive
@@ -195,6 +197,16 @@ class Replayed:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order, augmentation = (self._streams.generator("mask", "evidence", what) for what in ("order", "augmentation"))
         return self._batches.epoch(order, augmentation)
+
+
+def check_criterion(name: str, loss: str | None) -> None:
+    """Raise InputError for a criterion that looks at classes where the loss is not their cross-entropy."""
+    if loss != "classification" and CRITERIA.entry(name).facts.needs == "classes":
+        able = [entry.name for entry in CRITERIA.entries() if entry.facts.needs != "classes"]
+        raise InputError(
+            f"criterion = '{name}' looks at samples of each class, which this loss does not have",
+            expected=f"loss = 'classification', or one of {', '.join(able)}",
+        )
 
 
 def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from oneticket.calling import Inputs, call, described, each, results_of, tensors_of
 from oneticket.errors import InputError
 from oneticket.randomness import seeded
 
@@ -56,7 +57,7 @@ class _Mark(NamedTuple):
     parameters: int = 0
 
 
-def watch(model: nn.Module, inputs: Tensor) -> Wiring:
+def watch(model: nn.Module, inputs: Inputs) -> Wiring:
     """Run ``model`` once on ``inputs``, in evaluation mode, and say how its weights reach the output.
 
     A copy of the model runs: modes, buffers, gradients and random state of the caller do not change.
@@ -73,31 +74,30 @@ def watch(model: nn.Module, inputs: Tensor) -> Wiring:
     except Exception as error:
         what = f"{name} can't be copied: {type(error).__name__}: {error}"
         raise InputError(what, expected="a network that copy.deepcopy takes, or head = its classifier") from error
-    place = next((p.device for p in trial.parameters()), inputs.device)
+    place = next((p.device for p in trial.parameters()), tensors_of(inputs)[0].device)
     mode = _Watching(trial)
     # With gradients, attention and encoder layers compute step by step, not in one fused operation.
     for parameter in trial.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     try:
         with seeded(0), torch.enable_grad(), _uncompiled(), mode.layers_at_work():
-            batch = inputs.detach().clone().to(place)
+            batch = each(lambda part: part.detach().clone().to(place), inputs)
             mode.begin(batch)
             with mode:
-                output = trial(batch)
+                output = results_of(call(trial, batch))
     except (InputError, MemoryError):
         raise
     except Exception as error:
         raise InputError(
-            f"{name} fails on a batch of shape {tuple(inputs.shape)}: {type(error).__name__}: {error}",
+            f"{name} fails on a batch of {described(inputs, types=False)}: {type(error).__name__}: {error}",
             expected='a network that computes on it, or the name of its head, as head="…"',
         ) from error
-    leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    mark = mode.joined(leaves)
+    mark = mode.joined(output)
     return Wiring(
         last=tuple(prefix + layer for bit, layer in enumerate(mode.layers) if mark.last >> bit & 1),
         reaching=frozenset(prefix + n for bit, n in enumerate(mode.names) if mark.parameters >> bit & 1),
         working=frozenset(prefix + n for bit, n in enumerate(mode.names) if mode.working >> bit & 1),
-        outputs=leaves[0].shape[1] if len(leaves) == 1 and leaves[0].dim() == 2 else None,
+        outputs=output[0].shape[1] if len(output) == 1 and output[0].dim() == 2 else None,
     )
 
 
@@ -138,8 +138,9 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.layers.append(layer)
         return self.layers.index(layer)
 
-    def begin(self, batch: Tensor) -> None:
-        self._put(batch, _Mark(data=True))
+    def begin(self, batch: Inputs) -> None:
+        for part in tensors_of(batch):
+            self._put(part, _Mark(data=True))
 
     @contextmanager
     def layers_at_work(self) -> Iterator[None]:

@@ -284,7 +284,7 @@ def test_an_image_set_is_normalised_by_itself_unless_told_otherwise() -> None:
         ("mnist", "str cannot be made into batches"),
         (torch.zeros(3), "Tensor cannot be made into batches"),
         ((torch.zeros(3),) * 3, "tuple cannot be made into batches"),
-        (Stream(), "Stream cannot be made into batches"),
+        (Stream(), "Stream has no length; expected __len__, the number of samples in an epoch"),
         (None, "NoneType cannot be made into batches; expected an ImageSet, a pair"),
         ((torch.zeros(3), torch.zeros(2)), "3 inputs, but 2 targets"),
     ],

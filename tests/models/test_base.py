@@ -315,7 +315,7 @@ def test_network_that_does_not_take_the_images(module, tmp_path):
         ("nn.Sequential(nn.Flatten(), nn.Linear(64, classes + 1))", "(2, 11)"),
         ("nn.Sequential(nn.Linear(8, classes))", "(2, 1, 8, 10)"),
         ("nn.Sequential(nn.Flatten(), nn.Flatten(0), nn.Linear(128, classes))", "(10,)"),
-        ("nn.Sequential(nn.Flatten(), nn.GRU(64, classes))", "a tuple"),
+        ("nn.Sequential(nn.Flatten(), nn.GRU(64, classes + 1))", "(2, 11)"),  # of a tuple, the first
     ],
 )
 def test_output_of_another_shape(module, tmp_path, body, got):

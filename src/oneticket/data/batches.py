@@ -1,23 +1,26 @@
-"""Batches: shuffled and augmented for training, in order and untouched for evaluation, from any kind of data."""
+"""Batches: shuffled and augmented for training, in order and untouched for evaluation, from any kind of data.
+
+A batch is a pair of inputs and targets. Inputs are a tensor, a tuple of tensors (a network of several inputs) or a dict
+of tensors (given by keyword).
+"""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
+from oneticket.calling import Inputs, each, size_of, tensors_of
 from oneticket.data.augmentation import Augmentation, Draws, Normalisation
+from oneticket.data.samples import as_batch, as_pair, moved, seeded_everywhere
 from oneticket.data.sets import ImageSet
 from oneticket.errors import InputError
-from oneticket.randomness import seeded
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Inputs, Tensor]
 _NO_DATASET = (str, bytes, dict, tuple, Tensor, np.ndarray)  # indexed and counted, but not samples of (input, target)
 
 
@@ -113,25 +116,32 @@ class ImageBatches(_Batches):
 
 
 class TensorBatches(_Batches):
-    """Batches of two tensors of one length, inputs [N, …] and targets [N, …], unchanged, on ``device``."""
+    """Batches of inputs [N, …] (a tensor, or a tuple or dict of them) and targets [N, …], unchanged, on ``device``."""
 
-    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, device: torch.device | str = "cpu") -> None:
-        if len(inputs) != len(targets):
-            raise InputError(f"{len(inputs)} inputs, but {len(targets)} targets", expected="equally many")
-        super().__init__(len(inputs), batch_size, device)
-        self._inputs, self._targets = inputs.to(device), targets.to(device)
+    def __init__(self, inputs: Inputs, targets: Tensor, batch_size: int, device: torch.device | str = "cpu") -> None:
+        for part in tensors_of(inputs):
+            if len(part) != len(targets):
+                raise InputError(f"{len(part)} inputs, but {len(targets)} targets", expected="equally many")
+        super().__init__(size_of(inputs), batch_size, device)
+        self._inputs, self._targets = each(lambda part: part.to(device), inputs), targets.to(device)
 
     def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
         for samples in self._shuffled(order):
-            yield self._inputs.index_select(0, samples), self._targets.index_select(0, samples)
+            yield self._picked(samples), self._targets.index_select(0, samples)
 
     def ordered(self) -> Iterator[Batch]:
         # Copies: a network that writes into its inputs must not reach the data.
-        return ((self._inputs[part].clone(), self._targets[part]) for part in self._in_order())
+        return ((self._sliced(part), self._targets[part]) for part in self._in_order())
+
+    def _picked(self, samples: Tensor) -> Inputs:
+        return each(lambda part: part.index_select(0, samples), self._inputs)
+
+    def _sliced(self, place: slice) -> Inputs:
+        return each(lambda part: part[place].clone(), self._inputs)
 
 
 class DatasetBatches(_Batches):
-    """Batches of any map-style dataset of (input, target) pairs, collated by torch, on ``device``.
+    """Batches of any map-style dataset of (input, target) pairs or of dicts, collated by torch, on ``device``.
 
     The dataset's own random transforms are drawn anew in every epoch. While a batch is fetched, the global generators
     of torch, NumPy and Python are seeded from the augmentation generator; afterwards their state is restored, so that
@@ -156,17 +166,73 @@ class DatasetBatches(_Batches):
         loader = DataLoader(self._dataset, self.batch_size, sampler=sampler, generator=torch.Generator())
         batches = iter(loader)
         for _ in range(self.steps_per_epoch):
-            with _all_seeded(int(torch.randint(2**32, (), generator=draws))):
+            with seeded_everywhere(int(torch.randint(2**32, (), generator=draws))):
                 batch = next(batches)
-            if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)):
-                raise InputError(
-                    f"{type(self._dataset).__name__} does not give (input, target) pairs of tensors or numbers"
-                )
-            yield self._moved(batch[0]), self._moved(batch[1])
+            yield moved(as_batch(batch, self._dataset), self.device)
 
-    def _moved(self, part: Tensor) -> Tensor:
-        # From pinned memory the copy runs during the previous step.
-        return part if self.device.type == "cpu" else part.pin_memory().to(self.device, non_blocking=True)
+
+class LoaderBatches(_Batches):
+    """The batches of a DataLoader, or of an iterable dataset of known length, as they come, on ``device``.
+
+    The loader's own size, order, collation and workers; its random choices, and those of the dataset, are drawn anew in
+    every epoch from the two generators. ``ordered`` gives the samples of a map-style dataset in its order, and those of
+    an iterable one as they come.
+
+    Raises
+    ------
+    InputError
+        For a stream of unknown length, and in an epoch for one that ends before its length.
+    """
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device | str = "cpu") -> None:
+        self._name = type(loader.dataset).__name__
+        try:
+            length, samples = len(loader), len(cast("Sized", loader.dataset))
+        except TypeError:
+            expected = "__len__, the number of samples in an epoch, or a BatchSource of your own"
+            raise InputError(f"{self._name} has no length", expected=expected) from None
+        size = loader.batch_size
+        if size is None:  # a sampler of batches of its own
+            size = getattr(loader.batch_sampler, "batch_size", None) or max(1, -(-samples // max(1, length)))
+        super().__init__(min(samples, length * size) if loader.drop_last else samples, size, device)
+        self._loader, self._length = loader, length
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._length
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        return self._fetched(self._loader, self._length, order, augmentation)
+
+    def ordered(self) -> Iterator[Batch]:
+        loader, fixed = self._loader, torch.Generator().manual_seed(0)
+        if isinstance(loader.dataset, IterableDataset):
+            return self._fetched(loader, self._length, fixed, fixed)
+        in_order = DataLoader(loader.dataset, self.batch_size, collate_fn=loader.collate_fn)
+        return self._fetched(in_order, len(in_order), fixed, fixed)
+
+    def _fetched(
+        self, loader: DataLoader[Any], length: int, order: torch.Generator, draws: torch.Generator
+    ) -> Iterator[Batch]:
+        own, seed = _own_generators(loader), int(torch.randint(2**32, (), generator=order))
+        with seeded_everywhere(seed, *own):
+            batches = iter(loader)
+        for done in range(length):
+            # A sampler draws its order with the first batch, and may draw again at the end.
+            seed = seed if done == 0 else int(torch.randint(2**32, (), generator=draws))
+            with seeded_everywhere(seed, *own):
+                batch = next(batches, None)
+            if batch is None:
+                found = f"{self._name} ended after {done} of {length} batches"
+                raise InputError(found, expected="as many samples as its __len__ says")
+            yield moved(as_batch(batch, loader.dataset), self.device)
+
+
+def _own_generators(loader: DataLoader[Any]) -> set[torch.Generator]:
+    """The generators of a loader and its samplers: by their state the order would differ from call to call."""
+    holders = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = (getattr(holder, "generator", None) for holder in holders)
+    return {generator for generator in found if isinstance(generator, torch.Generator)}
 
 
 def as_batches(
@@ -181,10 +247,13 @@ def as_batches(
 
     Parameters
     ----------
-    data : ImageSet, pair of tensors, TensorDataset, map-style dataset or BatchSource
-        A BatchSource is returned as it is, with its own batch size, normalisation and augmentation.
+    data : ImageSet, pair of tensors or arrays, TensorDataset, dict, dataset, DataLoader or BatchSource
+        A BatchSource is returned as it is, with its own batch size, normalisation and augmentation. The inputs of a
+        pair may be a tuple (a network of several inputs) or a dict (given by keyword). A dict, or a dataset of dicts,
+        has its targets under ``labels`` or ``label``; without them the targets are its ``input_ids``. NumPy numbers
+        become tensors of torch's default types. An iterable dataset is streamed, in its own order.
     batch_size : int
-        Samples in each batch but the last.
+        Samples in each batch but the last; a DataLoader has its own.
     normalisation : Normalisation, optional
         For an ImageSet; by default that of ``data`` itself, so give that of the training split with a set to evaluate
         on.
@@ -210,26 +279,14 @@ def as_batches(
     if augmentation:
         found = f"flip and crop are for an ImageSet, not for {type(data).__name__}"
         raise InputError(found, expected="no augmentation in the recipe; let the dataset draw its own")
-    pair = data.tensors if isinstance(data, TensorDataset) else data
-    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
-        return TensorBatches(pair[0], pair[1], batch_size, device)
+    pair = as_pair(data.tensors if isinstance(data, TensorDataset) else data)
+    if pair is not None:
+        return TensorBatches(*pair, batch_size, device)
+    if isinstance(data, DataLoader | IterableDataset):
+        return LoaderBatches(data if isinstance(data, DataLoader) else DataLoader(data, batch_size), device)
     if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, _NO_DATASET):
         return DatasetBatches(cast("Dataset[Any]", data), batch_size, device)
     raise InputError(
         f"{type(data).__name__} cannot be made into batches",
-        expected="an ImageSet, a pair (inputs, targets) of tensors, a map-style dataset or a BatchSource",
+        expected="an ImageSet, a pair (inputs, targets) of tensors, a dataset, a DataLoader or a BatchSource",
     )
-
-
-@contextmanager
-def _all_seeded(seed: int) -> Iterator[None]:
-    """Set the global generators of torch, NumPy and Python to ``seed`` inside, and restore them afterwards."""
-    python, legacy = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with seeded(seed):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)

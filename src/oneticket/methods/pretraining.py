@@ -273,7 +273,7 @@ def _only(model: nn.Module, layer: nn.Module) -> Iterator[None]:
 
 # -- both ---------------------------------------------------------------------------------------------------------
 def _example(task: PretrainingTask) -> Tensor:
-    inputs, _ = next(iter(task.train_set.ordered()))
+    inputs: Tensor = next(iter(task.train_set.ordered()))[0]
     task.model.to(inputs.device)
     return inputs
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from oneticket.calling import Inputs, call, size_of
 from oneticket.data import BatchSource, as_batches
 from oneticket.errors import InputError
 from oneticket.training.evaluation import evaluate, evaluating
@@ -123,19 +124,20 @@ def estimate_statistics(model: nn.Module, batches: BatchSource) -> None:
             norm.train()
         seen = 0
         for inputs in _inputs(batches):
-            seen += len(inputs)
+            size = size_of(inputs)
+            seen += size
             for norm in norms:
-                norm.momentum = len(inputs) / seen
-            model(inputs)
+                norm.momentum = size / seen
+            call(model, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def _inputs(batches: BatchSource) -> Iterator[Tensor]:
+def _inputs(batches: BatchSource) -> Iterator[Inputs]:
     if not batches.samples:
         raise InputError("the training set is empty: the normalisation cannot be estimated on it")
     least = min(batches.batch_size, batches.samples, 2)
-    return (inputs for inputs, _ in batches.ordered() if len(inputs) >= least)
+    return (inputs for inputs, _ in batches.ordered() if size_of(inputs) >= least)
 
 
 def _check(model: nn.Module, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:

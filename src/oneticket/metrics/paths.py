@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from oneticket.errors import InputError, nearest
 from oneticket.masks import Masks
 from oneticket.metrics.reachability import Reachability, UnknownPaths
+from oneticket.prunable import transposed_groups
 from oneticket.training.evaluation import evaluating
 
 
@@ -89,7 +89,8 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
         what = f"{type(model).__name__} fails on 0/1 weights in float64: {type(error).__name__}: {error}"
         raise UnknownPaths(what) from error
     effective = Masks({name: mask.cpu() & (gradients[name] > 0) for name, mask in masks.items()})
-    rows = {name: _rows(mask, _transposed_groups(model, name)) for name, mask in effective.items()}
+    layers = {name: model.get_submodule(name.rpartition(".")[0]) for name in effective}
+    rows = {name: _rows(mask, transposed_groups(layers[name])) for name, mask in effective.items()}
     return Paths(effective, tuple(DeadUnits(n, int((~r.any(1)).sum()), len(r)) for n, r in rows.items()))
 
 
@@ -140,12 +141,6 @@ def _check(model: nn.Module, masks: Masks) -> None:
             )
         if tuple(mask.shape) != shapes[name]:
             raise InputError(f"the mask '{name}' has the shape {tuple(mask.shape)}", expected=f"{shapes[name]}")
-
-
-def _transposed_groups(model: nn.Module, name: str) -> int | None:
-    """The groups of a transposed convolution, whose weight lists its inputs first; None for other layers."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    return module.groups if isinstance(module, _ConvTransposeNd) else None
 
 
 def _rows(mask: Tensor, groups: int | None) -> Tensor:

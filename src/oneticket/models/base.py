@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from oneticket.calling import outputs_on
 from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json
 from oneticket.randomness import seeded
@@ -267,8 +268,8 @@ def _check_output(network: nn.Module, input_shape: Shape, classes: int) -> None:
     network.eval()
     try:
         with torch.no_grad():
-            output = network(torch.zeros(2, *input_shape))
-    except MemoryError:
+            output = outputs_on(network, torch.zeros(2, *input_shape))
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         shape = (2, *input_shape)
@@ -276,8 +277,8 @@ def _check_output(network: nn.Module, input_shape: Shape, classes: int) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    if got != (2, classes):
+    if output.shape != (2, classes):
         raise InputError(
-            f"its output for a batch of 2 is {got}", expected=f"shape (2, {classes}): one number for each class"
+            f"its output for a batch of 2 is {tuple(output.shape)}",
+            expected=f"shape (2, {classes}): one number for each class",
         )

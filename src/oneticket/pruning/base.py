@@ -37,11 +37,14 @@ class CriterionFacts(msgspec.Struct, frozen=True):
         ``signed`` if they may be negative.
     rounds : int
         How often :func:`prune` scores the weights on the way to the density.
+    needs : str, optional
+        ``classes`` if it looks at samples of each class, and so only at the cross-entropy of classes.
     """
 
     at: Literal["end", "init"] = "end"
     scores: Literal["nonnegative", "signed"] = "nonnegative"
     rounds: int = 1
+    needs: Literal["classes"] | None = None
 
 
 class AllocationFacts(msgspec.Struct, frozen=True):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from oneticket.calling import Inputs
 from oneticket.errors import InputError
 from oneticket.lazy import Context, Given
 from oneticket.pruning.correspondence import Blocks, Matching, Shapes
 
-Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+Batches: TypeAlias = Iterable[tuple[Inputs, Tensor]]
 """Pairs of inputs and targets."""
+
+BatchLoss: TypeAlias = Callable[[nn.Module, Inputs, Tensor], Tensor]
+"""Network, inputs and targets → mean loss of the batch."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -31,6 +35,8 @@ class ScoreContext(Context):
         repeatedly, each time from the first.
     generator : Callable[[], torch.Generator], optional
         Gives the random generator, on the CPU, for criteria that draw.
+    loss : Callable[[nn.Module, Inputs, Tensor], Tensor], optional
+        The mean loss of a batch where it is not the cross-entropy of classes.
 
     Raises
     ------
@@ -47,9 +53,10 @@ class ScoreContext(Context):
     initial: Given[Mapping[str, Tensor]] = Given("the initial weights")
     batches: Given[Batches] = Given("training batches")
     generator: Given[torch.Generator] = Given("a random generator")
+    loss: BatchLoss | None = None
 
     @cached_property
-    def first_batch(self) -> tuple[Tensor, Tensor]:
+    def first_batch(self) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the first batch; InputError if there are no batches."""
         for batch in self.batches:
             return batch

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import Inputs, call, each
 from oneticket.prunable import Prunable
 from oneticket.pruning.base import Scores, criterion, private_copy
 from oneticket.pruning.context import Batches, ScoreContext
@@ -26,7 +28,7 @@ _WARM_UP = 50  # batches, at most, that running statistics are taken from
 _SOURCE = "Gollini Navarrete et al. 2025"
 
 
-@criterion("hutch-diag", source=_SOURCE, at="init", scores="signed")
+@criterion("hutch-diag", source=_SOURCE, at="init", scores="signed", needs="classes")
 def hutch_diag(model: Prunable, context: ScoreContext) -> Scores:
     """Hutchinson's estimate h of the Hessian's diagonal, the mean of z ∘ (H z) over samples and 10 random z of ±1.
 
@@ -37,7 +39,7 @@ def hutch_diag(model: Prunable, context: ScoreContext) -> Scores:
     return {name: h * (w.detach() != 0) for (name, w), h in zip(trial.weights(), diagonal, strict=True)}
 
 
-@criterion("hutch-pruning", source=_SOURCE, at="init", scores="signed")
+@criterion("hutch-pruning", source=_SOURCE, at="init", scores="signed", needs="classes")
 def hutch_pruning(model: Prunable, context: ScoreContext) -> Scores:
     """What the loss loses with the weight by its curvature, ½ W² ∘ h (LeCun et al. 1990), h as in ``hutch-diag``."""
     trial = _warmed_up(model, context.batches)
@@ -45,14 +47,14 @@ def hutch_pruning(model: Prunable, context: ScoreContext) -> Scores:
     return {name: _second(w, h) for (name, w), h in zip(trial.weights(), diagonal, strict=True)}
 
 
-@criterion("hts", source=_SOURCE, at="init")
+@criterion("hts", source=_SOURCE, at="init", needs="classes")
 def hts(model: Prunable, context: ScoreContext) -> Scores:
     """Hessian-Taylor sensitivity |W ∘ g + ½ W² ∘ h|, h as in ``hutch-diag`` and g of the same loss."""
     trial = _warmed_up(model, context.batches)
     return _taylor(trial, *_hessian(trial, context))
 
 
-@criterion("fisher-pruner", source=_SOURCE, at="init")
+@criterion("fisher-pruner", source=_SOURCE, at="init", needs="classes")
 def fisher_pruner(model: Prunable, context: ScoreContext) -> Scores:
     """½ W² ∘ F with the empirical Fisher diagonal, F = the mean of g² over the samples."""
     trial = _warmed_up(model, context.batches)
@@ -60,7 +62,7 @@ def fisher_pruner(model: Prunable, context: ScoreContext) -> Scores:
     return {name: _second(w, f) for (name, w), f in zip(trial.weights(), fisher, strict=True)}
 
 
-@criterion("fts", source=_SOURCE, at="init")
+@criterion("fts", source=_SOURCE, at="init", needs="classes")
 def fts(model: Prunable, context: ScoreContext) -> Scores:
     """Fisher-Taylor sensitivity |W ∘ g + ½ W² ∘ F|, F as in ``fisher-pruner`` and g of the same loss."""
     trial = _warmed_up(model, context.batches)
@@ -112,10 +114,11 @@ def _signs(weights: Sequence[Tensor], stream: torch.Generator) -> list[Tensor]:
     return [z.view_as(w).to(w) for z, w in zip(torch.split(drawn, sizes), weights, strict=True)]
 
 
-def _one_by_one(trial: Prunable, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def _one_by_one(trial: Prunable, batches: Batches) -> Iterator[tuple[Inputs, Tensor]]:
     inputs, targets = class_samples(trial, batches)
     for place in range(len(targets)):
-        yield inputs[place : place + 1], targets[place : place + 1]
+        sample = slice(place, place + 1)
+        yield each(itemgetter(sample), inputs), targets[sample]
 
 
 def _warmed_up(model: Prunable, batches: Batches) -> Prunable:
@@ -130,7 +133,7 @@ def _warmed_up(model: Prunable, batches: Batches) -> Prunable:
     device = next(network.parameters()).device
     with seeded(0), torch.no_grad():
         for inputs, _ in islice(batches, _WARM_UP if layers else 0):
-            network(inputs.to(device))
+            call(network, each(lambda part: part.to(device), inputs))
     network.eval()
     for _, weight in trial.weights():
         weight.requires_grad_()

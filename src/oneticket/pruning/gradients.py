@@ -2,8 +2,8 @@
 
 Both use the network in training mode, as published: BatchNorm uses the statistics of the batch. Only dropout is off,
 since a dropped unit would get no score. They work on a copy: gradients, running statistics and random state of the
-caller do not change. The loss is the mean cross-entropy; its gradients are those of the prunable weights, in the
-weights' precision and on their device. Weights that a mask has set to zero score zero.
+caller do not change. The loss is the mean cross-entropy, for SNIP that of the training; its gradients are those of the
+prunable weights, in the weights' precision and on their device. Weights that a mask has set to zero score zero.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneticket.calling import Inputs, each, joined, outputs_on
 from oneticket.errors import InputError
 from oneticket.prunable import Prunable
 from oneticket.pruning.base import Scores, criterion, private_copy
-from oneticket.pruning.context import Batches, ScoreContext
+from oneticket.pruning.context import Batches, BatchLoss, ScoreContext
 from oneticket.randomness import seeded
 
 _TEMPERATURE = 200
@@ -33,13 +34,13 @@ def snip(model: Prunable, context: ScoreContext) -> Scores:
     trial = _in_training(model)
     weights = dict(trial.weights())
     with seeded(0), torch.enable_grad():
-        slopes = gradients(loss(trial.model, context.first_batch), weights.values())
+        slopes = gradients(loss(trial.model, context.first_batch, own=context.loss), weights.values())
     return {
         name: (slope * weight.detach()).abs() for (name, weight), slope in zip(weights.items(), slopes, strict=True)
     }
 
 
-@criterion("grasp", source="Wang et al. 2020, Algorithm 1", at="init", scores="signed")
+@criterion("grasp", source="Wang et al. 2020, Algorithm 1", at="init", scores="signed", needs="classes")
 def grasp(model: Prunable, context: ScoreContext) -> Scores:
     """What the weight adds to the gradient flow gᵀg, W ∘ (H g); the published score, −W ∘ (H g), loses its largest.
 
@@ -69,11 +70,15 @@ def _in_training(model: Prunable) -> Prunable:
     return trial
 
 
-def loss(network: nn.Module, batch: tuple[Tensor, Tensor], temperature: float = 1) -> Tensor:
-    """The mean cross-entropy of a batch, its logits divided by ``temperature``."""
+def loss(
+    network: nn.Module, batch: tuple[Inputs, Tensor], temperature: float = 1, *, own: BatchLoss | None = None
+) -> Tensor:
+    """The mean cross-entropy of a batch, its logits divided by ``temperature``; or ``own``, that of the training."""
     device = next(network.parameters()).device
-    inputs, targets = (part.to(device) for part in batch)
-    return F.cross_entropy(network(inputs) / temperature, targets)
+    inputs, targets = (each(lambda tensor: tensor.to(device), part) for part in batch)
+    if own is not None:
+        return own(network, inputs, targets)
+    return F.cross_entropy(outputs_on(network, inputs) / temperature, targets)
 
 
 def gradients(
@@ -90,7 +95,7 @@ def gradients(
     )
 
 
-def class_samples(model: Prunable, batches: Batches) -> tuple[Tensor, Tensor]:
+def class_samples(model: Prunable, batches: Batches) -> tuple[Inputs, Tensor]:
     """The first 10 samples of each class in the order of the batches, together; fewer where there are fewer."""
     return _first_of_each_class(batches, _classes(model), _SAMPLES_PER_CLASS)
 
@@ -99,18 +104,19 @@ def _classes(model: Prunable) -> int:
     return int(model.model.get_submodule(model.head).get_parameter("weight").shape[0])
 
 
-def _first_of_each_class(batches: Batches, classes: int, each: int) -> tuple[Tensor, Tensor]:
-    """The first ``each`` samples of every class in the order of the batches; reads only as many as needed."""
-    parts: list[tuple[Tensor, Tensor]] = []
-    missing = torch.full((classes,), each)
+def _first_of_each_class(batches: Batches, classes: int, most: int) -> tuple[Inputs, Tensor]:
+    """The first ``most`` samples of every class in the order of the batches; reads only as many as needed."""
+    parts: list[tuple[Inputs, Tensor]] = []
+    missing = torch.full((classes,), most)
     for inputs, targets in batches:
         labels = F.one_hot(targets.cpu(), classes)
         number = (labels.cumsum(0) * labels).sum(1)  # the n-th of its class in this batch, from 1
         taken = number <= missing[targets.cpu()]
-        parts.append((inputs[taken.to(inputs.device)], targets[taken.to(targets.device)]))
+        chosen = [each(lambda tensor: tensor[taken.to(tensor.device)], part) for part in (inputs, targets)]  # noqa: B023
+        parts.append((chosen[0], chosen[1]))
         missing -= labels[taken].sum(0)
         if not missing.any():
             break
     if not parts:
         raise InputError("the criterion needs training batches, but there are none", expected="at least one")
-    return torch.cat([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])
+    return joined([inputs for inputs, _ in parts]), torch.cat([targets for _, targets in parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from oneticket.errors import InputError
 from oneticket.prunable import Prunable
@@ -28,7 +28,10 @@ def synflow(model: Prunable, context: ScoreContext) -> Scores:
         depend on the scale of the weights.
     """
     linear = _linearised(model)
-    shape = context.first_batch[0][:1].shape
+    example = context.first_batch[0]
+    if not isinstance(example, Tensor) or not example.is_floating_point():
+        raise InputError("synflow gives the network ones, and its input is not one tensor of numbers", expected="snip")
+    shape = example[:1].shape
     names, weights = zip(*linear.weights(), strict=True)
     with torch.enable_grad():
         ones = torch.ones(shape, dtype=torch.float64, device=weights[0].device)

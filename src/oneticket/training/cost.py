@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from oneticket.calling import Inputs, call
 from oneticket.masks import LayerDensity, Masks
 from oneticket.training.evaluation import evaluating
 
@@ -69,7 +70,7 @@ def training_flops(
     return 3 * samples * dense, 3 * masked
 
 
-def _operations(model: nn.Module, example: Tensor, names: Sequence[str]) -> tuple[int, dict[str, int]]:
+def _operations(model: nn.Module, example: Inputs, names: Sequence[str]) -> tuple[int, dict[str, int]]:
     """Operations of one forward pass: all, and by name those that use a weight or a copy of it."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     homes = [(name, parameters[name].detach()) for name in names if name in parameters]
@@ -103,7 +104,7 @@ def _operations(model: nn.Module, example: Tensor, names: Sequence[str]) -> tupl
     formulas |= dict.fromkeys(_COPIES, _raw(copied))
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with evaluating(model), _step_by_step(), counter, torch.no_grad():
-        model(example)
+        call(model, example)
     return counter.get_total_flops(), by_weight
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import TensorDataset
 
+from oneticket.calling import Inputs, call, described, each, tensor_of, tensors_of
 from oneticket.data import BatchSource, ImageSet, as_batches
 from oneticket.errors import InputError
 from oneticket.randomness import seeded
+from oneticket.training.objectives import Objective
 from oneticket.training.recipe import Recipe
+from oneticket.training.targets import check_range, check_targets, check_unshifted
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Network, inputs and targets → mean loss of the batch, a scalar."""
-
-_TOLERANCE = 0.01  # of a sum of class probabilities: a mixture in bfloat16 meets it too
 _OF_BATCHNORM = "Expected more than 1 value per channel"
 
 
@@ -37,7 +35,7 @@ def examine(
     recipe: Recipe,
     *,
     device: str = "cpu",
-    loss: Loss | None = None,
+    objective: Objective | None = None,
     evaluated: Mapping[str, Any] = {},
 ) -> Examined:
     """The batches of all data of a training; what would stop it later, or make it meaningless, is refused.
@@ -47,7 +45,8 @@ def examine(
 
     Parameters
     ----------
-    model, train_set, recipe, device, loss : as for :func:`oneticket.train`.
+    model, train_set, recipe, device : as for :func:`oneticket.train`.
+    objective : loss and metric; by default cross-entropy and accuracy.
     evaluated : name of an argument → the data that it holds, to be evaluated later; None for none.
 
     Raises
@@ -57,10 +56,13 @@ def examine(
         one sample under BatchNorm.
     """
     check_network(model)
+    objective = objective or Objective()
     data = _source(train_set, recipe.batch_size, "train_set", augmentation=recipe.augment, device=device)
     # For evaluation, too, images are normalised with the statistics of the training split.
     known, size = getattr(data, "normalisation", None), max(recipe.batch_size, 512)
     others: dict[str, BatchSource] = {}
+    if objective.metric is None and any(given is not None for given in evaluated.values()):
+        raise InputError("a loss of your own has no metric to evaluate", expected="metric=…, or no set to evaluate on")
     for where, given in evaluated.items():
         if isinstance(given, ImageSet) and known is None:
             raise InputError(f"{where} is an ImageSet, but train_set is not", expected="both of one kind")
@@ -72,12 +74,12 @@ def examine(
     trial.to(device)
     with seeded(0), torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
         inputs, targets = first
-        _check_last_batch(trial.train(), data, inputs[:1], targets[:1], loss)
-        if loss is None:
-            _check_set(trial, train_set, inputs, targets, "train_set", soft=True)
+        _check_last_batch(trial.train(), data, each(lambda part: part[:1], inputs), targets[:1], objective)
+        if objective.name is not None:
+            _check_set(trial, train_set, inputs, targets, "train_set", objective, soft=True)
         trial.eval()
         for where, source in others.items():
-            _check_set(trial, evaluated[where], *next(iter(source.ordered())), where, soft=False)
+            _check_set(trial, evaluated[where], *next(iter(source.ordered())), where, objective, soft=False)
     return Examined(data, others)
 
 
@@ -93,7 +95,7 @@ def _copied(model: nn.Module) -> nn.Module | None:
     return None if parts[0] & parts[1] else copied
 
 
-def _first_batch(data: BatchSource) -> tuple[Tensor, Tensor] | None:
+def _first_batch(data: BatchSource) -> tuple[Inputs, Tensor] | None:
     try:
         return next(iter(data.ordered()), None)
     except NotImplementedError:  # a source that only trains
@@ -101,11 +103,8 @@ def _first_batch(data: BatchSource) -> tuple[Tensor, Tensor] | None:
 
 
 def _source(data: Any, size: int, where: str, **options: Any) -> BatchSource:
-    parts = _pair(data) or ()
-    if any(isinstance(part, np.ndarray) for part in (data, *parts)):
-        raise InputError(f"{where} holds NumPy arrays", expected="tensors: torch.from_numpy(array)")
-    if parts and all(isinstance(part, Tensor) for part in parts):
-        inputs = parts[0]
+    parts = _pair(data)
+    for inputs in tensors_of(parts[0]) if parts else ():
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             raise InputError(f"inputs of {where} are not all finite", expected="numbers without NaN and infinity")
     try:
@@ -117,12 +116,20 @@ def _source(data: Any, size: int, where: str, **options: Any) -> BatchSource:
     return found
 
 
-def _check_set(network: nn.Module, data: Any, inputs: Tensor, targets: Tensor, where: str, *, soft: bool) -> None:
+def _check_set(
+    network: nn.Module, data: Any, inputs: Inputs, targets: Tensor, where: str, objective: Objective, *, soft: bool
+) -> None:
     outputs = _outputs(network, inputs, where)
-    check_targets(outputs, targets, where, soft=soft)
-    labels = data.labels if isinstance(data, ImageSet) else (_pair(data) or (None, None))[1]
-    if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point():
-        _check_range(labels, outputs.shape[1], where)  # all that can be seen at once, not only the first batch
+    if objective.name == "classification":
+        check_targets(outputs, targets, where, soft=soft)
+        labels = data.labels if isinstance(data, ImageSet) else (_pair(data) or (None, None))[1]
+        if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point():
+            classes = tensor_of(outputs).shape[1]
+            check_range(labels, classes, where)  # all that can be seen at once, not only the first batch
+    elif objective.name is not None:
+        objective.check(tensor_of(outputs), targets, where)
+    if objective.name == "next-token":
+        check_unshifted(inputs, targets, where)
 
 
 def check_network(model: nn.Module) -> None:
@@ -153,69 +160,28 @@ def check_state(model: nn.Module) -> None:
             raise InputError(what, where="model", expected="tensors only: get_extra_state that returns a tensor")
 
 
-def check_targets(outputs: Any, targets: Tensor, where: str, *, soft: bool = True) -> None:
-    """Refuse targets that cross-entropy is not defined for, given the outputs of the network.
-
-    Parameters
-    ----------
-    outputs : what the network returned; logits N × classes are expected.
-    targets : int64 [N], or class probabilities N × classes if they may be ``soft``.
-    where : the place of the data in errors.
-    """
-    if not isinstance(outputs, Tensor):
-        expected = "one tensor, N × classes; for anything else give train a loss"
-        raise InputError(f"the network returns a {type(outputs).__name__}", where=where, expected=expected)
-    if outputs.dim() < 2 or len(outputs) != len(targets) or (not soft and outputs.dim() != 2):
-        found = f"the network's output for {len(targets)} samples has the shape {tuple(outputs.shape)}"
-        raise InputError(found, where=where, expected="N × classes")
-    if outputs.shape[1] == 1:
-        expected = "an output for each class, or a loss of your own"
-        raise InputError("the cross-entropy of one output is always 0", where=where, expected=expected)
-    if targets.is_floating_point() and targets.shape == outputs.shape and soft:
-        if bool((targets < 0).any()) or bool(((targets.float().sum(1) - 1).abs() > _TOLERANCE).any()):
-            raise InputError(
-                "targets are not probabilities of classes",
-                where=where,
-                expected="rows that sum to 1, or a loss",
-            )
-        return
-    numbers = targets.dtype in (torch.int64, torch.uint8)
-    if not numbers or targets.shape != (len(outputs), *outputs.shape[2:]):
-        found = f"targets are {targets.dtype} of shape {tuple(targets.shape)}"
-        expected = f"class numbers, torch.int64 of shape {(len(outputs), *outputs.shape[2:])}, or a loss of your own"
-        raise InputError(found, where=where, expected=expected)
-    if outputs.dim() == 2:
-        _check_range(targets, outputs.shape[1], where)
-
-
-def _check_range(labels: Tensor, classes: int, where: str) -> None:
-    least, most = (int(end) for end in torch.aminmax(labels))
-    if least < 0 or most >= classes:
-        start = " (subtract 1)" if (least, most) == (1, classes) else ""
-        found = f"labels go from {least} to {most}, and the network has {classes} outputs"
-        raise InputError(found, where=where, expected=f"labels from 0 to {classes - 1}{start}")
-
-
 def _pair(data: Any) -> tuple[Any, Any] | None:
     pair = data.tensors if isinstance(data, TensorDataset) else data
     return (pair[0], pair[1]) if isinstance(pair, tuple | list) and len(pair) == 2 else None
 
 
-def _outputs(network: nn.Module, inputs: Tensor, where: str) -> Any:
+def _outputs(network: nn.Module, inputs: Inputs, where: str) -> Any:
     try:
         with torch.no_grad():
-            return network(inputs)
+            return call(network, inputs)
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise InputError(
-            f"the network fails on a batch of {inputs.dtype} of shape {tuple(inputs.shape)}: {_first_line(error)}",
+            f"the network fails on a batch of {described(inputs)}: {_first_line(error)}",
             where=where,
             expected=_remedy(network, inputs),
         ) from error
 
 
-def _remedy(network: nn.Module, inputs: Tensor) -> str:
+def _remedy(network: nn.Module, inputs: Inputs) -> str:
+    if not isinstance(inputs, Tensor):
+        return "inputs that the network takes"
     kinds: Iterator[torch.dtype] = (p.dtype for p in network.parameters() if p.is_floating_point())
     kind = next(kinds, inputs.dtype)
     return f"inputs.to({kind})" if kind != inputs.dtype else "inputs that the network takes"
@@ -228,16 +194,16 @@ def _first_line(error: Exception) -> str:
 def _check_last_batch(
     network: nn.Module,
     data: BatchSource,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
-    loss: Loss | None,
+    objective: Objective,
 ) -> None:
     """Refuse a batch of one sample where BatchNorm has no variance to divide by."""
     size, samples = data.batch_size, data.samples
     if samples % size != 1 and size != 1:
         return
     try:
-        network(inputs) if loss is None else loss(network, inputs, targets)
+        call(network, inputs) if objective.name is not None else objective.loss(network, inputs, targets)
     except ValueError as error:
         if _OF_BATCHNORM not in str(error):
             return  # another fault, which the first step will show

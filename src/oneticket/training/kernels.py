@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import Inputs, each, size_of
 from oneticket.data import BatchSource
 from oneticket.errors import InputError
 from oneticket.kernels.plain import MEMORY_FORMATS, lay_out, on_plain_path
@@ -22,6 +23,7 @@ from oneticket.kernels.trial import Layout, Trial
 from oneticket.kernels.verdicts import faults
 from oneticket.training.compact.model import tensors
 from oneticket.training.compact.verification import unnoticed
+from oneticket.training.objectives import Loss
 from oneticket.training.recipe import Precision
 
 LOG = logging.getLogger("oneticket.kernels")
@@ -59,7 +61,7 @@ class Kernels(msgspec.Struct, frozen=True):
 
 def choose_kernels(
     model: nn.Module,
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    loss: Loss,
     batches: BatchSource,
     *,
     precision: Precision,
@@ -95,7 +97,7 @@ def choose_kernels(
 
 def _trials(
     model: nn.Module,
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    loss: Loss,
     batches: BatchSource,
     precision: Precision,
     layout: Layout,
@@ -103,14 +105,14 @@ def _trials(
     network = _bare_copy(model).train()
     lay_out(network, "contiguous")
 
-    def forward(inputs: Tensor, targets: Tensor) -> None:
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            loss(network, inputs.contiguous(), targets)
+    def forward(inputs: Inputs, targets: Tensor) -> None:
+        with torch.autocast(targets.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss(network, each(Tensor.contiguous, inputs), targets)
 
     seen: dict[Trial, set[str]] = {}
     with unnoticed():
         for inputs, targets in _sizes(batches):
-            recorded = record(network, partial(forward, inputs, targets), layout, inputs.device.type)
+            recorded = record(network, partial(forward, inputs, targets), layout, targets.device.type)
             for trial, names in recorded.items():
                 for name in names:
                     own = trial.has_known_fault and is_pointwise(network.get_submodule(name))
@@ -118,13 +120,13 @@ def _trials(
     return seen
 
 
-def _sizes(batches: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
+def _sizes(batches: BatchSource) -> Iterator[tuple[Inputs, Tensor]]:
     """A batch of each size that occurs in an epoch: a full batch, and the remainder at its end."""
     inputs, targets = next(iter(batches.ordered()))
     yield inputs, targets
-    whole, left = divmod(batches.samples, len(inputs))
+    whole, left = divmod(batches.samples, size_of(inputs))
     if left and batches.steps_per_epoch > whole:  # a source may drop the remainder
-        yield inputs[:left], targets[:left]
+        yield each(lambda part: part[:left], inputs), targets[:left]
 
 
 def _bare_copy(model: nn.Module) -> nn.Module:

@@ -10,18 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from oneticket.calling import Inputs
 from oneticket.conversion import Seed, checked
 from oneticket.masks import Masks
 from oneticket.randomness import Streams, seeded
 from oneticket.training.callbacks import Callback, CallbackList
 from oneticket.training.examination import check_state, examine
 from oneticket.training.former import former_keywords
+from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.training.observers import observing
 from oneticket.training.recipe import Recipe
 from oneticket.training.results import Training
 from oneticket.training.runtime import Runtime
 from oneticket.training.start import Start, Timetable
-from oneticket.training.state import Loss, TrainState
+from oneticket.training.state import TrainState
 from oneticket.training.step import Step
 
 
@@ -36,7 +38,8 @@ def train(
     start: Start = Start(),
     validation: Any = None,
     snapshots: Sequence[str | int | Step] = (),
-    loss: Loss | None = None,
+    loss: LossName | Loss | None = None,
+    metric: MetricName | Judge | None = None,
     callbacks: Sequence[Callback] = (),
     seed: Seed = 0,
     runtime: Runtime = Runtime(),
@@ -51,8 +54,10 @@ def train(
     masks : parameter name → boolean mask of its shape; those weights are zeroed before the first step and stay so.
     start : where the training begins; by default at step 0 with a fresh optimiser.
     snapshots : moments at which to keep a copy of the network and of the optimiser's memory.
-    loss : network, inputs, targets → the mean loss of the batch, instead of the recipe's cross-entropy; ``validation``
-        must then be None.
+    loss : ``"classification"`` (the default: cross-entropy), ``"multi-label"``, ``"regression"``, ``"next-token"``, or
+        a function of network, inputs and targets that gives the mean loss of the batch; see
+        :class:`oneticket.training.objectives.Objective`.
+    metric : what ``val_accuracy`` holds, by default that of the loss; a loss of your own needs one for ``validation``.
     callbacks : callbacks that modify or observe the training.
     seed : the replicate; data order, augmentation and dropout come from its named streams.
     runtime : device, layout, threads, checkpoint; none changes numbers beyond rounding.
@@ -77,13 +82,16 @@ def train(
     began = time.perf_counter()
     if snapshots or runtime.checkpoint is not None:
         check_state(model)
+    objective = Objective(loss, metric, label_smoothing=recipe.label_smoothing)
     data, evaluated = examine(
-        model, train_set, recipe, device=runtime.device, loss=loss, evaluated={"validation": validation}
+        model, train_set, recipe, device=runtime.device, objective=objective, evaluated={"validation": validation}
     )
     times = Timetable.of(recipe, data.steps_per_epoch, start, snapshots)
     hooks = CallbackList([*start.callbacks, *callbacks], *observing(evaluated.get("validation"), runtime, start.cycles))
     streams = Streams(seed)
-    state = TrainState(model, masks, recipe, data, times, start, runtime, loss=loss, callbacks=hooks, streams=streams)
+    state = TrainState(
+        model, masks, recipe, data, times, start, runtime, objective=objective, callbacks=hooks, streams=streams
+    )
     with state.active():
         hooks.on_train_start(state)
         with state.kernels.at_work(state.network):  # not earlier: callbacks may check the type of a layer
@@ -103,7 +111,7 @@ def train(
 
 
 def train_step(
-    state: TrainState, hooks: CallbackList, inputs: Tensor, targets: Tensor, *, clip_norm: float | None = None
+    state: TrainState, hooks: CallbackList, inputs: Inputs, targets: Tensor, *, clip_norm: float | None = None
 ) -> None:
     """One optimiser step; callbacks rely on the order of its events."""
     state.set_lr(state.times.lr(state.step))

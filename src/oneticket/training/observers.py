@@ -47,7 +47,13 @@ class Validation(Observer):
 
     def on_validation(self, state: TrainState) -> None:
         channels_last = state.kernels.layout == "channels-last"
-        state.validated = evaluate(state.network, self._batches, channels_last=channels_last, on_batch=self._on_batch)
+        state.validated = evaluate(
+            state.network,
+            self._batches,
+            channels_last=channels_last,
+            on_batch=self._on_batch,
+            **state.objective.given(),
+        )
 
 
 class FreshOptimizer(Observer):

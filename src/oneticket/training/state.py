@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from oneticket.calling import Inputs, each
 from oneticket.data import BatchSource
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.plain import lay_out
@@ -21,10 +21,10 @@ from oneticket.randomness import Streams
 from oneticket.training.callbacks import CallbackList
 from oneticket.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from oneticket.training.compact import CompactModel, compacted
-from oneticket.training.examination import Loss as Loss
-from oneticket.training.examination import check_targets
 from oneticket.training.kernels import Kernels, choose_kernels
 from oneticket.training.masking import MaskKeeper
+from oneticket.training.objectives import Loss as Loss
+from oneticket.training.objectives import Objective
 from oneticket.training.recipe import Recipe
 from oneticket.training.results import EpochRecord, Snapshot, Training
 from oneticket.training.runtime import Runtime, kept_heap, threads_of
@@ -40,7 +40,7 @@ class TrainState:
     data : batches to train on.
     times : the timetable.
     streams : the random streams of the replicate.
-    loss : the function to minimise; the recipe's cross-entropy when None.
+    objective : the loss to minimise, and the metric of the validation.
     callbacks : the callbacks that the loop calls.
 
     Attributes
@@ -65,17 +65,18 @@ class TrainState:
         start: Start,
         runtime: Runtime,
         *,
-        loss: Loss | None,
+        objective: Objective,
         callbacks: CallbackList,
         streams: Streams,
     ) -> None:
         _check_masks(model, masks)
         self.callbacks = callbacks
-        self.loss_of: Loss = loss or partial(_cross_entropy, label_smoothing=recipe.label_smoothing)
+        self.loss_of: Loss = objective.loss
+        self.objective = objective
         self._model, self._masks, self._runtime, self._streams = model, masks, runtime, streams
         model.to(runtime.device)
         undisturbed = not callbacks.modifies  # then nothing but the optimiser changes weights, gradients and masks
-        self._fixed = masks if undisturbed and loss is None and runtime.compact else None
+        self._fixed = masks if undisturbed and objective.name is not None and runtime.compact else None
         choose = partial(choose_kernels, loss=self.loss_of, batches=data, precision=recipe.precision)
         with right_gradients(model):
             self.kernels: Kernels = choose(model, channels_last=runtime.layout == "channels-last")
@@ -141,9 +142,12 @@ class TrainState:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group["factor"]
 
-    def laid_out(self, inputs: Tensor) -> Tensor:
+    def laid_out(self, inputs: Inputs) -> Inputs:
         """``inputs`` in the layout of the network."""
-        return inputs.contiguous(memory_format=self.kernels.memory_format) if inputs.dim() == 4 else inputs
+        return each(self._laid_out, inputs)
+
+    def _laid_out(self, part: Tensor) -> Tensor:
+        return part.contiguous(memory_format=self.kernels.memory_format) if part.dim() == 4 else part
 
     def count(self, samples: int) -> None:
         """Add ``samples`` to the work done with the present numbers of kept weights."""
@@ -253,17 +257,6 @@ class TrainState:
             work=self.work,
             kernels=self.kernels,
         )
-
-
-def _cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
-    outputs = model(inputs)
-    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] == 1:
-        check_targets(outputs, targets, "train_set")
-    try:
-        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
-    except Exception:  # the first batch was right, but not this one
-        check_targets(outputs, targets, "train_set")
-        raise
 
 
 def _copied(tensor: Tensor) -> Tensor:

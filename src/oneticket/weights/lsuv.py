@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import call
 from oneticket.masks import Masks
 from oneticket.weights.base import State
 from oneticket.weights.context import RescalingContext, masked, rescaling
@@ -46,7 +47,7 @@ def data(weights: Mapping[str, Tensor], masks: Masks, context: RescalingContext)
             for owner, name in _owners(weights)
         ]
         try:
-            network(context.batch)
+            call(network, context.batch)
         finally:
             for handle in handles:
                 handle.remove()

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from oneticket.calling import call, each, tensors_of
 from oneticket.prunable import by_unit, transposed_groups
 from oneticket.randomness import seeded
 from oneticket.registry import NoFacts, Registry
@@ -85,9 +86,9 @@ def norms_behind(model: nn.Module, inputs: Tensor) -> dict[str, str]:
             module.register_forward_pre_hook(entered(name))
         elif isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             module.register_forward_hook(left(name))
-    place = next((p.device for p in trial.parameters()), inputs.device)
+    place = next((p.device for p in trial.parameters()), tensors_of(inputs)[0].device)
     with seeded(0), torch.no_grad():
-        trial(inputs.detach().to(place))
+        call(trial, each(lambda part: part.detach().to(place), inputs))
     return {layer: norm for layer, norm in found.items() if runs[layer] == runs[norm] == 1}
 
 

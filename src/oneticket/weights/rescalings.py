@@ -84,8 +84,7 @@ def _factor(own: Tensor, other: Tensor) -> float:
 
 
 def _transposed(name: str, weight: Tensor, context: RescalingContext) -> int | None:
-    # Only a convolution can be transposed; for linear layers the network need not be built.
-    owner = context.layer(name) if weight.dim() > 2 else None
+    owner = context.layer(name) if weight.dim() > 1 else None
     return None if owner is None else transposed_groups(owner)
 
 

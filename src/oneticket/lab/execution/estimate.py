@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from oneticket.calling import outputs_on
 from oneticket.data import ImageBatches, Normalisation, open_data
 from oneticket.lab.cells.description import ArmStart, Description, Round
 from oneticket.lab.cells.rates import cycles_of
@@ -105,7 +106,7 @@ def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Co
     generator = torch.Generator().manual_seed(0)
     began = time.perf_counter()
     for number, (inputs, targets) in enumerate(batches.epoch(generator, generator)):
-        torch.nn.functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(outputs_on(model, inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - began)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from oneticket.calling import outputs_on
 from oneticket.masks import Masks
 from oneticket.randomness import seeded
 from oneticket.training.compact.model import CompactModel, tensors
@@ -89,7 +90,7 @@ def _step(network: CompactModel, inputs: Tensor, precision: Precision) -> tuple[
         parameters[name].data.mul_(mask.to(inputs.device))
     with unnoticed():
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            outputs = network.model.train()(inputs)
+            outputs = outputs_on(network.model.train(), inputs)
         leaves = _leaves(outputs)
         torch.autograd.grad(outputs.sum(), leaves)  # raises where something has no gradient
         drawn = float(torch.rand((), device=inputs.device)), random.random(), np.random.random()
@@ -134,8 +135,7 @@ def masked_outputs(model: nn.Module, masks: Masks | None, inputs: Tensor) -> Ten
         for name, mask in (masks or {}).items():
             parameters[name].data = whole[name].clone().mul_(mask.to(inputs.device))  # strides and all
         with evaluating(model), torch.no_grad():
-            outputs: Tensor = model(inputs)
-        return outputs
+            return outputs_on(model, inputs)
     finally:
         for name, data in whole.items():
             parameters[name].data = data
