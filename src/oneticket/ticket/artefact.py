@@ -15,10 +15,12 @@ from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.keeping import Carrier, KeptTicket, caller, inner_optimizer, zero_masked
-from oneticket.ticket.naming import found, renamed
+from oneticket.ticket.hooks import inner_optimizer
+from oneticket.ticket.keeping import Carrier, KeptTicket, caller
+from oneticket.ticket.naming import masks_in
 from oneticket.ticket.placement import Placement, carried, fitting, place
 from oneticket.ticket.provenance import Provenance
+from oneticket.ticket.sharding import zero_masked
 from oneticket.ticket.twins import Twins, twins_of
 from oneticket.wiring import unwrapped
 
@@ -215,8 +217,7 @@ class Ticket:
     def apply_masks(self, model: nn.Module | Mapping[str, Tensor]) -> int:
         """Set the masked weights of ``model`` to exactly 0.0, once and in place; kept weights stay as they are.
 
-        For what writes dense weights outside of any optimiser: LoRA merged into its base, an average (EMA), a dense
-        checkpoint.
+        For weights that no optimiser wrote: LoRA merged into its base, an average (EMA), a dense checkpoint.
 
         Parameters
         ----------
@@ -226,7 +227,7 @@ class Ticket:
         Returns
         -------
         int
-            How many weights were not zero before; under FSDP2, of those that this process holds.
+            How many were not zero before; under FSDP2, of those that this process holds.
 
         Raises
         ------
@@ -235,16 +236,13 @@ class Ticket:
         """
         if isinstance(model, nn.Module):
             prefix, inner = unwrapped(model)
-            last = _PLACED.get(inner)
-            if last is not None and last.ticket() is self:
+            if (last := _PLACED.get(inner)) is not None and last.ticket() is self:
                 masks = Masks({prefix + name: mask for name, mask in last.masks.items()})
             else:
                 masks = fitting(self._contents(), model)[0]
             tensors: Mapping[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         else:
-            tensors, names = model, found(self.masks, model)
-            named = renamed(self._contents(), names, "Ticket.apply_masks").masks
-            masks = Masks({name: m for name, m in named.items() if name in model and model[name].shape == m.shape})
+            tensors, masks = model, masks_in(self._contents(), model)
         if missing := [name for name in masks if name not in tensors]:
             raise InputError(
                 f"the model no longer has {missing[0]}, which the ticket masks",

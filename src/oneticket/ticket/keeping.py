@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
+from oneticket.ticket.hooks import Loading, on_gradient
 from oneticket.ticket.sharding import laid_out_like, layout, local
 from oneticket.ticket.twins import Twin, Twins, fits
 
@@ -108,7 +109,7 @@ class KeptTicket:
             register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step),
         ]  # fmt: skip
         if self._loaded_later:
-            loading = _Loading(self._after_loading)
+            loading = Loading(self._after_loading)
             models: list[Any] = [carrier.model for carrier in self._carriers]
             self._handles += [model.register_load_state_dict_post_hook(loading) for model in models]
         return self
@@ -252,7 +253,7 @@ class _Spot:
         weight = self.parameter()
         if weight is not self.held:
             self.release()
-            self.held, self._handle = weight, _on_gradient(weight, self.mask_gradient)
+            self.held, self._handle = weight, on_gradient(weight, self.mask_gradient)
         elif layout(weight) is None and weight._version == self._version:  # parts are written unseen
             return False
         written = self.nonzero(weight)
@@ -303,52 +304,6 @@ class _Spot:
         if self.gone.device != tensor.device:
             self.gone = self.gone.to(tensor.device)
         return self.gone
-
-
-def _on_gradient(weight: Tensor, hook: Any) -> Any:
-    trained = weight.requires_grad
-    weight.requires_grad_()  # a frozen one takes no hook, and may be trained later
-    try:
-        return weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-    finally:
-        weight.requires_grad_(trained)
-
-
-class _Loading:
-    """What a model calls when weights were loaded into it; a copy of the model gets one that does nothing."""
-
-    def __init__(self, act: Callable[[], None] | None = None) -> None:
-        self._act = act
-
-    def __call__(self, *_: Any) -> None:
-        if self._act is not None:
-            self._act()
-
-    def __reduce__(self) -> tuple[type[_Loading], tuple[()]]:
-        return _Loading, ()
-
-
-def inner_optimizer(optimizer: Any) -> Any:
-    """The optimiser inside those that Accelerate and Lightning hand out; ``optimizer`` itself if it wraps none."""
-    seen: set[int] = set()
-    while id(optimizer) not in seen and isinstance(
-        inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer
-    ):
-        seen.add(id(optimizer))
-        optimizer = inner
-    return optimizer
-
-
-def zero_masked(tensors: Mapping[str, Tensor], masks: Masks) -> int:
-    """Set the masked weights of ``tensors`` to exactly 0.0, in place; the number of those that were not."""
-    written = 0
-    with torch.no_grad():
-        for name, mask in masks.items():
-            own, gone = local(tensors[name].detach()), ~local(laid_out_like(mask, tensors[name]))
-            gone = gone.to(own.device)
-            written += int((own != 0).logical_and_(gone).sum())
-            own.masked_fill_(gone, 0)
-    return written
 
 
 def caller() -> tuple[str, int]:

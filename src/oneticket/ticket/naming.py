@@ -77,6 +77,12 @@ def found(masks: Masks, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {wrapping(masks) + old: wrapping(tensors) + new}
 
 
+def masks_in(contents: Contents, tensors: Mapping[str, Tensor]) -> Masks:
+    """The masks of those of the ticket's tensors that are among ``tensors``, by the names that they have there."""
+    masks = renamed(contents, found(contents.masks, tensors), "Ticket.apply_masks").masks
+    return Masks({n: mask for n, mask in masks.items() if n in tensors and tensors[n].shape == mask.shape})
+
+
 def _candidates(short: Collection[str], long: Collection[str]) -> list[tuple[str, str]]:
     """Prefixes of the names in ``long`` after which the first name in ``short`` follows, as pairs ("", prefix)."""
     first = next(iter(short), "")

@@ -101,7 +101,8 @@ class _Sides:
         self.ticket, self.model = ticket, model
         names = [*ticket.weights, *ticket.rest]
         tensors = _tensors(model)
-        self.prefix, ticket_prefix = wrapping(tensors), wrapping(names)
+        same = any(name in tensors for name in ticket.masks)
+        self.prefix, ticket_prefix = ("", "") if same else (wrapping(tensors), wrapping(names))
         source_head = ticket.head.removeprefix(ticket_prefix)
         self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None, sure=sure)
         target_head = self.model_head.removeprefix(self.prefix)

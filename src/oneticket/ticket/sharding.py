@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from oneticket.masks import Masks
 
 
 def layout(tensor: Tensor) -> tuple[Any, Any] | None:
@@ -27,3 +31,15 @@ def laid_out_like(value: Tensor, tensor: Tensor) -> Tensor:
     mesh, placements = kind
     # No process sends: each cuts its part out of its own.
     return distribute_tensor(value.to(tensor.device), mesh, placements, src_data_rank=None)
+
+
+def zero_masked(tensors: Mapping[str, Tensor], masks: Masks) -> int:
+    """Set the masked weights of ``tensors`` to exactly 0.0, in place; the number of those that were not."""
+    written = 0
+    with torch.no_grad():
+        for name, mask in masks.items():
+            own, gone = local(tensors[name].detach()), ~local(laid_out_like(mask, tensors[name]))
+            gone = gone.to(own.device)
+            written += int((own != 0).logical_and_(gone).sum())
+            own.masked_fill_(gone, 0)
+    return written
