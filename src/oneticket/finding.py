@@ -17,6 +17,7 @@ from oneticket.census import refuse_computed_weights, take_census
 from oneticket.conversion import Seed, checked
 from oneticket.data import BatchSource, ImageSet, Normalisation
 from oneticket.errors import InputError, unknown
+from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable, find_head, has_layer
 from oneticket.pruning.base import check_pair
@@ -39,9 +40,10 @@ from oneticket.weights import State
 @checked
 def find_ticket(
     model: nn.Module,
-    train_set: Any,
+    train_set: Any = None,
     *,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
+    fit: Fit | None = None,
     density: float = 0.05,
     seed: Seed = 0,
     head: str | None = None,
@@ -49,7 +51,7 @@ def find_ticket(
     device: str | torch.device = "cpu",
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
-    on_round: Callable[[int, int, Training], None] | None = None,
+    on_round: Callable[[int, int, Any], None] | None = None,
     **search: Unpack[SearchOptions],
 ) -> Ticket:
     """Find a winning ticket of ``model`` on ``train_set`` by IMP with rewinding (Frankle et al. 2020).
@@ -59,6 +61,9 @@ def find_ticket(
     model : any module that maps a batch to logits (N × classes); its present weights are W_0. It is not changed.
     train_set : an ImageSet, a pair of tensors, or any map-style dataset of (input, label).
     recipe : how each round trains.
+    fit : instead of ``train_set`` and ``recipe``, a loop of one's own: ``fit(model, run)`` trains ``model`` in place
+        and keeps ``run.ticket``; ``rewind`` is then 0 or a number of optimiser steps, which are counted. What it
+        returns goes to ``on_round``.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
     head : name of the classifier; by default the layer whose output is the network's output, found by watching one
@@ -98,6 +103,14 @@ def find_ticket(
         if word not in SearchOptions.__annotations__:
             raise unknown("option", word, SearchOptions.__annotations__)
     plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
+    if fit is not None:
+        if train_set is not None or recipe is not None or runtime is not None or callbacks or str(device) != "cpu":
+            raise InputError(
+                "fit is given with what it decides", expected="no data, recipe, device, runtime, callbacks"
+            )
+        return find_by(fit, model, plan, density, seed=seed, head=head, name=name, on_round=on_round)
+    if train_set is None or recipe is None:
+        raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
     refuse_computed_weights(model)  # they can't be copied

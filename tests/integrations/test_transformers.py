@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from oneticket.errors import InputError
+from oneticket.finding import find_ticket
+from oneticket.fitting import Run
 from oneticket.integrations.transformers import TicketCallback
 from oneticket.ticket import Ticket
 
@@ -87,3 +89,17 @@ def test_an_average_made_before_is_masked_at_the_end(network: Any, ticket: Ticke
     running.add_callback(Averaging())
     running.train()
     assert back(average.state_dict(), ticket, "module.") == 0
+
+
+def test_a_search_is_trained_by_the_trainer(network: Any, tmp_path: Path) -> None:
+    losses = []
+
+    def fit(model: nn.Module, run: Run) -> float:
+        trained = trainer(model, tmp_path / str(run.number), TicketCallback(run.ticket), steps=6)
+        return float(trained.train().training_loss)
+
+    found = find_ticket(
+        network(1), fit=fit, density=0.25, rounds=2, rewind="2it", head="fc", on_round=lambda *told: losses.append(told)
+    )
+    assert found.masks.kept == 42
+    assert [told[:2] for told in losses] == [(0, 2), (1, 2)]
