@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,9 +51,10 @@ class Keeper:
             kept.__exit__(None, None, None)
 
 
-def missing(library: str) -> InputError:
-    """The error for a library that is not installed."""
-    return InputError(
-        f"{library} is not installed", where=f"oneticket.integrations.{library}",
-        expected="pip install 'oneticket[integrations]'",
-    )  # fmt: skip
+def require(library: str) -> None:
+    """Raise InputError for a library that is not installed."""
+    if importlib.util.find_spec(library) is None:
+        raise InputError(
+            f"{library} is not installed", where=f"oneticket.integrations.{library}",
+            expected="pip install 'oneticket[integrations]'",
+        )  # fmt: skip
