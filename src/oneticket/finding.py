@@ -113,6 +113,7 @@ def find_ticket(
         raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
+    _refuse_shared(model)
     refuse_computed_weights(model)  # they can't be copied
     check_state(model)
     batches = examine(model, train_set, recipe, device=computed.device).train_set
@@ -141,6 +142,15 @@ def find_ticket(
         versions=versions(),
     )
     return make_ticket(masks, rewound.state, view.head, provenance)
+
+
+def _refuse_shared(model: nn.Module) -> None:
+    """Refuse a model that several processes train together: each would go through all of the data by itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel) and torch.distributed.get_world_size() > 1:
+        raise InputError(
+            "the model is trained by several processes (DistributedDataParallel), of which each would search alone",
+            expected="model.module in one process, or fit= with a loop that gives each process its share of the data",
+        )
 
 
 def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:

@@ -12,6 +12,8 @@ from torch import distributed, nn
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from oneticket import Recipe, find_ticket
+from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.ticket import Ticket
@@ -96,6 +98,8 @@ def ddp(before: bool, rank: int) -> None:
     if not before:
         ticket.put_into(wrapped)
     check(wrapped, ticket, train(wrapped, ticket, rank))
+    with pytest.raises(InputError, match="each would search alone"):
+        find_ticket(wrapped, (torch.randn(8, 5), torch.arange(8) % 3), recipe=Recipe.sgd(epochs=2), density=0.5)
 
 
 def one_of_two(rank: int, what: str, before: bool, meeting: str) -> None:
