@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-slow test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
+.PHONY: demo test test-all test-slow test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
@@ -23,6 +23,13 @@ test-slow: $(VENV)/.dev
 # Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
 test-faults: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m faults
+
+# The callbacks for other libraries, with those libraries, in an environment of their own. A test that finds its library
+# missing is skipped elsewhere, so the libraries are imported here first: this fails where one can't be.
+INTEGRATIONS := .venv-integrations
+test-integrations: $(INTEGRATIONS)/.test
+	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft"
+	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
 # after its heap; a machine without that library says so once a process, and goes on. test_runtime.py is about the heap that
@@ -84,5 +91,10 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt torch==$(LOWEST_TORCH) -e ".[test]"
 	touch $@
 
+$(INTEGRATIONS)/.test: pyproject.toml $(CONSTRAINTS)
+	test -x $(INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) .venv-release dist docs/_build
+	rm -rf $(VENV) $(LOWEST) $(INTEGRATIONS) .venv-release dist docs/_build

@@ -17,6 +17,7 @@ from oneticket.census import refuse_computed_weights, take_census
 from oneticket.conversion import Seed, checked
 from oneticket.data import BatchSource, ImageSet, Normalisation
 from oneticket.errors import InputError, unknown
+from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
 from oneticket.methods.interpolation import interpolating
 from oneticket.prunable import Prunable, find_head, has_layer
@@ -42,9 +43,10 @@ from oneticket.weights import State
 @checked
 def find_ticket(
     model: nn.Module,
-    train_set: Any,
+    train_set: Any = None,
     *,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
+    fit: Fit | None = None,
     density: float = 0.05,
     seed: Seed = 0,
     head: str | None = None,
@@ -52,7 +54,7 @@ def find_ticket(
     device: str | torch.device = "cpu",
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
-    on_round: Callable[[int, int, Training], None] | None = None,
+    on_round: Callable[[int, int, Any], None] | None = None,
     loss: LossName | Loss | None = None,
     **search: Unpack[SearchOptions],
 ) -> Ticket:
@@ -64,6 +66,9 @@ def find_ticket(
         weights are W_0. It is not changed.
     train_set : any data that :func:`oneticket.data.as_batches` takes.
     recipe : how each round trains.
+    fit : instead of ``train_set`` and ``recipe``, a loop of one's own: ``fit(model, run)`` trains ``model`` in place
+        and keeps ``run.ticket``; ``rewind`` is then 0 or a number of optimiser steps, which are counted. What it
+        returns goes to ``on_round``.
     density : fraction of the prunable weights to keep; met exactly, ⌊ρN⌉ weights.
     seed : the replicate; data order, augmentation and dropout come from its streams.
     head : name of the classifier; by default the layer whose output is the network's output, found by watching one
@@ -104,10 +109,19 @@ def find_ticket(
         if word not in SearchOptions.__annotations__:
             raise unknown("option", word, SearchOptions.__annotations__)
     plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
+    if fit is not None:
+        decided = (train_set, recipe, runtime, loss)
+        if any(value is not None for value in decided) or callbacks or str(device) != "cpu":
+            expected = "no data, recipe, device, runtime, callbacks, loss"
+            raise InputError("fit is given with what it decides", expected=expected)
+        return find_by(fit, model, plan, density, seed=seed, head=head, name=name, on_round=on_round)
+    if train_set is None or recipe is None:
+        raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
     objective = Objective(loss, label_smoothing=recipe.label_smoothing)
     check_criterion(plan.criterion, objective.name)
+    _refuse_shared(model)
     refuse_computed_weights(model)  # they can't be copied
     check_state(model)
     batches = examine(model, train_set, recipe, device=computed.device, objective=objective).train_set
@@ -141,6 +155,15 @@ def find_ticket(
         versions=versions(),
     )
     return make_ticket(masks, rewound.state, view.head, provenance)
+
+
+def _refuse_shared(model: nn.Module) -> None:
+    """Refuse a model that several processes train together: each would go through all of the data by itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel) and torch.distributed.get_world_size() > 1:
+        raise InputError(
+            "the model is trained by several processes (DistributedDataParallel), of which each would search alone",
+            expected="model.module in one process, or fit= with a loop that gives each process its share of the data",
+        )
 
 
 def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:

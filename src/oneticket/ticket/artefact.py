@@ -15,9 +15,12 @@ from oneticket.masks import Masks
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
+from oneticket.ticket.hooks import inner_optimizer
 from oneticket.ticket.keeping import Carrier, KeptTicket, caller
-from oneticket.ticket.placement import Placement, carried, place
+from oneticket.ticket.naming import masks_in
+from oneticket.ticket.placement import Placement, carried, fitting, place
 from oneticket.ticket.provenance import Provenance
+from oneticket.ticket.sharding import zero_masked
 from oneticket.ticket.twins import Twins, twins_of
 from oneticket.wiring import unwrapped
 
@@ -159,6 +162,8 @@ class Ticket:
         seed: int = 0,
         stem: str = "adapt",
         model_head: str | None = None,
+        prefix: str | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> Placement:
         """Set the weights of ``model`` to this ticket, in place, wherever names and shapes fit.
 
@@ -178,6 +183,11 @@ class Ticket:
             the weights over the channels; "fresh" leaves it as it is, unmasked; "strict" refuses it.
         model_head : str, optional
             Name of the model's classifier; by default the ticket's head if the model has that layer, else found.
+        prefix : str, optional
+            What the model puts before the ticket's names, such as ``"backbone."``.
+        rename : Mapping[str, str], optional
+            Beginnings of the ticket's names, and what they are in the model, such as ``{"m.": ""}``. Without both, one
+            wrapper around ticket or model is found and said, where no name fits as it is.
 
         Returns
         -------
@@ -189,13 +199,65 @@ class Ticket:
         InputError
             Before anything is changed, when no prunable tensor fits.
         """
-        placement = place(self._contents(), model, head=head, seed=seed, stem=stem, model_head=model_head)
+        placement = place(
+            self._contents(),
+            model,
+            head=head,
+            seed=seed,
+            stem=stem,
+            model_head=model_head,
+            prefix=prefix,
+            rename=rename,
+        )
         prefix, inner = unwrapped(model)
         masks = _renamed(placement.masks, prefix)
         _PLACED[inner] = _Placed(weakref.ref(self), masks, twins_of(inner, masks))
         return placement
 
-    def kept(self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> KeptTicket:
+    def apply_masks(self, model: nn.Module | Mapping[str, Tensor]) -> int:
+        """Set the masked weights of ``model`` to exactly 0.0, once and in place; kept weights stay as they are.
+
+        For weights that no optimiser wrote: LoRA merged into its base, an average (EMA), a dense checkpoint.
+
+        Parameters
+        ----------
+        model : nn.Module or Mapping[str, Tensor]
+            The model, or its ``state_dict``.
+
+        Returns
+        -------
+        int
+            How many were not zero before; under FSDP2, of those that this process holds.
+
+        Raises
+        ------
+        InputError
+            When no masked tensor of the ticket is in the model.
+        """
+        if isinstance(model, nn.Module):
+            prefix, inner = unwrapped(model)
+            if (last := _PLACED.get(inner)) is not None and last.ticket() is self:
+                masks = Masks({prefix + name: mask for name, mask in last.masks.items()})
+            else:
+                masks = fitting(self._contents(), model)[0]
+            tensors: Mapping[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        else:
+            tensors, masks = model, masks_in(self._contents(), model)
+        if missing := [name for name in masks if name not in tensors]:
+            raise InputError(
+                f"the model no longer has {missing[0]}, which the ticket masks",
+                where="Ticket.apply_masks",
+                expected="the names it had when the ticket was put in; with LoRA, after merge_and_unload()",
+            )
+        if not masks:
+            raise InputError(
+                "no masked tensor of the ticket is in the model", where="Ticket.apply_masks", expected="equal names"
+            )
+        return zero_masked(tensors, masks)
+
+    def kept(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None, *, loaded_later: bool = False
+    ) -> KeptTicket:
         """A context in which every masked weight is exactly 0.0 after each step of an optimiser.
 
         It holds for all parameters of the models that carry the ticket and of which ``optimizer`` has any, also for
@@ -204,10 +266,14 @@ class Ticket:
         Parameters
         ----------
         optimizer : torch.optim.Optimizer
-            An optimiser over parameters of the models that this ticket was put into.
+            An optimiser over parameters of the models that this ticket was put into; also as Accelerate and Lightning
+            hand it out.
         model : nn.Module, optional
             A model that carries the ticket but did not get it from this object: a copy, or one loaded from a
             checkpoint.
+        loaded_later : bool, default False
+            Whether ``model`` need not carry the ticket yet, since a checkpoint that does is loaded inside the context.
+            It carries the masks from the start, and again as soon as weights are loaded.
 
         Raises
         ------
@@ -215,12 +281,13 @@ class Ticket:
             When the optimiser has no parameter of a model that carries the ticket, when another ticket was put into
             the model since, and when masked weights are not zero.
         """
+        optimizer = inner_optimizer(optimizer)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"optimizer is a {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         carriers = [
             carrier
-            for carrier in self._carriers(model)
+            for carrier in self._carriers(model, loaded_later)
             if any(id(parameter) in stepped for parameter in carrier.model.parameters())
         ]
         if not carriers:
@@ -233,9 +300,9 @@ class Ticket:
                 expected="ticket.put_into(model) before, or model=… naming the one that carries it, "
                 "and an optimiser over the parameters of that model",
             )
-        return KeptTicket(optimizer, carriers, caller())
+        return KeptTicket(optimizer, carriers, caller(), loaded_later)
 
-    def _carriers(self, model: nn.Module | None) -> list[Carrier]:
+    def _carriers(self, model: nn.Module | None, loaded_later: bool) -> list[Carrier]:
         """The models that carry this ticket, or ``model`` alone, each with the masks that lie in it."""
         if model is None:
             placed = [(found, placed) for found, placed in list(_PLACED.items()) if placed.ticket() is self]
@@ -244,7 +311,8 @@ class Ticket:
         last = _PLACED.get(inner)
         if last is not None and last.ticket() is self:
             return [Carrier(inner, last.masks, last.twins)]
-        masks = _renamed(carried(self._contents(), model), prefix)
+        contents = self._contents()
+        masks = _renamed(fitting(contents, model)[0] if loaded_later else carried(contents, model), prefix)
         if last is not None and last.masks != masks:
             raise InputError(
                 "the model carries another ticket, which was put in last",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from oneticket.errors import InputError
 from oneticket.prunable import check_head, has_layer, sole_head
 from oneticket.randomness import Streams, seeded
+from oneticket.ticket.sharding import laid_out_like, layout
 
 
 def head_of(model: nn.Module, asked: str | None, same: str | None, *, sure: bool = True) -> str:
@@ -36,7 +38,7 @@ def draw_head(layer: nn.Module, seed: int) -> None:
 
     By the layer's own ``reset_parameters``; without one, Kaiming normal for weights and zero for vectors.
     """
-    drawn = copy.deepcopy(layer).cpu()
+    drawn = _whole(layer)
     with seeded(Streams(seed).seed("head")):
         if callable(reset := getattr(drawn, "reset_parameters", None)):
             reset()
@@ -45,4 +47,20 @@ def draw_head(layer: nn.Module, seed: int) -> None:
                 nn.init.zeros_(parameter) if parameter.dim() < 2 else nn.init.kaiming_normal_(parameter)
     old, new = ([*module.parameters(), *module.buffers()] for module in (layer, drawn))
     for tensor, value in zip(old, new, strict=True):
-        tensor.copy_(value)
+        tensor.copy_(laid_out_like(value, tensor))
+
+
+def _whole(layer: nn.Module) -> nn.Module:
+    """A copy of ``layer`` on the CPU, with all of each parameter that processes hold in parts."""
+    # Of a layer that FSDP shards for itself there is no copy; its parameters are, so they are put in beforehand.
+    whole: dict[int, Any] = {
+        id(p): nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for p in layer.parameters() if layout(p) is not None
+    }
+    try:
+        return copy.deepcopy(layer, whole).cpu()
+    except AssertionError as error:
+        raise InputError(
+            "a head that FSDP shards for itself can't be drawn anew",
+            where="Ticket.put_into",
+            expected="ticket.put_into(model) before fully_shard, or head='keep'",
+        ) from error

@@ -16,6 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
+from oneticket.ticket.hooks import Loading, on_gradient
+from oneticket.ticket.sharding import laid_out_like, layout, local
 from oneticket.ticket.twins import Twin, Twins, fits
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -48,6 +50,7 @@ class KeptTicket:
     optimizer : an optimiser over parameters of the models.
     carriers : the models, with their masks.
     place : file and line to which warnings point.
+    loaded_later : whether the models need not carry the ticket yet, as a checkpoint that does is loaded inside.
 
     Raises
     ------
@@ -59,8 +62,15 @@ class KeptTicket:
     _entered = True  # until there is an object that could be entered
     _warned = staticmethod(warnings.warn_explicit)  # held: at the end of a program modules are emptied before objects
 
-    def __init__(self, optimizer: torch.optim.Optimizer, carriers: Sequence[Carrier], place: tuple[str, int]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        carriers: Sequence[Carrier],
+        place: tuple[str, int],
+        loaded_later: bool = False,
+    ) -> None:
         self.optimizer = optimizer
+        self._loaded_later = loaded_later
         self._place = place
         self._carriers = carriers
         self._spots = [_Spot(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
@@ -71,7 +81,8 @@ class KeptTicket:
         self._copies: list[Twin] = []
         self._stepped: set[int] = set()
         self._steps = 0
-        self.check()
+        if not loaded_later:
+            self.check()
         self._entered = False
 
     def check(self) -> None:
@@ -87,7 +98,8 @@ class KeptTicket:
         if self._handles:
             raise InputError("this context is entered twice", where="Ticket.kept", expected="a context of its own")
         self._entered = True
-        self.check()
+        if not self._loaded_later:
+            self.check()
         self._copies = self._copies_without_ticket()
         self._stepped, self._steps = set(), 0
         for spot in self._spots:
@@ -96,6 +108,10 @@ class KeptTicket:
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step),
         ]  # fmt: skip
+        if self._loaded_later:
+            loading = Loading(self._after_loading)
+            models: list[Any] = [carrier.model for carrier in self._carriers]
+            self._handles += [model.register_load_state_dict_post_hook(loading) for model in models]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -144,6 +160,11 @@ class KeptTicket:
         for spot in self._of(optimizer):
             spot.mask()
 
+    def _after_loading(self) -> None:
+        """Carry the ticket before anything is computed with the weights that were loaded."""
+        for spot in self._spots:
+            spot.renew()
+
     def _of(self, optimizer: torch.optim.Optimizer) -> list[_Spot]:
         """Those that the optimiser steps; of the others, a backward pass under way may yet need the values."""
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -164,7 +185,7 @@ class KeptTicket:
         for spot in self._spots:
             for value in optimizer.state.get(spot.parameter(), {}).values():
                 if isinstance(value, Tensor) and value.shape == spot.gone.shape:
-                    value.masked_fill_(spot.gone.to(value.device), 0)
+                    spot.forget(value)
         self._memories[optimizer] = optimizer.state
 
     # -- what can't be kept ------------------------------------------------------------------------------------------
@@ -203,6 +224,7 @@ class _Spot:
         self.model, self.name, self.gone = model, name, ~mask
         self.held: Tensor | None = None
         self._bits: Tensor | None = None
+        self._layout: Any = None
         self._version = -1
         self._handle: Any = None
 
@@ -223,15 +245,16 @@ class _Spot:
     @torch.no_grad()
     def nonzero(self, weight: Tensor) -> bool:
         """Whether a masked weight is anything but 0.0."""
-        return bool((weight.detach() != 0).logical_and_(self._on(weight)).any())
+        own = local(weight.detach())
+        return bool((own != 0).logical_and_(self._on(weight)).any())
 
     def renew(self) -> bool:
         """Hold the parameter of today, masked; True if it was written since, and masked weights were not 0.0."""
         weight = self.parameter()
         if weight is not self.held:
             self.release()
-            self.held, self._handle = weight, _on_gradient(weight, self.mask_gradient)
-        elif weight._version == self._version:
+            self.held, self._handle = weight, on_gradient(weight, self.mask_gradient)
+        elif layout(weight) is None and weight._version == self._version:  # parts are written unseen
             return False
         written = self.nonzero(weight)
         self.mask()
@@ -260,26 +283,27 @@ class _Spot:
         self.held = self._handle = None
 
     @torch.no_grad()
+    def forget(self, memory: Tensor) -> None:
+        """Zero what an optimiser remembers of masked weights."""
+        local(memory).masked_fill_(self._on(memory), 0)
+
+    @torch.no_grad()
     def _zero(self, tensor: Tensor) -> None:
         # By its bits: a product would make nan of inf, and to fill by a boolean mask takes 16 times as long.
-        bits = tensor.view(_INTEGERS[tensor.element_size()])
+        bits = local(tensor).view(_INTEGERS[tensor.element_size()])
+        if layout(tensor) != self._layout:
+            self._layout, self._bits = layout(tensor), None
         if self._bits is None or self._bits.dtype != bits.dtype or self._bits.device != bits.device:
             self._bits = torch.empty_like(bits).fill_(-1).masked_fill_(self._on(tensor), 0)
         bits.bitwise_and_(self._bits)
 
     def _on(self, tensor: Tensor) -> Tensor:
+        """Which weights are masked, of those that this process holds of a parameter, its gradient or its memory."""
+        if layout(tensor) is not None:
+            return local(laid_out_like(self.gone, tensor))
         if self.gone.device != tensor.device:
             self.gone = self.gone.to(tensor.device)
         return self.gone
-
-
-def _on_gradient(weight: Tensor, hook: Any) -> Any:
-    trained = weight.requires_grad
-    weight.requires_grad_()  # a frozen one takes no hook, and may be trained later
-    try:
-        return weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-    finally:
-        weight.requires_grad_(trained)
 
 
 def caller() -> tuple[str, int]:

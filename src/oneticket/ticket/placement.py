@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,10 +16,11 @@ from oneticket.masks import Masks
 from oneticket.prunable import prunable_names
 from oneticket.ticket.format import Contents
 from oneticket.ticket.head import draw_head, head_of
+from oneticket.ticket.naming import asked, found, renamed, wrapping
+from oneticket.ticket.sharding import laid_out_like, local
 
 HEADS = ("fresh", "keep", "copied")
 STEMS = ("adapt", "fresh", "strict")
-_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -37,6 +38,7 @@ class Placement:
     ``matched`` and ``fresh`` name tensors of the model, ``refused`` those of the ticket. ``masks`` are the masks now in
     the model, by the names of its parameters; ``ticket_density`` is the density of the ticket. ``dense`` counts the
     prunable weights of the model that have no mask now: refused, in a first layer left as it was, not in the ticket.
+    ``renamed`` maps beginnings of the ticket's names to those of the model, where they differ.
     """
 
     matched: tuple[Outcome, ...]
@@ -45,6 +47,7 @@ class Placement:
     masks: Masks
     ticket_density: float
     dense: int = 0
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -65,6 +68,7 @@ class Placement:
         width = max(len(name) for _, name, _, _ in rows)
         lines = [f"{kind:8} {name:{width}} {density:>7}  {reason}".rstrip() for kind, name, density, reason in rows]
         lines.append(f"{len(self.matched) - len(masked)} other tensors copied")
+        lines += [f"'{old}…' of the ticket is '{new}…' in the model" for old, new in self.renamed.items()]
         unmasked = f" ({self.dense} of its prunable weights have no mask)" if self.dense else ""
         lines.append(f"density {self.density:.4g} in the model{unmasked}, {self.ticket_density:.4g} in the ticket")
         return "\n".join(lines)
@@ -97,7 +101,8 @@ class _Sides:
         self.ticket, self.model = ticket, model
         names = [*ticket.weights, *ticket.rest]
         tensors = _tensors(model)
-        self.prefix, ticket_prefix = _wrapping(tensors), _wrapping(names)
+        same = any(name in tensors for name in ticket.masks)
+        self.prefix, ticket_prefix = ("", "") if same else (wrapping(tensors), wrapping(names))
         source_head = ticket.head.removeprefix(ticket_prefix)
         self.model_head = head_of(model, model_head, self.prefix + source_head if ticket.head else None, sure=sure)
         target_head = self.model_head.removeprefix(self.prefix)
@@ -120,12 +125,24 @@ class _Sides:
         return self.model.get_submodule((self.prefix + name).rpartition(".")[0])
 
 
-def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str, model_head: str | None) -> Placement:
+def place(
+    ticket: Contents,
+    model: nn.Module,
+    *,
+    head: str,
+    seed: int,
+    stem: str,
+    model_head: str | None,
+    prefix: str | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> Placement:
     """Put ``ticket`` into ``model`` in place; see :meth:`oneticket.ticket.Ticket.put_into`."""
     if head not in HEADS:
         raise unknown("head", head, HEADS, where="Ticket.put_into")
     if stem not in STEMS:
         raise unknown("stem", stem, STEMS, where="Ticket.put_into")
+    names = asked(prefix, rename, "Ticket.put_into") or found(ticket.masks, _tensors(model))
+    ticket = renamed(ticket, names, "Ticket.put_into")
     sides = _Sides(ticket, model, model_head)
     plan = _plan(sides, head, seed, stem)
     if not plan.masks:
@@ -133,7 +150,8 @@ def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str
         raise InputError(
             f"no prunable tensor of the ticket fits the model; {first.name or 'first'}: {first.reason}",
             where="Ticket.put_into",
-            expected=f"a model like the ticket's ({ticket.provenance.model or 'unnamed'}), with tensors named as in it",
+            expected=f"a model like the ticket's ({ticket.provenance.model or 'unnamed'}), with tensors named as in "
+            "it, or rename={'beginning in the ticket': 'beginning in the model'}",
         )
     _apply(plan, model, seed)
     refused = [outcome for outcome in plan.refused if outcome.name in ticket.masks]
@@ -142,7 +160,7 @@ def place(ticket: Contents, model: nn.Module, *, head: str, seed: int, stem: str
         warnings.warn(f"{len(refused)} of {len(ticket.masks)} masked tensors refused: {listed}", stacklevel=3)
     return Placement(
         tuple(plan.matched), tuple(plan.fresh), tuple(plan.refused), Masks(plan.masks), ticket.masks.density,
-        _dense(sides, plan),
+        _dense(sides, plan), names,
     )  # fmt: skip
 
 
@@ -156,21 +174,34 @@ def _dense(sides: _Sides, plan: _Plan) -> int:
     return sum(tensors[name].numel() for name in names if id(tensors[name]) not in counted)
 
 
+def fitting(ticket: Contents, model: nn.Module) -> tuple[Masks, set[str]]:
+    """The masks of the tensors of ``model`` that fit ``ticket``, and the names of those that fit once adapted."""
+    ticket = renamed(ticket, found(ticket.masks, _tensors(model)), "Ticket.kept")
+    plan = _plan(_Sides(ticket, model, None, sure=False), "copied", 0, "adapt")
+    return Masks(plan.masks), plan.adapted
+
+
 def carried(ticket: Contents, model: nn.Module) -> Masks:
     """The masks of the tensors of ``model`` that carry ``ticket``: they fit it, and their masked weights are zero.
 
     Raises InputError for a tensor that fits but has masked weights other than zero: it was trained without the masks.
     """
-    plan = _plan(_Sides(ticket, model, None, sure=False), "copied", 0, "adapt")
+    masks, adapted = fitting(ticket, model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    zero = {n: not bool(parameters[n].detach()[~m.to(parameters[n].device)].any()) for n, m in plan.masks.items()}
-    if drifted := [name for name in plan.masks if not zero[name] and name not in plan.adapted]:
+    zero = {name: _zero(parameters[name].detach(), mask) for name, mask in masks.items()}
+    if drifted := [name for name in masks if not zero[name] and name not in adapted]:
         raise InputError(
             f"the model does not carry this ticket: masked weights of {', '.join(drifted)} are not zero",
             where="Ticket.kept",
-            expected="ticket.put_into(model) before",
+            expected="ticket.put_into(model) before, or loaded_later=True if a checkpoint that carries it is loaded in "
+            "the context",
         )
-    return Masks({name: mask for name, mask in plan.masks.items() if zero[name]})
+    return Masks({name: mask for name, mask in masks.items() if zero[name]})
+
+
+def _zero(weight: Tensor, mask: Tensor) -> bool:
+    own, kept = local(weight), local(laid_out_like(mask, weight))
+    return not bool(own[~kept.to(own.device)].any())
 
 
 # -- planning --------------------------------------------------------------------------------------------------------
@@ -272,21 +303,12 @@ def _apply(plan: _Plan, model: nn.Module, seed: int) -> None:
     tensors = model.state_dict(keep_vars=True)
     # Masked tensors last: of two names of one tensor, the masked one decides.
     for name, value in sorted(plan.values.items(), key=lambda item: item[0] in plan.masks):
-        tensors[name].copy_(value)
+        tensors[name].copy_(laid_out_like(value, tensors[name]))
     if plan.redraw is not None:
         draw_head(model.get_submodule(plan.redraw), seed)
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
-def _wrapping(names: Iterable[str]) -> str:
-    """The prefix that wrappers have put before all names."""
-    every = list(names)
-    prefix = ""
-    while step := next((w for w in _WRAPPERS if every and all(n.startswith(prefix + w) for n in every)), ""):
-        prefix += step
-    return prefix
-
-
 def _suffix(name: str, layer: str) -> str | None:
     """What follows the layer's name (".weight"), or None for a tensor of another layer."""
     return name.removeprefix(layer) if name.startswith(f"{layer}.") else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from oneticket.masks import Masks
+from oneticket.ticket.sharding import layout
 
 Twins: TypeAlias = tuple[weakref.ref[nn.Module], ...]
 """Modules of the same kind and with the same masked tensors as a model that are not part of it."""
@@ -63,4 +64,7 @@ def fits(module: nn.Module, masks: Mapping[str, Tensor]) -> bool:
     with suppress(AttributeError):  # of one that is still being built
         parameters = dict(module.named_parameters(remove_duplicate=False))
     found = [(parameters.get(name), mask) for name, mask in masks.items()]
-    return all(p is not None and not is_lazy(p) and not p.is_meta and p.shape == mask.shape for p, mask in found)
+    return all(
+        p is not None and not is_lazy(p) and not p.is_meta and layout(p) is None and p.shape == mask.shape
+        for p, mask in found
+    )
