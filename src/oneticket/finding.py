@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +20,6 @@ from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
 from oneticket.methods.interpolation import interpolating
 from oneticket.prunable import Prunable, find_head, has_layer
-from oneticket.pruning.base import check_pair
 from oneticket.randomness import Streams
 from oneticket.search import (
     Replayed,
@@ -29,12 +27,12 @@ from oneticket.search import (
     SearchOptions,
     begin_round,
     check_criterion,
-    check_rescaling,
+    check_search,
     masked_state,
     next_masks,
 )
 from oneticket.ticket import Placement, Provenance, Seen, Ticket, versions
-from oneticket.training import Callback, Recipe, Runtime, Snapshot, Step, Training, evaluate, train
+from oneticket.training import Callback, Recipe, Runtime, Snapshot, Training, evaluate, train
 from oneticket.training.examination import check_state, examine
 from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.weights import State
@@ -110,10 +108,7 @@ def find_ticket(
             raise unknown("option", word, SearchOptions.__annotations__)
     plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
     if fit is not None:
-        decided = (train_set, recipe, runtime, loss)
-        if any(value is not None for value in decided) or callbacks or str(device) != "cpu":
-            expected = "no data, recipe, device, runtime, callbacks, loss"
-            raise InputError("fit is given with what it decides", expected=expected)
+        _refuse_decided(train_set, recipe, runtime, loss, callbacks, None if str(device) == "cpu" else device)
         return find_by(fit, model, plan, density, seed=seed, head=head, name=name, on_round=on_round)
     if train_set is None or recipe is None:
         raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
@@ -126,17 +121,10 @@ def find_ticket(
     check_state(model)
     batches = examine(model, train_set, recipe, device=computed.device, objective=objective).train_set
     network = copy.deepcopy(model)
-    example = next(batches.ordered(), None)
-    census = take_census(
-        network,
-        None if example is None else example[0],
-        head=head,
-        prune_head=plan.prune_head,
-        only=plan.prunable,
-        spare=True,
-    )
+    example, _ = next(batches.ordered(), (None, None))
+    census = take_census(network, example, head=head, prune_head=plan.prune_head, only=plan.prunable, spare=True)
     view = census.view
-    _check_search(plan, density, view, recipe, batches)
+    check_search(plan, density, view, recipe, batches)
     if told := census.told(density):
         warnings.warn(told, stacklevel=3)
     masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, computed, callbacks, on_round, loss)
@@ -157,6 +145,13 @@ def find_ticket(
     return make_ticket(masks, rewound.state, view.head, provenance)
 
 
+def _refuse_decided(*given: Any) -> None:
+    """Refuse what a loop of the user's own decides."""
+    if any(value is not None and value != () for value in given):
+        expected = "no data, recipe, device, runtime, callbacks, loss"
+        raise InputError("fit is given with what it decides", expected=expected)
+
+
 def _refuse_shared(model: nn.Module) -> None:
     """Refuse a model that several processes train together: each would go through all of the data by itself."""
     if isinstance(model, nn.parallel.DistributedDataParallel) and torch.distributed.get_world_size() > 1:
@@ -164,23 +159,6 @@ def _refuse_shared(model: nn.Module) -> None:
             "the model is trained by several processes (DistributedDataParallel), of which each would search alone",
             expected="model.module in one process, or fit= with a loop that gives each process its share of the data",
         )
-
-
-def _check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:
-    """Refuse an impossible search before the first training."""
-    check_pair(search.criterion, search.allocation)
-    check_rescaling(search.rescale, recipe.optimizer, search.method)
-    if search.rounds > 1 and search.method == "fine-tune":
-        recipe.fine_tuning_rate(batches.steps_per_epoch)  # refused before the first training, not after it
-    if math.floor(density * view.total + 0.5) < 1:
-        raise InputError(f"density = {density} leaves none of the {view.total} weights", expected="a larger density")
-    if search.rounds > 1 and search.method != "fine-tune":
-        per_epoch = batches.steps_per_epoch
-        if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
-            raise InputError(
-                f"rewind = {search.rewind} leaves no step to train after it",
-                expected=f"a moment before {recipe.epochs}ep, such as rewind=0, or a recipe with more epochs",
-            )
 
 
 def _searched(

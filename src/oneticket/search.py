@@ -16,9 +16,10 @@ from oneticket.errors import InputError
 from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.pruning import CRITERIA, ScoreContext, prune
+from oneticket.pruning.base import check_pair
 from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
-from oneticket.training import Start, Step
+from oneticket.training import Recipe, Start, Step
 from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimizer, rescale
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
@@ -225,3 +226,20 @@ def check_rescaling(name: str, optimizer: str, method: Retraining) -> None:
             expected="a rescaling of the weights by themselves, or 'matched' for an arm",
         )
     check_optimizer(name, optimizer)
+
+
+def check_search(search: Search, density: float, view: Prunable, recipe: Recipe, batches: BatchSource) -> None:
+    """Refuse an impossible search before the first training."""
+    check_pair(search.criterion, search.allocation)
+    check_rescaling(search.rescale, recipe.optimizer, search.method)
+    if search.rounds > 1 and search.method == "fine-tune":
+        recipe.fine_tuning_rate(batches.steps_per_epoch)  # refused before the first training, not after it
+    if math.floor(density * view.total + 0.5) < 1:
+        raise InputError(f"density = {density} leaves none of the {view.total} weights", expected="a larger density")
+    if search.rounds > 1 and search.method != "fine-tune":
+        per_epoch = batches.steps_per_epoch
+        if Step.parse(search.rewind).iterations(per_epoch) >= recipe.epochs * per_epoch:
+            raise InputError(
+                f"rewind = {search.rewind} leaves no step to train after it",
+                expected=f"a moment before {recipe.epochs}ep, such as rewind=0, or a recipe with more epochs",
+            )

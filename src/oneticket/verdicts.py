@@ -27,12 +27,16 @@ Outcome = Literal["shown", "opposite", "open"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a claim is tested: the test accuracies of its two sides by seed, and the networks that are not there."""
+    """Where a claim is tested: the test accuracies of its two sides by seed, and the networks that are not there.
+
+    ``images`` is the size of the test split, of which accuracies are fractions; None where it is not known.
+    """
 
     where: str
     first: Mapping[int, float]
     second: Mapping[int, float]
     missing: tuple[str, ...] = ()
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def seeds_to_show(distance: float, deviation: float, level: float = LEVEL, *, tw
 
 
 def _tests(question: Question, places: Sequence[Place]) -> tuple[Tested, ...]:
-    differences = [paired_difference(place.first, place.second) for place in places]
+    differences = [paired_difference(place.first, place.second, images=place.images) for place in places]
     if question.margin is None:
         shown = [(d.p, _sign(d.mean)) if d is not None else (None, 0) for d in differences]
         wanted = 1 if question.direction == "better" else -1
@@ -176,7 +180,7 @@ def _tests(question: Question, places: Sequence[Place]) -> tuple[Tested, ...]:
             for p, (_, sign) in zip(adjusted, shown, strict=True)
         ]
     else:
-        within = [equivalence(place.first, place.second, question.margin) for place in places]
+        within = [equivalence(place.first, place.second, question.margin, images=place.images) for place in places]
         equal = _adjusted([test.p if test is not None else None for test in within])
         beyond = _adjusted([_beyond(place, d, question.margin) for place, d in zip(places, differences, strict=True)])
         outcomes = [_outcome(e, b) for e, b in zip(equal, beyond, strict=True)]
@@ -194,7 +198,8 @@ def _beyond(place: Place, difference: Difference | None, margin: float) -> float
     if abs(difference.mean) <= margin:
         return 1.0
     bound = math.copysign(margin, difference.mean)
-    shifted = paired_difference({seed: value - bound for seed, value in place.first.items()}, place.second)
+    moved = {seed: value - bound for seed, value in place.first.items()}
+    shifted = paired_difference(moved, place.second, images=place.images)
     return shifted.p if shifted is not None else None
 
 

@@ -39,6 +39,7 @@ COMMANDS = [
     "verify",
     "results",
     "report",
+    "figure",
     "power",
     "store",
     "find",

@@ -17,7 +17,8 @@ def shifted(table: list[Row], arm: str, densities: dict[float, float]) -> list[R
     dense = {row["seed"]: row["test_accuracy"] for row in table if row["arm"] == "dense"}
     noise = (0.0003, -0.0002, 0.0001, -0.0003, 0.0002, -0.0001)
     return [
-        row | {"test_accuracy": dense[row["seed"]] + densities[row["density_asked"]] + noise[row["seed"]]}
+        row
+        | {"test_accuracy": dense[row["seed"]] + densities[row["density_asked"]] + noise[(row["seed"] + len(arm)) % 6]}
         if row["arm"] == arm and row["density_asked"] in densities
         else row
         for row in table

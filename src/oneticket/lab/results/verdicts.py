@@ -72,9 +72,11 @@ def verdicts(store: Store, rows: Sequence[Mapping[str, Any]], experiment: str | 
     experiment : only the claims of this one.
     """
     accuracies: dict[Key, dict[int, float]] = defaultdict(dict)
+    images: dict[Key, int | None] = {}
     for row in rows:
         if row["test_accuracy"] is not None:
             accuracies[_key(row)][row["seed"]] = row["test_accuracy"]
+            images[_key(row)] = row.get("test_images")
     found = []
     for content in store.experiments(experiment):
         claims = content.get("claims", ())
@@ -91,7 +93,7 @@ def verdicts(store: Store, rows: Sequence[Mapping[str, Any]], experiment: str | 
             pairs = [(tuple(first), tuple(second)) for first, second in claim["places"]]
             places = [
                 Place(_where(first, second, pairs), accuracies[first], accuracies[second],
-                      tuple(dict.fromkeys((*missing[first], *missing[second]))))
+                      tuple(dict.fromkeys((*missing[first], *missing[second]))), images.get(first))
                 for first, second in pairs
             ]  # fmt: skip
             found.append(judge(question, places))

@@ -1,12 +1,14 @@
 """Which of several equal networks trains fastest here: measured once, and kept in the cache.
 
-``CACHE/kernels/sparse/choices-MACHINE.jsonl``: a line for each network, its numbers of kept weights, batch,
-precision and threads. It can be deleted; then the next training measures again.
+``CACHE/kernels/sparse/choices-MACHINE.jsonl``: a line for each network, its sizes and numbers of kept weights as powers
+of two, batch, precision and threads. A choice changes rounding, so what was chosen first stands: later trainings,
+resumed ones and those of other processes get the same bits. It can be deleted; then the next training measures again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ from oneticket.places import cache_home
 from oneticket.training.recipe import Precision
 from oneticket.training.runtime import kept_heap
 
-VERSION = 1
+VERSION = 2
 """To be raised when kernels or the alternatives change."""
 
 TURNS, SECONDS = 5, 10.0
@@ -46,9 +48,9 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def known(key: str) -> Choice | None:
-    """The choice that this machine made for ``key``."""
+    """The choice that this machine made for ``key``, the first if several processes measured at once."""
     with contextlib.suppress(OSError):
-        for line in reversed(_file().read_bytes().splitlines()):
+        for line in _file().read_bytes().splitlines():
             with contextlib.suppress(msgspec.MsgspecError):  # a line that was cut off when a process was killed
                 choice = msgspec.json.decode(line, type=Choice)
                 if choice.key == key:
@@ -56,8 +58,11 @@ def known(key: str) -> Choice | None:
     return None
 
 
-def keep(choice: Choice) -> None:
-    """Append ``choice``; where the cache cannot be written, every training measures anew."""
+def settle(choice: Choice) -> Choice:
+    """Keep ``choice``, and return the one that stands: an earlier one, or none sparse where the cache can't be written.
+
+    Without a cache the next training would measure again, and could end with other bits.
+    """
     with contextlib.suppress(OSError):
         _file().parent.mkdir(parents=True, exist_ok=True)
         place = os.open(_file(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -65,15 +70,23 @@ def keep(choice: Choice) -> None:
             os.write(place, msgspec.json.encode(choice) + b"\n")  # in one write: lines of two processes do not mix
         finally:
             os.close(place)
+    return known(choice.key) or msgspec.structs.replace(choice, names=())
 
 
 def key_of(model: nn.Module, masks: Masks, example: Tensor, precision: Precision, layout: torch.memory_format) -> str:
-    """A digest of all that the time of a step depends on, apart from the machine."""
+    """A digest of all that the time of a step depends on, apart from the machine.
+
+    Sizes and numbers of kept weights are rounded to a fifth: the networks of other seeds share a choice.
+    """
     modules = [type(module).__qualname__ for module in model.modules()]
-    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    shapes = {name: [_about(size) for size in parameter.shape] for name, parameter in model.named_parameters()}
+    kept = {name: _about(int(mask.sum())) for name, mask in masks.items()}
     facts = [modules, shapes, kept, list(example.shape), str(example.dtype), precision, str(layout)]
     return digest([*facts, torch.get_num_threads()])
+
+
+def _about(number: int) -> int:
+    return round(4 * math.log2(max(number, 1)))
 
 
 def fastest(key: str, networks: Mapping[tuple[str, ...], nn.Module], example: Tensor, precision: Precision) -> Choice:

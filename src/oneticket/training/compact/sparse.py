@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from oneticket.kernels.sparse import building
 from oneticket.kernels.sparse.building import Compute
 from oneticket.masks import Masks
-from oneticket.training.compact.choice import fastest, keep, key_of, known
+from oneticket.training.compact.choice import fastest, key_of, known, settle
 from oneticket.training.compact.layers import Room, SparseConv2d, SparseLinear
 from oneticket.training.compact.model import CompactModel, Slice
 from oneticket.training.compact.planes import PlanesLayer, between, is_able
@@ -95,9 +95,9 @@ def _with_kernels(compact: CompactModel, example: Tensor, precision: Precision, 
                 networks[names] = found
         if len(networks) == 1:
             return compact
-        choice = fastest(key, {names: network.model for names, network in networks.items()}, example, precision)
-        keep(choice)
-        return networks[choice.names]
+        choice = settle(fastest(key, {names: found.model for names, found in networks.items()}, example, precision))
+        if choice.names in networks:
+            return networks[choice.names]
     if not choice.names:
         return compact
     return _equal(compact, choice.names, sights, before, example, innermost=innermost) or compact
