@@ -11,7 +11,7 @@ from oneticket.report.formatting import density, percent
 from oneticket.report.tables import SummaryRow
 
 _CUT = "Arrows with a number are points far outside the others; a bar that reaches the edge goes on."
-_STAR = "A star marks a difference that is significant as the table has it."
+_STAR = "A star: p ≤ 0.05 after Holm's correction over all comparisons of the target with that baseline."
 
 
 def accuracy(rows: Sequence[SummaryRow], title: str, *, by_arm: bool, left_out: int = 0) -> str:

@@ -69,7 +69,8 @@ def questions(rows: Iterable[SummaryRow], arms: Sequence[str] = (), most: int = 
 def draw_forest(asked: Sequence[Question], columns: Columns = 2) -> Figure:
     """The figure of these differences, in points of test accuracy.
 
-    Bars are 95 % intervals, each for one comparison; a star marks a difference that is significant as the table has it.
+    Bars are 95 % intervals, each for one comparison; a star marks a difference that
+    :data:`oneticket.report.reading.STAR` calls significant.
     Differences far outside the others are arrows with their values. ``columns`` is the width, in columns of a page of
     two; the wider figure says each difference in numbers too.
     """
