@@ -13,6 +13,7 @@ from oneticket.masks import Masks
 from oneticket.prunable import Prunable
 from oneticket.randomness import Streams, seeded
 from oneticket.training import CallbackList, Recipe, Runtime, Start, TrainState
+from oneticket.training.objectives import Objective
 from oneticket.training.start import Timetable
 
 MakeState = Callable[..., TrainState]
@@ -48,9 +49,18 @@ def state_of() -> MakeState:
         data = as_batches((torch.zeros(80, 3, dtype=torch.float64), torch.zeros(80, dtype=torch.int64)), 8)
         times = Timetable(first=first, total=steps, per_epoch=10, lr=lambda _: 0.1)
         recipe, plain = Recipe.sgd(epochs=4, lr=0.1, momentum=0.9, weight_decay=0.0), Runtime(compact=False)
-        nobody = CallbackList([])
+        nobody, asked = CallbackList([]), Objective()
         return TrainState(
-            model, kept, recipe, data, times, Start(), plain, loss=None, callbacks=nobody, streams=Streams(0)
+            model,
+            kept,
+            recipe,
+            data,
+            times,
+            Start(),
+            plain,
+            objective=Objective(),
+            callbacks=nobody,
+            streams=Streams(0),
         )
 
     return make

@@ -58,7 +58,8 @@ def heat_map(rows: Sequence[SummaryRow], arm: str = "winning") -> HeatMap | None
 def draw_heat_map(shown: HeatMap, columns: Columns = 2) -> Figure:
     """The figure: differences in points with their 95 % intervals, colours from orange (below) to blue (above).
 
-    A star marks a difference that :data:`oneticket.report.reading.STAR` calls significant. Sources are rows, targets columns.
+    A star marks a difference that :data:`oneticket.report.reading.STAR` calls significant. Sources are rows,
+    targets columns.
     """
     with styled():
         return _figure(shown, columns)
