@@ -58,7 +58,7 @@ def state_of() -> MakeState:
             times,
             Start(),
             plain,
-            objective=Objective(),
+            objective=asked,
             callbacks=nobody,
             streams=Streams(0),
         )
