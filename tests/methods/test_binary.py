@@ -290,7 +290,8 @@ def test_binary_networks_learn_digits(
 ) -> None:
     train_set, test_set = digits
     model = built(network, width, **({} if network == "lenet-300-100" else {"norm": "batch"}))
-    recipe = Recipe.adam(epochs=5, lr=5e-3, batch_size=50)
+    # Signs of eight layers still flip at the end of five epochs at 5e-3; what is judged then is a matter of rounding.
+    recipe = Recipe.adam(epochs=5, lr=1e-3 if network == "vgg11" else 5e-3, batch_size=50)
     train(model, train_set, recipe, masks=full(model), callbacks=[callback(name, recipe=recipe)])
     assert evaluate(model, test_set)[0] > 0.6
 
