@@ -52,7 +52,9 @@ def test_lines_say_in_what_they_differ(make_table: Make) -> None:
     ]
 
 
-@pytest.mark.parametrize(("densities", "one"), [([0.055], True), ([0.21, 0.055], False)])
+@pytest.mark.parametrize(
+    ("densities", "one"), [([0.055], True), pytest.param([0.21, 0.055], False, marks=pytest.mark.slow)]
+)
 def test_a_report_draws_dots_at_one_density_and_curves_at_several(
     make_table: Make, tmp_path: Path, densities: list[float], one: bool
 ) -> None:
