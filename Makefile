@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 # Versions that pip may not choose freely; the hosted CI names another file to try other versions.
 CONSTRAINTS ?= constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Of two test processes on two cores: threads that spin while they wait would take the other's time.
+WAITING := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test test-all test-slow test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
+.PHONY: demo test test-all test-slow test-sweep test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
@@ -15,10 +17,14 @@ test: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu"
 
 test-all: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist worksteal -m "not faults and not gpu"
+	$(PYTEST) -n 2 --dist worksteal -m "not faults and not gpu and not sweep"
 
 test-slow: $(VENV)/.dev
-	$(PYTEST) -n 2 --dist worksteal -m "slow and not faults and not gpu"
+	$(WAITING) $(PYTEST) -n 2 --dist worksteal -m "slow and not faults and not gpu and not sweep"
+
+# Every kind of convolution with two threads; those of one thread, and of 3 x 3 with two, are slow tests.
+test-sweep: $(VENV)/.dev
+	$(WAITING) $(PYTEST) -n 2 --dist worksteal -m sweep
 
 # Damage, kills, full disks and hostile input, in the thousands and from a fixed seed; the fast tests have a few of each.
 test-faults: $(VENV)/.dev
