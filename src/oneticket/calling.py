@@ -37,7 +37,7 @@ def tensor_of(result: Any) -> Tensor:
     Raises
     ------
     InputError
-        When there is no such tensor.
+        When the outputs hold no such tensor.
     """
     named = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
     found = result if isinstance(result, Tensor) else named

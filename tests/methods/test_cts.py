@@ -87,7 +87,7 @@ class Reference:
 
 @pytest.mark.parametrize("budget", [1.1, 0.4])
 def test_it_is_the_search_of_its_definition(budget: float) -> None:
-    """With a budget of 0.4 ρN, S is above zero from the first step on, so that λ is no longer zero."""
+    """With a budget of 0.4 ρN, S is above zero from the first step on, so that λ leaves zero."""
     expected, model = Reference(budget), network()
     expected.run()
     masks, callback, losses = searched(model, budget=budget)

@@ -50,7 +50,7 @@ def test_each_number_is_that_of_scipy_and_statsmodels(small: list[Row]) -> None:
         effect = TTestPower().solve_power(nobs=6, alpha=0.05 / 6, power=0.8)
         assert row.smallest_detectable == pytest.approx(spread * effect, rel=1e-5)
         assert row.seeds_needed is not None
-        # Not a number, where scipy's noncentral t is none.
+        # NaN, where scipy's noncentral t gives NaN.
         assert not TTestPower().power(abs(row.estimate) / spread, row.seeds_needed, 0.05 / 6) < 0.8
     for field, ps in (("p_adjusted", [row.p for row in found]), ("p_equivalent_adjusted", equivalent)):
         adjusted = multipletests(ps, method="holm")[1]

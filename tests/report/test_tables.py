@@ -142,7 +142,7 @@ def test_nothing_to_report_is_refused() -> None:
 def test_the_size_of_the_test_split_widens_what_it_cannot_resolve(
     only: Only, make_table: Callable[..., list[Row]]
 ) -> None:
-    """Two seeds that differ by the same: without the size there is no interval, with it a wide one and no star."""
+    """Two seeds that differ by the same: without the size they have no interval, with it a wide one and no star."""
     rows = make_table(targets=["fashion@sgd"], sources=["fashion@sgd"], arms=["winning", "random"], densities=[0.055])
     level = {"dense": 0.9, "winning": 0.85, "random": 0.84}
     kept = [row | {"test_accuracy": level[row["arm"]]} for row in rows if row["seed"] < 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from oneticket.methods.dense_to_sparse import Cutting, refuse_masked
 from oneticket.training import TrainState
 
 
-class ScoreTraining(Cutting):
+class ScoreTraining(Cutting, ABC):
     """Shows the network W ∘ g in each step and trains ``scores``, one for each weight, with an optimiser of their own.
 
     g are the factors that a subclass makes of the scores (:meth:`factors`); from the gradients by them it makes those
@@ -35,25 +36,25 @@ class ScoreTraining(Cutting):
         self._method = method
 
     # -- for subclasses --------------------------------------------------------------------------------------------
+    @abstractmethod
     def first_score(self, weight: Tensor, stream: torch.Generator) -> Tensor:
         """The score of each entry of ``weight`` at the start, of its shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def optimizer_for(self, scores: list[Tensor]) -> torch.optim.Optimizer:
         """The optimiser of the scores."""
-        raise NotImplementedError
 
+    @abstractmethod
     def factors(self, state: TrainState) -> list[Tensor]:
         """The factor on each weight in this step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(self, by_factor: list[Tensor]) -> list[Tensor]:
         """The gradient by each score, from the gradients of the loss by the factors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rate(self, done: float) -> float:
         """The learning rate of the scores when the fraction ``done`` of the training is over."""
-        raise NotImplementedError
 
     # -- the training ----------------------------------------------------------------------------------------------
     def on_train_start(self, state: TrainState) -> None:

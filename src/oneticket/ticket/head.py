@@ -52,7 +52,7 @@ def draw_head(layer: nn.Module, seed: int) -> None:
 
 def _whole(layer: nn.Module) -> nn.Module:
     """A copy of ``layer`` on the CPU, with all of each parameter that processes hold in parts."""
-    # Of a layer that FSDP shards for itself there is no copy; its parameters are, so they are put in beforehand.
+    # FSDP refuses to copy a layer that it shards for itself; its parameters are, so they are put in beforehand.
     whole: dict[int, Any] = {
         id(p): nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for p in layer.parameters() if layout(p) is not None
     }

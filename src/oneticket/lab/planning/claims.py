@@ -147,7 +147,7 @@ class _Table:
             self.cells.setdefault(key_of(row), []).append(row.cell)
 
     def places(self, claim: Claim) -> tuple[Pair, ...]:
-        """The places of a claim, each pair of networks once; InputError if there is none, or a filter finds none."""
+        """The places of a claim, each pair of networks once; InputError where no grid trains it, or no filter matches."""
         firsts = self._of_arm(claim.arm, claim.rescale, "arm", "rescale")
         firsts = self._filtered(claim, firsts)
         seconds = self._seconds(claim)
