@@ -147,7 +147,7 @@ class _Table:
             self.cells.setdefault(key_of(row), []).append(row.cell)
 
     def places(self, claim: Claim) -> tuple[Pair, ...]:
-        """The places of a claim, each pair of networks once; InputError where no grid trains it, or no filter matches."""
+        """The places of a claim, each pair once; InputError where nothing trains it, or a filter is empty."""
         firsts = self._of_arm(claim.arm, claim.rescale, "arm", "rescale")
         firsts = self._filtered(claim, firsts)
         seconds = self._seconds(claim)
