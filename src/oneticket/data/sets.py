@@ -200,6 +200,11 @@ class Splits:
     test: AnySet
 
 
+def kind_of(samples: AnySet) -> Kind:
+    """The kind of the samples of a set."""
+    return "images" if isinstance(samples, ImageSet) else "text" if isinstance(samples, TextSet) else "table"
+
+
 def counted(samples: AnySet) -> int:
     """How many answers an accuracy over ``samples`` counts: a sample has one, a window of text T - 1."""
     return len(samples) * (samples.shape[0] - 1) if isinstance(samples, TextSet) else len(samples)
