@@ -26,9 +26,14 @@ Factory = Callable[..., nn.Module]
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """What a registered network takes: images, sequences of token numbers, or numbers in any shape."""
+    """What a registered network takes and begins with.
+
+    ``takes``: images, sequences of token numbers, or numbers in any shape. ``draws``: ``he-normal`` if the weights of
+    its layers are drawn by :func:`initialise`, N(0, 2 / fan-in); ``own`` if it has another distribution.
+    """
 
     takes: Literal["images", "tokens", "numbers"] = "images"
+    draws: Literal["he-normal", "own"] = "he-normal"
 
 
 MODELS: Registry[Factory, ModelFacts] = Registry("model", ModelFacts)
