@@ -30,11 +30,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded at first use: importing torch takes a second, and `oneticket --help` does not need it.
-    if name not in _HOMES:
-        raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
     import importlib
 
+    # Loaded at first use: importing torch takes a second, and `oneticket --help` does not need it.
+    if name == "data":
+        return importlib.import_module("oneticket.data")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from oneticket.data import ImageBatches, Normalisation, Splits, open_data
+from oneticket.data import Splits, as_batches, normalisation_of, open_data
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Description, Network, TicketRef
 from oneticket.lab.cells.store import Store
@@ -57,7 +57,7 @@ class ParentCells:
 
         def drawn(key: int) -> nn.Module:
             return build(
-                spec, input_shape=network.input, classes=network.classes, seed=key,
+                spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=key,
                 folder=self.folder, packages=self.packages,
             )  # fmt: skip
 
@@ -67,13 +67,13 @@ class ParentCells:
         return model
 
     def splits(self, cell: Description) -> Splits:
-        """The images of a cell."""
+        """The data of a cell."""
         return open_data(cell.data, cache=self.data)
 
     def evidence(self, cell: Description) -> Batches:
         """Training batches of a cell in an order of their own, augmented as it trains, the same from the first on."""
-        images = self.splits(cell).train
-        source = ImageBatches(images, _BATCH, normalisation=Normalisation.of(images), augmentation=cell.recipe.augment)
+        train = self.splits(cell).train
+        source = as_batches(train, _BATCH, normalisation=normalisation_of(train), augmentation=cell.recipe.augment)
         return Replayed(source, Streams(cell.seed))
 
     # -- tickets -------------------------------------------------------------------------------------------------
@@ -95,6 +95,7 @@ class ParentCells:
             alive=alive,
             seed=parent.seed,
             number=ticket.round,
+            loss=parent.own_loss,
         )
 
     def _initial(self, dense: str) -> State:
