@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from oneticket.kernels.sparse.building import NUMBERS, library
-from oneticket.kernels.sparse.layout import as_planes, from_planes
+from oneticket.kernels.sparse.layout import as_planes, new_images
 from oneticket.kernels.sparse.pattern import Lists, Pattern
 from oneticket.kernels.sparse.threads import divided
 
@@ -32,7 +32,7 @@ class SparseProduct(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(planes, values)
             ctx.pattern = pattern
-        return from_planes(_gathered(pattern.forward, planes, values, pattern.geometry.outputs))
+        return _gathered(pattern.forward, planes, values, pattern.geometry.outputs)
 
     @staticmethod
     @once_differentiable
@@ -41,7 +41,7 @@ class SparseProduct(torch.autograd.Function):
         pattern: Pattern = ctx.pattern
         gradients, inputs, slopes = as_planes(gradient), None, None
         if ctx.needs_input_grad[0]:
-            inputs = from_planes(_gathered(pattern.backward, gradients, values, pattern.geometry.size))
+            inputs = _gathered(pattern.backward, gradients, values, pattern.geometry.size)
         if ctx.needs_input_grad[1]:
             slopes = _slopes(pattern, planes, gradients)
         return inputs, slopes, None
@@ -49,7 +49,7 @@ class SparseProduct(torch.autograd.Function):
 
 def _gathered(lists: Lists, source: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     images = source.shape[-1]
-    target = source.new_empty(lists.channels, *size, images)
+    target = new_images(source, images, lists.channels, *size)
     structure, values = lists.in_c(images), values.contiguous()
     kernel = library(NUMBERS[source.dtype]).gather
     where = [c_void_p(tensor.data_ptr()) for tensor in (source, target, values)]
