@@ -32,8 +32,8 @@ Compute = Literal["measured", "sparse", "dense"]
 
 NUMBERS: dict[torch.dtype, Number] = {torch.float32: "float", torch.float64: "double"}
 
-SOURCES = ("vectors.h", "gather.c", "slopes.c", "norm.c")
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
+SOURCES = ("vectors.h", "gather.c", "slopes.c", "norm.c", "threads.c")
+FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 SECONDS = 60
 """A compiler that takes longer is taken for broken."""
 

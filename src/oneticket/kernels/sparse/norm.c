@@ -68,8 +68,12 @@ static void moments(const real *x, long length, double *mean, double *squares) {
     }
 }
 
-/* Normalises the channels first … last - 1 by their own mean and variance; added, if any, is added to the result. */
-void normalise(const struct norm *n, const real *inputs, const real *added, real *outputs, long first, long last) {
+/* Normalises the channels first … last - 1 by their own mean and variance; added, if any, is added to the result.
+   Arguments: the norm, inputs, added, outputs. */
+void normalise(void *const *arguments, long first, long last) {
+    const struct norm *n = arguments[0];
+    const real *inputs = arguments[1], *added = arguments[2];
+    real *outputs = arguments[3];
     for (long c = first; c < last; c++) {
         const real *x = inputs + c * n->length, *a = added ? added + c * n->length : 0;
         real *y = outputs + c * n->length;
@@ -97,9 +101,12 @@ static inline vec passing(const struct norm *n, const real *gradients, const rea
 }
 
 /* The gradient of the inputs; slopes of weight and bias are written, too. After a sum, outputs say what a ReLU lets pass,
-   and that is also the gradient of the added numbers, written to passed. Otherwise both are null. */
-void normalise_back(const struct norm *n, const real *inputs, const real *outputs, const real *gradients, real *back,
-                    real *passed, real *of_weight, real *of_bias, long first, long last) {
+   and that is also the gradient of the added numbers, written to passed. Otherwise both are null.
+   Arguments: the norm, inputs, outputs, gradients; the gradient of the inputs, passed, slopes of weight and of bias. */
+void normalise_back(void *const *arguments, long first, long last) {
+    const struct norm *n = arguments[0];
+    const real *inputs = arguments[1], *outputs = arguments[2], *gradients = arguments[3];
+    real *back = arguments[4], *passed = arguments[5], *of_weight = arguments[6], *of_bias = arguments[7];
     for (long c = first; c < last; c++) {
         long from = c * n->length;
         const real *x = inputs + from, *g = gradients + from, *y = outputs ? outputs + from : 0;

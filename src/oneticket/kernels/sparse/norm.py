@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from oneticket.kernels.sparse.building import NUMBERS, library
+from oneticket.kernels.sparse.building import NUMBERS
 from oneticket.kernels.sparse.layout import as_planes, new_images
 from oneticket.kernels.sparse.threads import divided
 
@@ -45,7 +45,7 @@ class _Normalise(torch.autograd.Function):
         outputs = new_images(planes, *images.shape)
         mean, scale, variance = (torch.empty_like(weight) for _ in range(3))
         norm = _in_c(weight, bias, mean, scale, variance, planes[0].numel(), epsilon, relu)
-        _run(library(NUMBERS[planes.dtype]).normalise, norm, planes, more, outputs)
+        _run("normalise", norm, planes, more, outputs)
         # Where a ReLU after a sum lets pass, only its outputs tell; otherwise the inputs do.
         ctx.save_for_backward(
             planes, outputs if relu and more is not None else None, weight, bias, mean, scale, variance
@@ -62,8 +62,7 @@ class _Normalise(torch.autograd.Function):
         passed = None if outputs is None else new_images(planes, *gradient.shape)
         slopes = torch.empty_like(weight), torch.empty_like(bias)
         norm = _in_c(weight, bias, mean, scale, variance, planes[0].numel(), ctx.epsilon, ctx.relu)
-        kernel = library(NUMBERS[planes.dtype]).normalise_back
-        _run(kernel, norm, planes, outputs, gradients, back, passed, *slopes)
+        _run("normalise_back", norm, planes, outputs, gradients, back, passed, *slopes)
         of_added = gradient if passed is None else passed
         return back, *slopes, of_added if ctx.adds else None, None, None
 
@@ -75,10 +74,5 @@ def _in_c(
     return CNorm(*places, length, epsilon, int(relu))
 
 
-def _run(kernel: Any, norm: CNorm, planes: Tensor, *tensors: Tensor | None) -> None:
-    where = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in (planes, *tensors)]
-
-    def part(first: int, last: int) -> None:
-        kernel(ctypes.byref(norm), *where, ctypes.c_long(first), ctypes.c_long(last))
-
-    divided(part, len(planes), planes.numel())
+def _run(kernel: str, norm: CNorm, planes: Tensor, *tensors: Tensor | None) -> None:
+    divided(kernel, NUMBERS[planes.dtype], (norm, planes, *tensors), len(planes), planes.numel())

@@ -120,6 +120,11 @@ class Pattern:
         return _lists(*turned, order, reads, self.shape[1], self.geometry.outputs)
 
     @cached_property
+    def before(self) -> NDArray[np.int64]:
+        """The number of kept weights before each output, and in all."""
+        return np.bincount(self._kept[0] + 1, minlength=self.shape[0] + 1).cumsum()
+
+    @cached_property
     def _by_position(self) -> tuple[Ints, Ints, Ints, Ints]:
         """Starts, inputs and slots by kernel position and output; the reach of each position."""
         out, into, line, column = self._kept

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_long, c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from oneticket.kernels.sparse.building import NUMBERS, library
+from oneticket.kernels.sparse.building import NUMBERS
 from oneticket.kernels.sparse.layout import as_planes, new_images
 from oneticket.kernels.sparse.pattern import Lists, Pattern
 from oneticket.kernels.sparse.threads import divided
@@ -50,21 +49,15 @@ class SparseProduct(torch.autograd.Function):
 def _gathered(lists: Lists, source: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     images = source.shape[-1]
     target = new_images(source, images, lists.channels, *size)
-    structure, values = lists.in_c(images), values.contiguous()
-    kernel = library(NUMBERS[source.dtype]).gather
-    where = [c_void_p(tensor.data_ptr()) for tensor in (source, target, values)]
-    work = len(values) * lists.count * images
-    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), lists.count, work)
+    arguments = (lists.in_c(images), source, target, values.contiguous())
+    divided("gather", NUMBERS[source.dtype], arguments, lists.count, len(values) * lists.count * images)
     return target
 
 
 def _slopes(pattern: Pattern, inputs: Tensor, gradients: Tensor) -> Tensor:
     images = inputs.shape[-1]
     result = inputs.new_zeros(pattern.count)
-    structure = pattern.slopes_in_c(images)
-    kernel = library(NUMBERS[inputs.dtype]).slopes
-    where = [c_void_p(tensor.data_ptr()) for tensor in (inputs, gradients, result)]
+    arguments = (pattern.slopes_in_c(images), inputs, gradients, result)
     work = pattern.count * pattern.forward.count * images
-    outputs = pattern.shape[0]
-    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), outputs, work)
+    divided("slopes", NUMBERS[inputs.dtype], arguments, pattern.shape[0], work, pattern.before)
     return result
