@@ -102,6 +102,13 @@ class Pattern:
         self._kept = [part.numpy().astype(np.int32) for part in mask.nonzero(as_tuple=True)]
         self.count = len(self._kept[0])
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the lists that have been needed so far."""
+        lists = [vars(self).get("forward"), vars(self).get("backward")]
+        arrays = [a for part in lists if part is not None for a in vars(part).values() if isinstance(a, np.ndarray)]
+        return sum(array.nbytes for array in (*self._kept, *arrays, *vars(self).get("_by_position", ())))
+
     @cached_property
     def forward(self) -> Lists:
         """The lists of the outputs."""

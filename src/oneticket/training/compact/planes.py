@@ -53,6 +53,11 @@ class PlanesLayer(nn.Module):
             outputs = out_of_planes(outputs, self.layout)
         return outputs.flatten(1).reshape(*inputs.shape[:-1], -1) if self.linear else outputs
 
+    @property
+    def bytes(self) -> int:
+        """Bytes that say where the kept weights are, for all sizes of images seen so far."""
+        return self.mask.nbytes + self.positions.nbytes + sum(pattern.bytes for pattern in self._patterns.values())
+
     def _pattern(self, size: Pair) -> Pattern:
         if size not in self._patterns:
             self._patterns[size] = Pattern(self.mask, self._geometry._replace(size=size))
