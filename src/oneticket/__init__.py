@@ -2,7 +2,7 @@
 
 >>> import oneticket as ot
 >>> sorted(ot.__all__)
-['Masks', 'Recipe', 'Ticket', 'find_ticket', 'train', 'transfer']
+['Masks', 'Recipe', 'Ticket', 'compact', 'find_ticket', 'train', 'transfer']
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from oneticket.masks import Masks
     from oneticket.ticket import Ticket
     from oneticket.training import Recipe, train
+    from oneticket.training.compact import compact
 
-__all__ = ["Masks", "Recipe", "Ticket", "find_ticket", "train", "transfer"]
+__all__ = ["Masks", "Recipe", "Ticket", "compact", "find_ticket", "train", "transfer"]
 
 _HOMES = {
     "Masks": "oneticket.masks",
     "Recipe": "oneticket.training",
     "Ticket": "oneticket.ticket",
+    "compact": "oneticket.training.compact",
     "find_ticket": "oneticket.finding",
     "train": "oneticket.training",
     "transfer": "oneticket.finding",
