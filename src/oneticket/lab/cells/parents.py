@@ -18,7 +18,7 @@ from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
-from oneticket.pruning.context import Batches
+from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
 from oneticket.search import Replayed, next_masks
 from oneticket.weights import State
@@ -35,7 +35,13 @@ class ParentCells:
     data : the cache of decoded images.
     folder : the folder whose Python files may be imported; none when None.
     packages : the installed packages that may be imported.
+
+    Attributes
+    ----------
+    loss : the loss of which criteria take gradients; None for the cross-entropy of classes.
     """
+
+    loss: BatchLoss | None = None
 
     def __init__(self, store: Store, data: Path, folder: Path | None, packages: Collection[str] = ()) -> None:
         self.store, self.data, self.folder, self.packages = store, data, folder, packages
@@ -76,6 +82,10 @@ class ParentCells:
         source = ImageBatches(images, _BATCH, normalisation=Normalisation.of(images), augmentation=cell.recipe.augment)
         return Replayed(source, Streams(cell.seed))
 
+    def example(self, network: Network) -> Tensor:
+        """Inputs for one pass that follows connections."""
+        return torch.zeros(1, *network.input)
+
     # -- tickets -------------------------------------------------------------------------------------------------
     def masks(self, ticket: TicketRef) -> Masks:
         """The masks of a ticket, pruned anew from the round before it: this is cheap, so they are not stored."""
@@ -95,6 +105,7 @@ class ParentCells:
             alive=alive,
             seed=parent.seed,
             number=ticket.round,
+            loss=self.loss,
         )
 
     def _initial(self, dense: str) -> State:
