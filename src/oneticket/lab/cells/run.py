@@ -265,7 +265,7 @@ def _concluded(
         cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, test_images=test_images,
         untrained=untrained, naturally_zero=begun.naturally_zero,
     )  # fmt: skip
-    _save(working, model, training, masks, kept)
+    save_tensors(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
@@ -292,7 +292,7 @@ def _judge(
     return accuracy, loss
 
 
-def _save(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
+def save_tensors(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
     """Write the tensors that other cells may build on."""
     for moment, snapshot in training.snapshots.items():
         save_state(working / f"weights-{moment}.safetensors", snapshot.state)
