@@ -16,6 +16,7 @@ from oneticket.cli.code_options import trust
 from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
+from oneticket.cli.sharing_commands import zoo
 from oneticket.cli.statistics_commands import power, statistics
 from oneticket.cli.store_commands import store
 from oneticket.cli.text import harmless, shortened
@@ -53,8 +54,8 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, trust, bench, statistics,
-    list_everything, doctor,
+    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, zoo, trust, bench,
+    statistics, list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)
