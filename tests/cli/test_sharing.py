@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from oneticket.masks import Masks
+from oneticket.models import ModelSpec, build
 from oneticket.ticket import Provenance, Seen, Ticket
 
 
@@ -90,3 +91,30 @@ def test_a_card_has_the_numbers_of_its_density_and_of_no_other(call: Any, found:
     assert "has no network of density 0.3333" in told.error
     assert "one of the densities 0.25, 0.5, 1" in told.error
     assert not Path("o").exists()
+
+
+def test_a_ticket_is_exported_and_imported_again(call: Any, tmp_path: Path) -> None:
+    network = build(ModelSpec(name="lenet-300-100", options={"width": 0.05}), input_shape=(1, 8, 8), classes=10, seed=0)
+    state = network.state_dict()
+    state["linear1.weight"][::2] = 0.0
+    torch.save(state, "pruned.pth")
+    own = ["--model", "lenet-300-100", "--option", "width=0.05", "--input", "1x8x8", "--classes", "10"]
+    told = call("ticket", "import", "pruned.pth", *own, "--out", "t.safetensors")
+    assert told.code == 0, told.error
+    assert "from weights that are zero" in told.out
+    assert Ticket.load("t.safetensors").provenance.notes == {"imported from": "pruned.pth"}
+    assert "the ticket does not say what its inputs are; expected --input" in call(
+        "ticket", "export", "t.safetensors", "--to", "dense-smaller"
+    ).error  # fmt: skip
+    shape = ["--input", "1x8x8"]
+    told = call("ticket", "export", "t.safetensors", "--to", "torch", "--weights", "pruned.pth", *shape)
+    assert told.code == 0, told.error
+    again = torch.load("t.pt", weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.items())
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, "dense.pth")
+    refused = call("ticket", "export", "t.safetensors", "--to", "torch", "--weights", "dense.pth", *shape)
+    assert "does not carry this ticket" in refused.error
+    assert (
+        "'1x8' is not a shape"
+        in call("ticket", "import", "pruned.pth", *own[:-4], "--input", "1x8", "--classes", "3", "--out", "u").error
+    )

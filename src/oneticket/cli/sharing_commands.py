@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oneticket.cli.text import harmless
-from oneticket.cli.ticket_commands import ticket
 
 if TYPE_CHECKING:
     from oneticket.sharing import Place
@@ -25,7 +24,7 @@ _from = click.option(
 )  # fmt: skip
 
 
-@ticket.command()
+@click.command()
 @click.argument("file", metavar="TICKET", type=_file)
 @click.argument("dest")
 @click.option("--name", help="Name in a zoo: DEST then holds other tickets too.")
@@ -66,7 +65,7 @@ def push(
         click.echo("Note: the card says that no licence was stated; --license names one", err=True)
 
 
-@ticket.command()
+@click.command()
 @click.argument("src")
 @_to
 @click.option("--name", help="Which ticket, where there are several.")
