@@ -384,6 +384,15 @@ def test_a_report_is_one_file_that_needs_no_network(
     assert "<script src" not in page
     assert "<link" not in page
     assert sorted(entry.name for entry in (tmp_path / "page").iterdir()) == ["figures", "report.html", "tables"]
+    told = call("results", place / "store", "--comparisons", "--format", "csv").out
+    assert (tmp_path / "page" / "tables" / "comparisons.csv").read_text(encoding="utf-8") == told
+    lines = list(csv.DictReader(io.StringIO(told)))
+    assert all(line["p_mcnemar"] and line["noise_floor"] and line["lost"] for line in lines), "a store knows the images"
+    call("results", place / "store", "--format", "csv", "--out", "rows.csv")
+    shown = {where: call("results", where, "--comparisons").out for where in (place / "store", "rows.csv")}
+    assert "p (McNemar)" in shown[place / "store"]
+    assert "no single seed can say" in shown[place / "store"]
+    assert "p (McNemar)" not in shown["rows.csv"], "a table does not"
 
 
 def test_a_diverging_recipe_is_an_outcome_of_its_cells_and_of_no_others(call: Any, tiny: Tiny) -> None:
