@@ -19,10 +19,11 @@ from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.sharing_commands import pull, push, zoo
 from oneticket.cli.statistics_commands import power, statistics
-from oneticket.cli.store_commands import store
+from oneticket.cli.store_commands import merge, store
 from oneticket.cli.text import harmless, shortened
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything
+from oneticket.cli.watch_command import watch
 from oneticket.errors import InputError, OneticketError
 from oneticket.version import __version__
 
@@ -55,7 +56,8 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, zoo, trust, bench,
+    demo, plan, run, watch, verify, results, report, figure, power, store, merge, find, transfer, ticket, zoo, trust,
+    bench,
     statistics, list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
