@@ -15,6 +15,7 @@ from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
 from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
+from oneticket.cli.paper_command import paper
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.statistics_commands import power, statistics
 from oneticket.cli.store_commands import store
@@ -53,8 +54,8 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, trust, bench, statistics,
-    list_everything, doctor,
+    demo, plan, run, verify, paper, results, report, figure, power, store, find, transfer, ticket, trust, bench,
+    statistics, list_everything, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)
