@@ -183,6 +183,7 @@ def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) ->
 
 
 def comparisons(
+    store: Path,
     rows: Sequence[Mapping[str, Any]],
     kind: str,
     against: Sequence[str],
