@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oneticket.conversion import checked
 from oneticket.errors import InputError
+from oneticket.showing import layers
 
 
 class LayerDensity(NamedTuple):
@@ -92,6 +93,10 @@ class Masks(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self.kept} of {self.total} kept, density {self.density:.4g})"
+
+    def _repr_html_(self) -> str:
+        title = f"Masks: {self.kept:,} of {self.total:,} weights kept, density {self.density:.4g}"
+        return layers(title, [(row.name, row.kept, row.total) for row in self.table()])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):

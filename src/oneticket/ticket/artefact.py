@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oneticket.errors import DamagedTicket, InputError
 from oneticket.masks import Masks
+from oneticket.showing import layers
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.carrying import keep, masks_on, remember
 from oneticket.ticket.difference import Difference, difference
@@ -82,6 +83,12 @@ class Ticket:
         if asked is not None and f"{asked:.4g}" != met:
             met += f" (asked {asked:.4g})"
         return f"Ticket({model}, density {met}, {self.masks.kept} of {self.masks.total} weights)"
+
+    def _repr_html_(self) -> str:
+        known = self.provenance
+        facts = {"head": self.head, "rewound to": known.rewind, "criterion": known.criterion, "seed": known.seed}
+        told = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
+        return layers(repr(self), [(row.name, row.kept, row.total) for row in self.masks.table()], [told])
 
     def __eq__(self, other: object) -> bool:
         """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
