@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oneticket.conversion import checked
 from oneticket.errors import InputError
 from oneticket.showing import layers
+from oneticket.words import Within
 
 
 class LayerDensity(NamedTuple):
@@ -167,7 +168,7 @@ class Masks(Mapping[str, Tensor]):
 
     # -- permutation ---------------------------------------------------------------------------------------------
     @checked
-    def permuted(self, generator: torch.Generator, *, within: str) -> Masks:
+    def permuted(self, generator: torch.Generator, *, within: Within) -> Masks:
         """Masks with the kept positions shuffled uniformly.
 
         Parameters
@@ -184,8 +185,6 @@ class Masks(Mapping[str, Tensor]):
         """
         if within == "layer":
             return Masks({name: _shuffled(t.flatten(), generator).view(t.shape) for name, t in self.items()})
-        if within != "network":
-            raise InputError(f"cannot permute within '{within}'", expected="'layer' or 'network'")
         if not self:
             return Masks({})
         flat = _shuffled(torch.cat([t.flatten() for t in self.values()]), generator)

@@ -13,6 +13,7 @@ import click
 from oneticket.cli.bench_command import bench
 from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
+from oneticket.cli.completion_command import completion
 from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
 from oneticket.cli.result_commands import report, results
@@ -54,7 +55,7 @@ def group() -> None:
 
 _COMMANDS = (
     demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, trust, bench, statistics,
-    list_everything, doctor,
+    list_everything, doctor, completion,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)

@@ -9,6 +9,7 @@ import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
+from oneticket.cli.completion_command import ARMS
 from oneticket.errors import InputError
 
 _KINDS = ("accuracy", "arms", "differences", "heat-map", "compute")
@@ -23,8 +24,12 @@ _FILES = ("svg", "pdf", "png")
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="An SVG, PDF or PNG file.")
 @click.option("--target", metavar="NAME@RECIPE", help="Only this target.")
-@click.option("--arm", "arms", multiple=True, metavar="ARM", help="Only this arm; may be repeated.")
-@click.option("--against", multiple=True, metavar="ARM", help="As in `results`.  [default: dense, random]")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="ARM", shell_complete=ARMS, help="Only this arm; may be repeated."
+)
+@click.option(
+    "--against", multiple=True, metavar="ARM", shell_complete=ARMS, help="As in `results`.  [default: dense, random]"
+)
 @click.option("--experiment", help="Only the rows of this experiment.")
 @click.option("--columns", type=click.Choice(["1", "2"]), default="2", show_default=True, help="Its width on a page.")
 def figure(

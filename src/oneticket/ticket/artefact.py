@@ -15,12 +15,13 @@ from oneticket.ticket import format as ticket_file
 from oneticket.ticket.carrying import keep, masks_on, remember
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.keeping import KeptTicket, Masked, caller
+from oneticket.ticket.keeping import KeptTicket, caller
 from oneticket.ticket.naming import masks_in
 from oneticket.ticket.placement import Placement, place
 from oneticket.ticket.provenance import Provenance
 from oneticket.ticket.reading import read_model
 from oneticket.ticket.sharding import zero_masked
+from oneticket.words import Head, Masked, Stem
 
 
 class Ticket:
@@ -171,9 +172,9 @@ class Ticket:
         self,
         model: nn.Module,
         *,
-        head: str = "fresh",
+        head: Head = "fresh",
         seed: int = 0,
-        stem: str = "adapt",
+        stem: Stem = "adapt",
         model_head: str | None = None,
         prefix: str | None = None,
         rename: Mapping[str, str] | None = None,

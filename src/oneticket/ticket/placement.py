@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from oneticket.ticket.format import Contents
 from oneticket.ticket.head import draw_head, head_of
 from oneticket.ticket.naming import asked, found, renamed, wrapping
 from oneticket.ticket.sharding import laid_out_like, local
+from oneticket.words import Head, Stem
 
-HEADS = ("fresh", "keep", "copied")
-STEMS = ("adapt", "fresh", "strict")
+HEADS, STEMS = get_args(Head), get_args(Stem)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
