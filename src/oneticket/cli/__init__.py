@@ -13,6 +13,7 @@ import click
 from oneticket.cli.bench_command import bench
 from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
+from oneticket.cli.completion_command import completion
 from oneticket.cli.export_commands import export, import_masks
 from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
@@ -58,8 +59,7 @@ def group() -> None:
 
 _COMMANDS = (
     demo, plan, run, watch, verify, paper, results, report, figure, power, store, merge, find, transfer, ticket, zoo,
-    trust, bench,
-    statistics, list_everything, doctor,
+    trust, bench, statistics, list_everything, doctor, completion,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)
