@@ -34,7 +34,7 @@ test-faults: $(VENV)/.dev
 # missing is skipped elsewhere, so the libraries are imported here first: this fails where one can't be.
 INTEGRATIONS := .venv-integrations
 test-integrations: $(INTEGRATIONS)/.test
-	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft"
+	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft, onnxruntime, onnxscript, tensorboard, mlflow, sqlalchemy"
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
@@ -99,7 +99,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 
 $(INTEGRATIONS)/.test: pyproject.toml $(CONSTRAINTS)
 	test -x $(INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(INTEGRATIONS)
-	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations]"
+	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations,onnx,tensorboard,mlflow]"
 	touch $@
 
 clean:
