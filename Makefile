@@ -8,10 +8,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Of two test processes on two cores: threads that spin while they wait would take the other's time.
 WAITING := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test test-all test-slow test-sweep test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
+.PHONY: demo zoo test test-all test-slow test-sweep test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
+
+# Tickets of the demo, with cards, in a folder that is not in the repository: `oneticket zoo list` shows them.
+zoo: demo
+	$(BIN)/oneticket zoo make oneticket-demo/store --to zoo --license cc0-1.0
 
 test: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu"
