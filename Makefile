@@ -38,7 +38,7 @@ test-faults: $(VENV)/.dev
 # missing is skipped elsewhere, so the libraries are imported here first: this fails where one can't be.
 INTEGRATIONS := .venv-integrations
 test-integrations: $(INTEGRATIONS)/.test
-	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft, onnxruntime, onnxscript, tensorboard, mlflow, sqlalchemy"
+	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft, onnxruntime, onnxscript, tensorboard, mlflow, sqlalchemy, wandb, trackio"
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
@@ -103,7 +103,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 
 $(INTEGRATIONS)/.test: pyproject.toml $(CONSTRAINTS)
 	test -x $(INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(INTEGRATIONS)
-	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations,onnx,tensorboard,mlflow]"
+	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations,onnx,tensorboard,mlflow,wandb,trackio]"
 	touch $@
 
 clean:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import msgspec
 import pytest
 
 from oneticket.tracking import TrackedCell, open_trackers
+
+HERE = str(Path(__file__).parent)
 
 CELL = TrackedCell(
     cell="ab" * 32, label="winning a@b, 5 % of the weights · lenet · seed 0", about={"model": "lenet", "seed": 0},
@@ -63,3 +68,39 @@ def test_mlflow_shows_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert first.data.params == {"model": "lenet", "seed": "0"}
     for name, points in {**CELL.curves, **{n: [(20, v)] for n, v in CELL.results.items()}}.items():
         assert [(m.step, m.value) for m in client.get_metric_history(first.info.run_id, name)] == points
+
+
+def twice(name: str, place: str | None) -> None:
+    """Write two cells, and again: the second time there is nothing to add."""
+    for number in range(2):
+        (tracker,) = open_trackers([name], place)
+        tracker.begin("tiny")
+        for cell in (CELL, OTHER):
+            assert tracker.has(cell.cell) == bool(number)
+            if not number:
+                tracker.write(cell)
+        tracker.close()
+
+
+def test_wandb_holds_the_runs_offline(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    twice("wandb", str(tmp_path))
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert [file.stem.removeprefix("run-") for file in files] == [CELL.cell[:32], OTHER.cell[:32]]
+    assert b"train/loss" in files[0].read_bytes()
+
+
+def test_trackio_shows_the_curves(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    code = """
+import trackio, test_trackers
+test_trackers.twice("trackio", None)
+runs = {run.name: run for run in trackio.Api().runs("tiny")}
+assert sorted(runs) == [f"{test_trackers.CELL.label} · {cell * 6}" for cell in ("ab", "cd")], runs
+logs = trackio.SQLiteStorage.get_logs("tiny", min(runs))
+assert [(log["step"], log["train/loss"]) for log in logs] == [(10, 2.0), (20, 1.0)], logs
+assert logs[-1]["test/accuracy"] == 0.75
+"""
+    # Its folder is chosen when it is imported: a process of its own.
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([*sys.path, HERE])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)

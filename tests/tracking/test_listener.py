@@ -13,7 +13,7 @@ from oneticket.errors import InputError
 from oneticket.identity import digest
 from oneticket.lab.cells.store import Store
 from oneticket.lab.execution.events import RunListener
-from oneticket.tracking import TrackedCell, open_trackers, tracked
+from oneticket.tracking import TRACKERS, TrackedCell, open_trackers, tracked
 from oneticket.tracking import listener as module
 from oneticket.tracking.base import read_cell
 
@@ -162,6 +162,6 @@ def test_a_tracker_is_named_and_its_library_is_there_before_anything_starts(monk
     with pytest.raises(InputError, match="one place for 2 trackers"):
         open_trackers(["tensorboard", "mlflow"], "runs")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name in ("tensorboard", "mlflow"):
+    for name in TRACKERS:
         with pytest.raises(InputError, match=rf"{name} is not installed; expected pip install 'oneticket\[{name}\]'"):
             open_trackers([name])

@@ -125,9 +125,9 @@ def plan(
     "trackers",
     multiple=True,
     metavar="NAME",
-    help="Show finished cells in tensorboard or mlflow; may be repeated.",
+    help="Show finished cells in tensorboard, mlflow, wandb or trackio; may be repeated.",
 )
-@click.option("--track-to", metavar="PLACE", help="Folder or address for --track.  [default: runs; MLflow's own]")
+@click.option("--track-to", metavar="PLACE", help="Folder or address for --track.  [default: that of each]")
 @code_options
 @max_pixels
 @_json

@@ -229,6 +229,8 @@ def _extras() -> dict[str, str]:
             ("onnx", "onnxruntime"),
             ("tensorboard", "tensorboard"),
             ("mlflow", "mlflow-skinny"),
+            ("wandb", "wandb"),
+            ("trackio", "trackio"),
         )
     }
 

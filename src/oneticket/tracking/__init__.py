@@ -1,4 +1,4 @@
-"""Runs shown in other programs: curves, densities and test results of each cell, for TensorBoard, MLflow and others."""
+"""Runs shown in other programs: the curves, densities and test results of each finished cell."""
 
 from __future__ import annotations
 

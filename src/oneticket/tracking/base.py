@@ -14,6 +14,8 @@ from oneticket.lab.cells.store import Store
 TRACKERS = {
     "tensorboard": ("tensorboard", "oneticket.tracking.tensorboard", "TensorBoard"),
     "mlflow": ("mlflow", "oneticket.tracking.mlflow", "MLflow"),
+    "wandb": ("wandb", "oneticket.tracking.wandb", "WandB"),
+    "trackio": ("trackio", "oneticket.tracking.trackio", "Trackio"),
 }
 """Name → the library that must be there, the module that imports it, and the class in it."""
 
@@ -67,7 +69,7 @@ def open_trackers(names: Sequence[str], place: str | None = None) -> list[Tracke
     Parameters
     ----------
     names : Sequence[str]
-        ``tensorboard``, ``mlflow``.
+        ``tensorboard``, ``mlflow``, ``wandb``, ``trackio``.
     place : str, optional
         The folder or address to write to, instead of the tracker's own.
 
