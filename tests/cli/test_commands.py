@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 import oneticket
+import oneticket.kernels.sparse.building
 import oneticket.kernels.sweep
 import oneticket.lab.execution.capacity
 import oneticket.lab.execution.scheduler
@@ -73,7 +74,20 @@ def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
     [
         ("demo", ["--out", "--workers"]),
         ("plan", ["EXPERIMENT", "--json", "--store"]),
-        ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--layout", "--json"]),
+        (
+            "run",
+            [
+                "EXPERIMENT",
+                "--store",
+                "--engine",
+                "--workers",
+                "--threads",
+                "--device",
+                "--layout",
+                "--compute",
+                "--json",
+            ],
+        ),
         ("results", ["STORE", "--format", "table|markdown|csv|json|parquet"]),
         ("results", ["--comparisons", "--margin"]),
         ("report", ["STORE", "--out"]),
@@ -227,9 +241,16 @@ def test_what_is_added_is_all_that_is_missing(
     assert plan["trainings"] == 7 + new
 
 
-@pytest.mark.parametrize(("words", "layout"), [([], "channels-last"), (["--layout", "contiguous"], "contiguous")])
-def test_the_layout_is_handed_to_those_who_compute(
-    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str
+@pytest.mark.parametrize(
+    ("words", "layout", "compute"),
+    [
+        ([], "channels-last", "measured"),
+        (["--layout", "contiguous"], "contiguous", "measured"),
+        (["--compute", "dense"], "channels-last", "dense"),
+    ],
+)
+def test_layout_and_layers_are_handed_to_those_who_compute(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str, compute: str
 ) -> None:
     asked: list[Workplace] = []
 
@@ -239,7 +260,15 @@ def test_the_layout_is_handed_to_those_who_compute(
 
     monkeypatch.setattr(oneticket.lab.execution.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
-    assert [workplace.runtime.layout for workplace in asked] == [layout]
+    assert [(workplace.runtime.layout, workplace.runtime.compute) for workplace in asked] == [(layout, compute)]
+
+
+def test_sparse_layers_need_a_compiler(call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oneticket.kernels.sparse.building, "why_not", lambda: "no C compiler is installed")
+    told = call("run", tiny(), "--store", tmp_path / "store", "--compute", "sparse")
+    assert told.code == 2
+    assert "--compute sparse: no C compiler is installed" in told.error
+    assert "measured or dense" in told.error
 
 
 @pytest.mark.parametrize(

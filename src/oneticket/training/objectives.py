@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.calling import Inputs, outputs_on, size_of
+from oneticket.data.sets import TextSet
 from oneticket.errors import InputError, unknown
 from oneticket.training.targets import check_labels, check_numbers, check_targets, check_tokens
 
@@ -162,6 +163,16 @@ class Objective:
         if self.name is not None and isinstance(metric, str) and not self._suits(metric):
             able = [name for name in METRICS if self._suits(name)]
             raise InputError(f"metric = '{metric}' with loss = '{loss}'", expected=" or ".join(able))
+
+    @classmethod
+    def of(
+        cls, data: Any, recipe: Any, loss: LossName | Loss | None, metric: MetricName | Judge | None = None
+    ) -> Objective:
+        """Those given, else those that the recipe names, else those of the data: ``next-token`` for a TextSet."""
+        usual: LossName | None = "next-token" if isinstance(data, TextSet) else None
+        asked: LossName | Loss | None = loss if loss is not None else recipe.loss or usual
+        own = metric if metric is not None or loss is not None else recipe.metric or None
+        return cls(asked, own, label_smoothing=recipe.label_smoothing)
 
     def _suits(self, metric: str) -> bool:
         return metric == self._task.metric or (metric, self.name) == ("mean-absolute-error", "regression")
