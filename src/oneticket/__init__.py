@@ -2,7 +2,7 @@
 
 >>> import oneticket as ot
 >>> sorted(ot.__all__)
-['Masks', 'Recipe', 'Ticket', 'find_ticket', 'train', 'transfer']
+['Masks', 'Recipe', 'Ticket', 'compact', 'compare', 'find_ticket', 'train', 'transfer']
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 from oneticket.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from oneticket.comparing import compare
     from oneticket.finding import find_ticket, transfer
     from oneticket.masks import Masks
     from oneticket.ticket import Ticket
     from oneticket.training import Recipe, train
+    from oneticket.training.compact import compact
 
-__all__ = ["Masks", "Recipe", "Ticket", "find_ticket", "train", "transfer"]
+__all__ = ["Masks", "Recipe", "Ticket", "compact", "compare", "find_ticket", "train", "transfer"]
 
 _HOMES = {
     "Masks": "oneticket.masks",
     "Recipe": "oneticket.training",
     "Ticket": "oneticket.ticket",
+    "compact": "oneticket.training.compact",
+    "compare": "oneticket.comparing",
     "find_ticket": "oneticket.finding",
     "train": "oneticket.training",
     "transfer": "oneticket.finding",

@@ -140,4 +140,5 @@ def write_page(store: Path, out: Path, experiment: str | None = None, against: t
         verdicts=tables.verdicts(store, rows, experiment),
         withdrawn=tables.withdrawn(store, experiment),
         provenance=provenance(store, rows, experiment),
+        correct=tables.correct_of(store),
     )

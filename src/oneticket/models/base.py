@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from oneticket.calling import outputs_on
 from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json
+from oneticket.models.libraries import library_digest, library_factory
 from oneticket.randomness import seeded
 from oneticket.registry import Registry
-from oneticket.trust.importing import digest_of_entry, import_named, module_digest, split_path
+from oneticket.trust.importing import digest_of_entry, import_named, module_digest, of_library, split_path
 
 Shape = tuple[int, ...]
 """One sample without the batch: (channels, height, width) of an image, (T,) of tokens, (F,) of features."""
@@ -48,7 +49,7 @@ _GIVEN = ("input_shape", "classes")
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network as a value: a registered name or an import path ``package.module:function``, and its options."""
+    """A network as a value: a registered name, ``library:name`` or ``package.module:function``, and its options."""
 
     name: str
     options: dict[str, Any] = {}
@@ -137,23 +138,30 @@ def _described(input_shape: Shape, kind: str) -> str:
 
 
 def find_factory(name: str, folder: Path | None = None, packages: Collection[str] = ()) -> Factory:
-    """The factory registered as ``name``, or the function or class at the import path ``package.module:function``.
+    """The factory registered as ``name``, of another library, or at the import path ``package.module:function``.
 
     Modules are searched for in ``folder`` and among ``packages``, and nowhere else. Raises InputError, with the nearest
     valid word, if there is no such factory.
     """
+    if of_library(name):
+        return library_factory(name, folder)
     if ":" in name:
         return import_named(name, nn.Module, folder, packages)
     if name not in MODELS:
         error = unknown("model", name, MODELS)
-        expected = f"{error.expected}, or an import path package.module:function"
+        expected = f"{error.expected}, or timm:…, transformers:…, torchvision:…, or a path package.module:function"
         raise InputError(error.what, expected=expected, nearest=error.nearest)
     return MODELS[name]
 
 
 def code_digest(spec: ModelSpec, *, folder: Path | None = None, packages: Collection[str] = ()) -> str | None:
-    """The digest of the code of a user's model, which differs between its versions; None for a built-in model."""
+    """The digest of the code of a user's model, which differs between its versions; None for a built-in model.
+
+    Of a model of another library: a digest of the version of the library, and of the configuration that it reads.
+    """
     with _located(spec):
+        if of_library(spec.name):
+            return library_digest(spec.name, folder)
         if ":" in spec.name:
             return module_digest(split_path(spec.name)[0], folder, packages)
         return digest_of_entry(MODELS.entry(spec.name))

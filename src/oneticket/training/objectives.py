@@ -105,11 +105,16 @@ METRICS: dict[str, tuple[Judge, Callable[[Tensor, int], Tensor]]] = {
 
 @dataclass(frozen=True)
 class Summed:
-    """What one batch adds to an evaluation: its loss and its metric as sums, and the number of what is counted."""
+    """What one batch adds to an evaluation: its loss and its metric as sums, and the number of what is counted.
+
+    ``outputs`` and ``targets`` are those that were compared.
+    """
 
     loss: Tensor
     metric: Tensor
     count: int
+    outputs: Tensor
+    targets: Tensor
 
 
 class Objective:
@@ -204,7 +209,7 @@ class Objective:
         if self._own is not None:
             size = size_of(inputs)
             judged = self._judged(outputs, targets, size)
-            return Summed(self._own(network, inputs, targets).double() * size, judged, size)
+            return Summed(self._own(network, inputs, targets).double() * size, judged, size, outputs, targets)
         if self.name != "classification" or outputs.dim() != 2 or targets.dim() != 1:
             self._check_evaluated(outputs, targets, where)
         found, wanted = self._task.compared(outputs.float(), targets)
@@ -217,7 +222,7 @@ class Objective:
         except Exception:
             self._check_evaluated(outputs, targets, where)
             raise
-        return Summed(total, self._judged(found, wanted, size), size)
+        return Summed(total, self._judged(found, wanted, size), size, found, wanted)
 
     def _check_evaluated(self, outputs: Tensor, targets: Tensor, where: str) -> None:
         if self.name == "classification":

@@ -95,7 +95,7 @@ def trained_outcome(
     kept: Masks,
     *,
     before: Mapping[str, Tensor],
-    traced: nn.Module,
+    traced: nn.Module | None,
     tested: tuple[float, float] | None,
     test_images: int,
     untrained: float | None = None,
@@ -109,8 +109,8 @@ def trained_outcome(
         The masks of the trained network. For a dense network ``masks`` is None, and ``kept`` has full masks.
     before : Mapping[str, Tensor]
         The state with which the training began.
-    traced : nn.Module
-        The network whose paths are followed, without the input binarisation of a binary method.
+    traced : nn.Module or None
+        The network whose paths are followed, without the input binarisation of a binary method; None to follow none.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
     test_images : int
@@ -127,7 +127,7 @@ def trained_outcome(
     begun = training.history[-1].step - training.steps if training.history else 0
     reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
     values: dict[str, Tensor] = dict(model.state_dict())
-    effective, dead = _paths(traced, kept, cell)
+    effective, dead = (None, None) if traced is None else _paths(traced, kept, cell)
     accuracy, loss = tested if tested is not None else (UNSET, UNSET)
     return Outcome(
         val_accuracy=last,

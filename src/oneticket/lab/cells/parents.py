@@ -18,7 +18,7 @@ from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
-from oneticket.pruning.context import Batches
+from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
 from oneticket.search import Replayed, next_masks
 from oneticket.weights import State
@@ -35,7 +35,13 @@ class ParentCells:
     data : the cache of decoded images.
     folder : the folder whose Python files may be imported; none when None.
     packages : the installed packages that may be imported.
+
+    Attributes
+    ----------
+    loss : the loss of which criteria take gradients; None for that of each cell's recipe and data.
     """
+
+    loss: BatchLoss | None = None
 
     def __init__(self, store: Store, data: Path, folder: Path | None, packages: Collection[str] = ()) -> None:
         self.store, self.data, self.folder, self.packages = store, data, folder, packages
@@ -76,6 +82,14 @@ class ParentCells:
         source = as_batches(train, _BATCH, normalisation=normalisation_of(train), augmentation=cell.recipe.augment)
         return Replayed(source, Streams(cell.seed))
 
+    def example(self, network: Network) -> Tensor:
+        """Inputs for one pass that follows connections."""
+        return network.blank()
+
+    def loss_of(self, cell: Description) -> BatchLoss | None:
+        """The loss of which criteria take gradients: the one that was given, or that of the cell's recipe and data."""
+        return self.loss or cell.own_loss
+
     # -- tickets -------------------------------------------------------------------------------------------------
     def masks(self, ticket: TicketRef) -> Masks:
         """The masks of a ticket, pruned anew from the round before it: this is cheap, so they are not stored."""
@@ -95,7 +109,7 @@ class ParentCells:
             alive=alive,
             seed=parent.seed,
             number=ticket.round,
-            loss=parent.own_loss,
+            loss=self.loss_of(parent),
         )
 
     def _initial(self, dense: str) -> State:

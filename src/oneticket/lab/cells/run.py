@@ -25,8 +25,9 @@ from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
 from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.parents import ParentCells, view_of
+from oneticket.lab.cells.records import CORRECT
 from oneticket.lab.cells.store import Store
-from oneticket.lab.cells.tensors import save_masks, save_state
+from oneticket.lab.cells.tensors import Correct, save_masks, save_state
 from oneticket.masks import Masks
 from oneticket.methods import PRETRAININGS, PretrainingTask
 from oneticket.ticket import versions
@@ -236,12 +237,16 @@ def _compute(
                 **objective.given(),
             )
         judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch, objective=objective)
-        tested = judge(batches(splits.test, 512)) if cell.test else None
+        # Tokens are not samples: of text there is nothing to set beside another network's answers, one by one.
+        correct = Correct() if objective.name == "classification" else None
+        tested = judge(batches(splits.test, 512), correct=correct) if cell.test else None
         untrained = judge(validation, "validation")[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = _diverged(cell, model, str(error), splits)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
+    if correct is not None:
+        correct.save(working / CORRECT)
     return _concluded(cell, parents, begun, training, example, tested, counted(splits.test), untrained, working)
 
 
@@ -265,7 +270,7 @@ def _concluded(
         cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, test_images=test_images,
         untrained=untrained, naturally_zero=begun.naturally_zero,
     )  # fmt: skip
-    _save(working, model, training, masks, kept)
+    save_tensors(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
@@ -279,20 +284,20 @@ def _judge(
     device: str,
     watch: Watch,
     objective: Objective,
+    correct: Correct | None = None,
 ) -> tuple[float, float]:
     """Accuracy and loss on a split; raises NonFiniteLoss where the loss is not a finite number."""
     as_trained = training.kernels.layout == "channels-last"
+    told: dict[str, Any] = {"on_batch": watch.on_step, "on_outputs": correct.note if correct is not None else None}
     with training.kernels.at_work(model):
-        accuracy, loss = evaluate(
-            model, split, device=device, channels_last=as_trained, on_batch=watch.on_step, **objective.given()
-        )
+        accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, **told, **objective.given())
     if not math.isfinite(loss):
         text = f"the {name} loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)
     return accuracy, loss
 
 
-def _save(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
+def save_tensors(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
     """Write the tensors that other cells may build on."""
     for moment, snapshot in training.snapshots.items():
         save_state(working / f"weights-{moment}.safetensors", snapshot.state)

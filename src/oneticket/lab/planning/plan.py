@@ -340,7 +340,12 @@ def make_plan(
         without a head, tickets that do not fit a target, densities below that of the last round, claims about what
         no grid trains.
     """
-    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)).plan()
+    return plan_of(ResolvedExperiment(experiment, folder, cache, code=code, packages=packages))
+
+
+def plan_of(resolved: ResolvedExperiment) -> Plan:
+    """The plan of an experiment whose names are resolved; raises as :func:`make_plan` does."""
+    return _Planner(resolved.experiment, resolved).plan()
 
 
 def _model_label(spec: ModelSpec) -> str:

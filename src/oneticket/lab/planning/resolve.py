@@ -98,7 +98,11 @@ class ResolvedExperiment:
 
     def per_epoch(self, role: Role) -> int:
         """The optimiser steps of an epoch."""
-        return math.ceil(len(self.splits(role.data_name).train) / self.experiment.recipe[role.recipe_name].batch_size)
+        return math.ceil(self.samples(role.data_name) / self.experiment.recipe[role.recipe_name].batch_size)
+
+    def samples(self, name: str) -> int:
+        """The number of training samples of a data set."""
+        return len(self.splits(name).train)
 
     def forward_flops(self, spec: ModelSpec, data: str) -> tuple[int, int]:
         """FLOPs of the forward pass of one sample: of all operations, and of those without a prunable weight."""
