@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from oneticket.lab.spec.experiment import load_experiment
 from oneticket.lab.spec.parsing import split_role
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+MADE = [("text_corpora.py", "corpora", "text"), ("make_table.py", "tumours.csv", "table")]
 FILES = sorted([*EXAMPLES.glob("*.toml"), *EXAMPLES.glob("paper/*.toml")])
 
 
@@ -30,6 +33,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(name: str, cache: Path) -> Plan:
     file = EXAMPLES / name
     return make_plan(load_experiment(file), folder=file.parent, cache=cache)
+
+
+def needs_made_data(file: Path) -> bool:
+    """Whether a script beside the file makes its data first."""
+    return any(spec.text or spec.table for spec in load_experiment(file).data.values())
 
 
 def needs_real_data(file: Path) -> bool:
@@ -47,11 +55,35 @@ def test_every_experiment_file_is_read_and_bears_its_own_name(file: Path) -> Non
     assert len(experiment.replicates) >= 3
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if not needs_real_data(f)], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if not (needs_real_data(f) or needs_made_data(f))], ids=lambda file: file.name
+)
 def test_every_experiment_that_brings_its_data_can_be_planned(file: Path, cache: Path) -> None:
     found = plan(str(file.relative_to(EXAMPLES)), cache)
     assert found.cells
     assert not found.claims.unanswered, "an example names the claims that it answers"
+
+
+@pytest.mark.parametrize(("script", "made", "name"), MADE)
+def test_every_experiment_on_data_that_a_script_makes_can_be_planned(
+    script: str, made: str, name: str, cache: Path, tmp_path: Path
+) -> None:
+    program = runpy.run_path(str(EXAMPLES / script))
+    if name == "text":
+        for number in range(30):
+            for folder, text in (("python", f"value = {number}\n"), ("english", f"a file of number {number}, ")):
+                (tmp_path / "installed" / folder).mkdir(parents=True, exist_ok=True)
+                lines = (text.replace(" ", f" {number * place} ") for place in range(500))
+                (tmp_path / "installed" / folder / f"{number}.txt").write_text("".join(lines))
+        for folder in ("python", "english"):
+            files = (tmp_path / "installed" / folder).iterdir()
+            assert program["collect"](files, tmp_path / "corpora" / folder, ".txt")[0] == 30
+    else:
+        assert program["write"](tmp_path / made) == 569
+    experiment = load_experiment(EXAMPLES / f"{name}.toml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the ends of files
+        assert make_plan(experiment, folder=tmp_path, cache=cache).cells
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneticket.census import refuse_computed_weights, take_census
 from oneticket.conversion import Seed, checked
-from oneticket.data import AnySet, BatchSource, ImageSet, Normalisation
+from oneticket.data import AnySet, BatchSource, ImageSet, Normalisation, TextSet
 from oneticket.errors import InputError, unknown
 from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
@@ -218,8 +218,9 @@ def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
     if not isinstance(data, AnySet):
         return known
+    by = "" if isinstance(data, TextSet) else "train"
     return msgspec.structs.replace(
-        known, fingerprint=data.digest(), normalised_by="train", classes=len(data.classes), input_shape=data.shape
+        known, fingerprint=data.digest(), normalised_by=by, classes=len(data.classes), input_shape=data.shape
     )
 
 

@@ -109,10 +109,7 @@ def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Co
     splits = open_data(cell.data, cache=cache)
     network = cell.network
     spec = ModelSpec(name=network.name, options=network.options)
-    model = build(
-        spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=0,
-        folder=folder, packages=packages,
-    )  # fmt: skip
+    model = build(spec, **network.form, seed=0, folder=folder, packages=packages)
     model = model.to(device).train()
     batches = as_batches(
         splits.train,
