@@ -59,7 +59,7 @@ test-lowest: $(LOWEST)/.test
 # The sparse kernels in C once more, watched by the compiler for wrong addresses and undefined behaviour.
 SANITIZED := ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)"
 test-kernels: $(VENV)/.dev
-	ONETICKET_CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(SANITIZED) $(PYTEST) tests/kernels/sparse/test_product.py tests/training/compact/test_planes.py
+	ONETICKET_CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" $(SANITIZED) $(PYTEST) tests/kernels/sparse/test_product.py tests/kernels/sparse/test_threads.py tests/training/compact/test_planes.py
 
 test-gpu: $(VENV)/.dev
 	$(PYTEST) -m gpu

@@ -20,12 +20,13 @@ from oneticket.randomness import seeded
 
 SHAPE = (3, 12, 12)
 Built = Callable[..., nn.Module]
+FACTORED = [name for name in MODELS if name not in ("vit", "gpt")]
 
 
 def variants() -> list[ModelSpec]:
     """Every registered network in each of its norms, and with shortcuts that are padded with zeros."""
     found = []
-    for name in MODELS:
+    for name in FACTORED:
         default: dict[str, object] = {"width": 0.1}
         chosen = [{}] if name == "lenet-300-100" else [{"norm": norm} for norm in ("batch", "group", "none")]
         if name.startswith("resnet"):
@@ -81,7 +82,7 @@ def test_permuted_channels_leave_the_function_of_every_registered_network(built:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "lenet-300-100"])
+@pytest.mark.parametrize("name", [name for name in FACTORED if name != "lenet-300-100"])
 def test_of_a_network_with_batch_normalisation_all_but_inputs_and_outputs_is_free(built: Built, name: str) -> None:
     network = built(name, SHAPE, width=0.1)
     names = dict(network.named_parameters())

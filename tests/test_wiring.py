@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from oneticket.errors import InputError
-from oneticket.models import MODELS, ModelSpec, build
+from oneticket.models import MODELS, ModelSpec, blank, build
 from oneticket.prunable import Prunable, find_head
 from oneticket.wiring import unwrapped, watch
 
@@ -221,13 +221,16 @@ def test_a_doubtful_head_is_refused_and_asked_for(case: str) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_built_in_models_keep_the_head_they_have(name: str) -> None:
-    network = build(ModelSpec(name=name), input_shape=(3, 32, 32), classes=7, seed=0)
-    images = torch.zeros(2, 3, 32, 32)
-    wiring = watch(network, images)
-    assert find_head(network) == find_head(network, 7, inputs=images) == "head"
-    assert wiring.outputs == 7
+    tokens = MODELS.entry(name).facts.takes == "tokens"
+    shape = (5,) if tokens else (3, 32, 32)
+    network = build(ModelSpec(name=name), input_shape=shape, classes=7, seed=0, tokens=tokens)
+    batch = blank(shape, 2, tokens=tokens)
+    wiring = watch(network, batch)
+    assert find_head(network) == find_head(network, 7, inputs=batch) == "head"
+    assert wiring.outputs == (None if tokens else 7)
     assert wiring.reaching == set(dict(network.named_parameters())), "everything is used"
-    assert wiring.working == {*Prunable(network, prune_head=True).names}
+    tables = {f"{n}.weight" for n, m in network.named_modules() if isinstance(m, nn.Embedding)}
+    assert wiring.working - tables == {*Prunable(network, prune_head=True).names}
 
 
 def test_compiled_models_are_seen_through() -> None:

@@ -8,20 +8,34 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.models import MODELS, ModelSpec, build, complete
+from oneticket.models import MODELS, ModelSpec, blank, build, complete
 from oneticket.prunable import Prunable, find_head
 
-SHAPES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 5, 9)]
-SMALL = (3, 8, 8)
+IMAGES = [(1, 8, 8), (3, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 5, 9)]
+SHAPES = {"images": IMAGES, "numbers": [*IMAGES, (5,)], "tokens": [(1,), (9,)]}
+SMALL = {"images": (3, 8, 8), "numbers": (3, 8, 8), "tokens": (6,)}
+NARROW = {"vit": {"width": 8, "heads": 2}, "gpt": {"width": 8, "heads": 2}}
 
 
 @pytest.fixture(params=list(MODELS))
 def spec(request):
-    return ModelSpec(name=request.param, options={"width": 0.05})
+    return ModelSpec(name=request.param, options=NARROW.get(request.param, {"width": 0.05}))
 
 
-def make(spec, shape=SMALL, classes=7, seed=0):
-    return build(spec, input_shape=shape, classes=classes, seed=seed)
+def takes(spec):
+    return MODELS.entry(spec.name).facts.takes
+
+
+def make(spec, shape=None, classes=7, seed=0):
+    tokens = takes(spec) == "tokens"
+    return build(spec, input_shape=shape or SMALL[takes(spec)], classes=classes, seed=seed, tokens=tokens)
+
+
+def batch_for(spec, samples, seed, shape=None):
+    """Random images, or random tokens."""
+    batch = blank(shape or SMALL[takes(spec)], samples, tokens=takes(spec) == "tokens")
+    generator = torch.Generator().manual_seed(seed)
+    return batch.normal_(generator=generator) if batch.is_floating_point() else batch.random_(7, generator=generator)
 
 
 def test_is_described(spec):
@@ -30,21 +44,21 @@ def test_is_described(spec):
     assert entry.source
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_learns_at_any_sensible_shape(spec, shape):
-    network = make(spec, shape)
-    assert network.training
-    generator = torch.Generator().manual_seed(0)
-    output = network(torch.randn(4, *shape, generator=generator))
-    assert output.shape == (4, 7)
-    nn.functional.cross_entropy(output, torch.tensor([0, 1, 2, 6])).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-    assert network.head.weight.grad.any()
+def test_learns_at_any_sensible_shape(spec):
+    for shape in SHAPES[takes(spec)]:
+        network = make(spec, shape)
+        assert network.training
+        output = network(batch_for(spec, 4, 0, shape))
+        assert output.shape == ((4, *shape, 7) if takes(spec) == "tokens" else (4, 7))
+        targets = torch.arange(output.numel() // 7) % 7
+        nn.functional.cross_entropy(output.flatten(0, -2), targets).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        assert network.head.weight.grad.any()
 
 
-def test_every_image_has_its_own_output(spec):
+def test_every_sample_has_its_own_output(spec):
     network = make(spec).eval()
-    images = torch.randn(3, *SMALL, generator=torch.Generator().manual_seed(1))
+    images = batch_for(spec, 3, 1)
     with torch.no_grad():
         together = network(images)
         assert torch.allclose(together[1:2], network(images[1:2]), atol=1e-5)
@@ -90,7 +104,7 @@ def test_normalisation_statistics_are_untouched_by_the_check(spec):
 
 def test_deepcopy_and_pickle_give_the_same_network(spec):
     network = make(spec).eval()
-    images = torch.randn(2, *SMALL, generator=torch.Generator().manual_seed(2))
+    images = batch_for(spec, 2, 2)
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert list(twin.state_dict()) == list(network.state_dict())
         assert torch.equal(twin(images), network(images))
@@ -98,7 +112,7 @@ def test_deepcopy_and_pickle_give_the_same_network(spec):
 
 def test_completed_spec_builds_the_same_network(spec):
     full = complete(spec)
-    assert full.options["width"] == 0.05
+    assert full.options["width"] == spec.options["width"]
     assert complete(full) == full
     assert all(torch.equal(a, b) for a, b in zip(make(spec).parameters(), make(full).parameters(), strict=True))
 

@@ -27,10 +27,11 @@ STEPS, BATCH, SAMPLES, CLASSES, SHAPE, SEED = 50, 16, 80, 4, (3, 16, 16), 3
 WIDTHS = {"lenet-300-100": 0.2, "resnet18": 0.0625, "resnet50": 0.125} | dict.fromkeys(
     ("conv-2", "conv-4", "conv-6", "vgg11", "vgg16", "vgg19"), 0.125
 )
-QUICK = ("lenet-300-100", "conv-2", "resnet20", "vgg11")
-NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in MODELS]
-
-FEWER = [pytest.param(name, marks=[] if name in QUICK[:2] else [pytest.mark.slow]) for name in MODELS]
+TRANSFORMERS = {"vit": {"width": 8, "depth": 1, "heads": 2}}
+QUICK = ("lenet-300-100", "conv-2", "vit", "resnet20", "vgg11")
+IMAGES = [entry.name for entry in MODELS.entries() if entry.facts.takes != "tokens"]
+NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in IMAGES]
+FEWER = [pytest.param(name, marks=[] if name in QUICK[:3] else [pytest.mark.slow]) for name in IMAGES]
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 UNFUSED: dict[str, Any] = {"foreach": False, "fused": False}
@@ -113,7 +114,7 @@ def normalised(images: ImageSet, dtype: torch.dtype) -> Tensor:
 
 
 def network_of(name: str, dtype: torch.dtype) -> nn.Module:
-    spec = ModelSpec(name=name, options={"width": WIDTHS.get(name, 0.25)})
+    spec = ModelSpec(name=name, options=TRANSFORMERS.get(name) or {"width": WIDTHS.get(name, 0.25)})
     return build(spec, input_shape=SHAPE, classes=CLASSES, seed=1).to(dtype)
 
 

@@ -17,6 +17,7 @@ from oneticket.cli.result_commands import say_cautions, write_page
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
+    from oneticket.kernels.sparse.building import Compute
     from oneticket.kernels.trial import Layout
     from oneticket.lab.cells.store import Store
     from oneticket.lab.execution.events import Summary
@@ -106,6 +107,10 @@ def plan(
     help="How images lie in memory. Like threads, it changes rounding only.",
 )  # fmt: skip
 @click.option(
+    "--compute", type=click.Choice(["measured", "sparse", "dense"]), default="measured", show_default=True,
+    help="Layers that compute with kept weights only: where that is faster, all that can, none. Changes rounding only.",
+)  # fmt: skip
+@click.option(
     "--stall-after",
     type=click.FloatRange(1),
     default=600.0,
@@ -124,11 +129,14 @@ def plan(
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
-    device: str, layout: Layout, stall_after: float, stall_steps: float, code: CodeOptions, as_json: bool,
+    device: str, layout: Layout, compute: Compute, stall_after: float, stall_steps: float, code: CodeOptions,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Compute the missing cells of EXPERIMENT. After an interruption the same command continues where it stopped."""
     patience = (stall_after, stall_steps)
-    return _run(experiment, store, cache, engine, workers, threads, device, code, layout, patience, as_json=as_json)
+    return _run(
+        experiment, store, cache, engine, workers, threads, device, code, layout, patience, compute, as_json=as_json
+    )
 
 
 def _run(*given: Any, as_json: bool) -> int:
@@ -148,7 +156,7 @@ class Ended(NamedTuple):
 def computed(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
     device: str, code: CodeOptions, layout: Layout = "channels-last", patience: tuple[float, float] = (600.0, 20.0),
-    *, quiet: bool,
+    compute: Compute = "measured", *, quiet: bool,
 ) -> Ended:  # fmt: skip
     """Compute the missing cells of an experiment file; the arguments are the options of ``run``."""
     from oneticket.lab.execution.events import Summary
@@ -167,7 +175,6 @@ def computed(
     named = allowed_code(file, raw, code)
     from oneticket.cli.progress import make_listener
     from oneticket.data import default_cache
-    from oneticket.kernels.sparse.building import LOST, why_not
     from oneticket.lab.cells.run import Patience, Workplace, compared_data
     from oneticket.lab.cells.store import Store
     from oneticket.lab.execution.capacity import cores, default_workers
@@ -181,6 +188,7 @@ def computed(
     registered = registered_code(file, named)
     make_engine = ENGINES[engine_name]
     graph, origin = _planned(file, raw, place, named)
+    _compile(device, compute)
     root = store or default_store(graph.experiment)
     opened = Store.open(root, create=True)
     remember(graph, opened, origin, file)
@@ -190,18 +198,28 @@ def computed(
         folder=str(named.folder.resolve()),
         packages=named.packages,
         code=registered,
-        runtime=Runtime(device=device, layout=layout, threads=threads),
+        runtime=Runtime(device=device, layout=layout, compute=compute, threads=threads),
         patience=Patience(seconds=patience[0], steps=patience[1]),
         compared=compared_data(missing(graph, opened).values(), place),
     )
-    if device == "cpu" and (lacking := why_not()) is not None:  # compiled here, not in each worker
-        warnings.warn(f"{lacking}: {LOST}", stacklevel=1)
     beside = workers or max(default_workers().count // threads, 1)
     if beside * threads > cores():
         # They wait for each other at every operator: a training becomes many times slower.
         warnings.warn(f"{beside} × {threads} threads for {cores()} cores: each cell takes far longer", stacklevel=1)
     summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=quiet))
     return Ended(graph.experiment, opened, summary, graph.labels)
+
+
+def _compile(device: str, compute: Compute) -> None:
+    """Compile the sparse kernels here, not in each worker, where they will be used."""
+    from oneticket.errors import InputError
+    from oneticket.kernels.sparse.building import LOST, why_not
+
+    if device != "cpu" or compute == "dense" or (lacking := why_not()) is None:
+        return
+    if compute == "sparse":
+        raise InputError(f"--compute sparse: {lacking}", expected="measured or dense")
+    warnings.warn(f"{lacking}: {LOST}", stacklevel=1)
 
 
 def _told(ended: Ended, *, as_json: bool) -> int:

@@ -106,7 +106,7 @@ def _found(options: _Options, rows: list[dict[str, Any]]) -> tables.Shown | str 
     if options.footprint:
         return tables.footprints(store, kind, experiment)
     if options.comparisons:
-        return tables.comparisons(rows, kind, options.against, options.arms, options.margin)
+        return tables.comparisons(store, rows, kind, options.against, options.arms, options.margin)
     if kind in ("table", "markdown"):
         return tables.compared(store, rows, kind, experiment, options.against, options.arms, wide=options.wide)
     return tables.results(rows, kind)
@@ -223,4 +223,5 @@ def write_page(store: Path, out: Path, experiment: str | None = None, against: t
         verdicts=tables.verdicts(store, rows, experiment),
         withdrawn=tables.withdrawn(store, experiment),
         provenance=provenance(store, rows, experiment),
+        correct=tables.correct_of(store),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,8 @@ import click
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from oneticket.report import SummaryRow, Table
@@ -44,6 +46,16 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
     if place.is_file():
         return tidy.from_csv(place, experiment=experiment)
     return tidy.tidy(Store.open(place), experiment=experiment)
+
+
+def correct_of(place: Path) -> Callable[[str], NDArray[np.bool_] | None] | None:
+    """Which test images each network of a store classifies rightly; None for a table in CSV, which does not know."""
+    if place.is_file():
+        return None
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.correct import correct_of as of_store
+
+    return of_store(Store.open(place))
 
 
 @contextmanager
@@ -171,6 +183,7 @@ def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) ->
 
 
 def comparisons(
+    store: Path,
     rows: Sequence[Mapping[str, Any]],
     kind: str,
     against: Sequence[str],
@@ -180,7 +193,7 @@ def comparisons(
     """Every comparison with its verdict; ``points`` is the margin of equivalence."""
     _refuse_others("--comparisons", kind, "table", "markdown", "csv", "latex")
 
-    from oneticket.report import comparison_table, reading_of_comparisons, tally
+    from oneticket.report import comparison_table, reading_of_comparisons, reading_of_images, tally
     from oneticket.report import comparisons as compare
     from oneticket.report.baselines import USUAL
     from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
@@ -190,14 +203,16 @@ def comparisons(
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     margin = MARGIN if points is None else points / 100
-    found = [row for row in compare(rows, against or USUAL, margin) if not arms or row.group.arm in arms]
+    correct = correct_of(store)
+    found = [row for row in compare(rows, against or USUAL, margin, correct) if not arms or row.group.arm in arms]
     if not found and kind in ("table", "markdown"):
         return f"No arm has one to be compared with: {' and '.join(against or USUAL)}. Name others with --against."
     if kind == "csv":
         return comparisons_csv(found)
     if kind == "latex":
         return comparisons_latex(found, margin)
-    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin)]
+    of_images = reading_of_images([row.over_images for row in found], asked=correct is not None)
+    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin), *of_images]
     if kind == "table":
         return Shown([("", table)], notes)
     return "\n".join([markdown(table), *(f"{note}\n" for note in notes)])

@@ -72,7 +72,7 @@ def find(
     check_out(out)
     splits, recipe = _prepared(training)
     rewind = str(Step.parse(int(rewind) if rewind.isdecimal() else rewind))
-    spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
+    spec = ModelSpec(name=model_name, options=parsed_options(model_options))
     seed = training["seed"]
     model = _built(spec, splits, seed)
 
@@ -110,7 +110,7 @@ def transfer(
     from oneticket.ticket import Ticket
 
     ticket = Ticket.load(ticket_file)
-    spec = _model_of(ticket, model_name, model_options, str(ticket_file))
+    spec = model_of(ticket, model_name, model_options, str(ticket_file))
     splits, recipe = _prepared(training)
     model = _built(spec, splits, training["seed"])
     _check_fit(ticket, model, str(ticket_file))
@@ -199,7 +199,7 @@ def _in_words(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
+def model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
     """The model of the command line, else that of the ticket.
 
     An import path in the ticket is refused with InputError: the code that is run must be named by the user, not by a
@@ -214,7 +214,7 @@ def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where:
         raise InputError(found, where=where, expected="--model, with an --option for each that it needs")
     if name is None or (name == known.model and not options and ":" not in name):
         return ModelSpec(name=known.model, options=known.model_options)
-    return ModelSpec(name=name, options=_parsed_options(options))
+    return ModelSpec(name=name, options=parsed_options(options))
 
 
 def _built(spec: ModelSpec, splits: Splits, seed: int) -> nn.Module:
@@ -296,7 +296,7 @@ def _input_rule(training: dict[str, Any]) -> str:
     return ", ".join(rule for rule in rules[: 2 if training["channels"] else 1] if rule) or "as they are"
 
 
-def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     """``KEY=VALUE`` pairs; a value is read as TOML, and is text if it is not valid TOML."""
     import tomllib
 

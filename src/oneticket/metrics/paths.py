@@ -55,17 +55,19 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
     A weight lies on one iff it joins a unit that the input reaches to a unit that reaches the output; parameters
     without a mask are all kept, biases connect nothing. Units are distinguished by position: what a convolution
     multiplies by padding only (the rim of a 3 × 3 kernel on a map of one pixel) is on no path, however dense the
-    network. A unit is dead iff no effective weight enters it; it may still give a constant, its bias. Takes one forward
-    and one backward pass in float64 on the CPU.
+    network. A unit is dead iff no effective weight enters it; it may still give a constant, its bias. In attention
+    (``scaled_dot_product_attention``) values always pass; a channel of the queries and the same channel of the keys are
+    on a path if both are reached. Takes one forward and one backward pass in float64 on the CPU.
 
     Parameters
     ----------
     model : nn.Module
-        Any network of linear and convolutional layers; it is neither changed nor moved.
+        Any network of linear and convolutional layers and attention; it is neither changed nor moved.
     masks : Masks
         Parameter name → boolean mask.
     example : Tensor
-        One input with a batch dimension of 1. Only its shape matters, which must be that of the data.
+        One input with a batch dimension of 1. Only its shape matters, which must be that of the data, and whether it
+        holds numbers or tokens (int64).
 
     Returns
     -------
@@ -76,13 +78,13 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
     InputError
         When masks and model do not fit.
     UnknownPaths
-        For a network whose connections depend on its input or cannot be followed: attention, gates, recurrent cells,
-        a masked weight that takes no part in the pass.
+        For a network whose connections depend on its input or cannot be followed: attention that is written out, gates,
+        recurrent cells, a masked weight that takes no part in the pass.
     """
     _check(model, masks)
     leaves = {name: mask.to("cpu", torch.float64).requires_grad_() for name, mask in masks.items()}
     try:
-        gradients = _gradients(model, leaves, tuple(example.shape))
+        gradients = _gradients(model, leaves, example)
     except (UnknownPaths, MemoryError):
         raise
     except Exception as error:
@@ -94,9 +96,9 @@ def find_paths(model: nn.Module, masks: Masks, example: Tensor) -> Paths:
     return Paths(effective, tuple(DeadUnits(n, int((~r.any(1)).sum()), len(r)) for n, r in rows.items()))
 
 
-def _gradients(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]) -> dict[str, Tensor]:
+def _gradients(model: nn.Module, leaves: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
     """For each masked weight a number above zero exactly where the weight is on a path."""
-    output = _reached(model, leaves, shape)
+    output = _reached(model, leaves, example)
     if not leaves:
         return {}
     found: tuple[Tensor | None, ...] = (None,) * len(leaves)
@@ -110,7 +112,7 @@ def _gradients(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ..
     return gradients
 
 
-def _reached(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+def _reached(model: nn.Module, leaves: dict[str, Tensor], example: Tensor) -> Tensor:
     """The output of ``model`` in 0 and 1: which of its units the input reaches."""
     others = {
         name: torch.ones(parameter.shape, dtype=torch.float64, requires_grad=True)
@@ -121,9 +123,13 @@ def _reached(model: nn.Module, leaves: dict[str, Tensor], shape: tuple[int, ...]
     walk = Reachability()
     for weights in (leaves | others).values():
         walk.watch(weights, flow=False)
-    image = walk.watch(torch.ones(shape, dtype=torch.float64, requires_grad=True), flow=True)
+    if example.is_floating_point():
+        inputs = torch.ones(example.shape, dtype=torch.float64, requires_grad=True)
+    else:  # tokens, which are looked up
+        inputs = example.detach().cpu().clone()
+    walk.watch(inputs, flow=True)
     with evaluating(model), walk:
-        output = torch.func.functional_call(model, leaves | others | buffers, (image,))
+        output = torch.func.functional_call(model, leaves | others | buffers, (inputs,))
     output = walk.latest(output)
     if not isinstance(output, Tensor) or not walk.follows(output):
         raise UnknownPaths(f"the output of {type(model).__name__} is not one tensor that can be followed to its input")

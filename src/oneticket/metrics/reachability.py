@@ -66,7 +66,7 @@ class Reachability(TorchFunctionMode):
     ------
     UnknownPaths
         At the first operation that is not listed here, or whose connections depend on the input: products of two
-        activations (attention, gates, recurrent cells), comparisons, reading values.
+        activations (gates, recurrent cells, attention that is written out), comparisons, reading values.
     """
 
     def __init__(self) -> None:
@@ -127,6 +127,10 @@ class Reachability(TorchFunctionMode):
             return self._summed(_SUMS[name] or call.func, call)
         if name in _PRODUCTS:
             return self._multiplied(name, _PRODUCTS[name] or call.func, call, flows)
+        if name == "scaled_dot_product_attention" and len(flows) == len(followed) == 3:
+            return call.result(_attended)
+        if name == "embedding" and len(flows) == 1 and not flows[0].is_floating_point():
+            return call.result(_looked_up)
         raise UnknownPaths(f"{name} is not known to the search for paths")
 
     def _passed_on(self, name: str, carried: list[Tensor]) -> Tensor:
@@ -255,6 +259,38 @@ def _padded(input: Tensor, pad: Any, mode: str = "constant", value: float | None
 
 def _layer(operation: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kw: Any) -> Tensor:
     return operation(input, weight, None, *args, **kw)  # type: ignore[no-any-return]
+
+
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Every value that is seen passes; a score joins a query and a key that are both reached.
+
+    A softmax is never zero, so that values pass whatever the scores. Of a single position it is constant: then there is
+    no way through query and key.
+    """
+    if options.get("enable_gqa"):
+        raise UnknownPaths("attention with fewer keys than queries is not known to the search for paths")
+    seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.float64)
+    if is_causal:
+        seen = seen.tril()
+    if attn_mask is not None:
+        seen = (attn_mask if attn_mask.dtype == torch.bool else attn_mask > -torch.inf).double()
+    chosen = seen * (seen.sum(-1, keepdim=True) > 1)
+    scores = _saturated(query @ key.transpose(-2, -1)) * chosen
+    return _saturated((seen + scores) @ value)
+
+
+def _looked_up(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    # Any token may stand at any place: a layer over as many inputs as there are tokens, all of them reached.
+    tokens = torch.ones(*input.shape, len(weight), dtype=torch.float64, requires_grad=True)
+    return _saturated(tokens @ weight.double())
 
 
 def _words(text: str) -> frozenset[str]:

@@ -8,7 +8,9 @@ import pkgutil
 from oneticket.models.base import (
     MODELS,
     Factory,
+    ModelFacts,
     ModelSpec,
+    blank,
     build,
     check_size,
     code_digest,
@@ -21,7 +23,9 @@ from oneticket.models.base import (
 __all__ = [
     "MODELS",
     "Factory",
+    "ModelFacts",
     "ModelSpec",
+    "blank",
     "build",
     "check_size",
     "code_digest",

@@ -10,20 +10,35 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from oneticket.calling import outputs_on
 from oneticket.errors import InputError, unknown
 from oneticket.identity import canonical_json
+from oneticket.models.libraries import library_digest, library_factory
 from oneticket.randomness import seeded
-from oneticket.registry import NoFacts, Registry
-from oneticket.trust.importing import digest_of_entry, import_named, module_digest, split_path
+from oneticket.registry import Registry
+from oneticket.trust.importing import digest_of_entry, import_named, module_digest, of_library, split_path
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""One sample without the batch: (channels, height, width) of an image, (T,) of tokens, (F,) of features."""
+
 Factory = Callable[..., nn.Module]
 
-MODELS: Registry[Factory, NoFacts] = Registry("model", NoFacts)
-"""Factories by name: ``factory(input_shape, classes, **options)``, input_shape being channels, height, width."""
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """What a registered network takes and begins with.
+
+    ``takes``: images, sequences of token numbers, or numbers in any shape. ``draws``: ``he-normal`` if the weights of
+    its layers are drawn by :func:`initialise`, N(0, 2 / fan-in); ``own`` if it has another distribution.
+    """
+
+    takes: Literal["images", "tokens", "numbers"] = "images"
+    draws: Literal["he-normal", "own"] = "he-normal"
+
+
+MODELS: Registry[Factory, ModelFacts] = Registry("model", ModelFacts)
+"""Factories by name: ``factory(input_shape, classes, **options)``, input_shape being a :data:`Shape`."""
 
 model = MODELS.register
 
@@ -34,7 +49,7 @@ _GIVEN = ("input_shape", "classes")
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network as a value: a registered name or an import path ``package.module:function``, and its options."""
+    """A network as a value: a registered name, ``library:name`` or ``package.module:function``, and its options."""
 
     name: str
     options: dict[str, Any] = {}
@@ -46,24 +61,28 @@ def build(
     input_shape: Shape,
     classes: int,
     seed: int,
+    tokens: bool = False,
     folder: Path | None = None,
     packages: Collection[str] = (),
 ) -> nn.Module:
     """Build the network that ``spec`` describes.
 
     Its weights are drawn on the CPU from ``seed`` alone; the caller's random state is neither read nor changed. It has
-    been tried on a batch of two images in evaluation mode.
+    been tried on a batch of two samples in evaluation mode.
 
     Parameters
     ----------
     spec : ModelSpec
         The name of the network and its options.
     input_shape : tuple of int
-        Channels, height and width of an image.
+        One sample without the batch: channels, height and width of an image; (T,) for tokens or features.
     classes : int
-        Number of outputs.
+        Number of outputs; of tokens, the size of the vocabulary.
     seed : int
         For the weights.
+    tokens : bool, default False
+        Whether the samples are sequences of T token numbers, int64, each below ``classes``. The network then gives
+        logits for each position, (N, T, classes).
     folder : Path, optional
         The folder whose Python files an import path may name; none when None.
     packages : collection of str
@@ -76,37 +95,73 @@ def build(
     Raises
     ------
     InputError
-        When there is no such network, when it refuses its options, or when its output for two images does not have
-        the shape (2, classes).
+        When there is no such network, when it takes another kind of input, when it refuses its options, or when its
+        output for two samples does not have the shape (2, classes), of tokens (2, T, classes).
     """
     with _located(spec):
+        _check_kind(spec, input_shape, tokens)
         factory = find_factory(spec.name, folder, packages)
         arguments = _completed(spec, factory).options | _given(factory, input_shape, classes)
         # the check is inside too: modules that wait for their first batch (nn.LazyLinear) draw their weights there
         with seeded(seed), torch.device("cpu"):
             network = _call(factory, arguments)
-            _check_output(network, input_shape, classes)
+            _check_output(network, blank(input_shape, 2, tokens=tokens), classes)
     return network
 
 
+def blank(input_shape: Shape, samples: int = 1, *, tokens: bool = False) -> Tensor:
+    """A batch of zeros: float32, (samples, *input_shape); int64 where the samples are tokens."""
+    return torch.zeros(samples, *input_shape, dtype=torch.int64 if tokens else torch.float32)
+
+
+def _check_kind(spec: ModelSpec, input_shape: Shape, tokens: bool) -> None:
+    """Raise InputError for a registered network that takes another kind of input than the data hold."""
+    if spec.name not in MODELS:
+        return
+    takes = MODELS.entry(spec.name).facts.takes
+    given = "tokens" if tokens else "images" if len(input_shape) == 3 else "numbers"
+    if takes == given or (takes == "numbers" and given == "images"):
+        return
+    suitable = ("tokens",) if tokens else (given, "numbers")
+    fitting = [entry.name for entry in MODELS.entries() if entry.facts.takes in suitable]
+    raise InputError(
+        f"it takes {takes}, and a sample of the data is {_described(input_shape, given)}",
+        expected=f"a model for {given}: {', '.join(fitting)}, or one of your own",
+    )
+
+
+def _described(input_shape: Shape, kind: str) -> str:
+    if kind == "tokens":
+        return f"a sequence of {input_shape[0]} tokens"
+    sizes = " × ".join(map(str, input_shape))
+    return f"an image of {sizes}" if kind == "images" else f"{sizes} numbers"
+
+
 def find_factory(name: str, folder: Path | None = None, packages: Collection[str] = ()) -> Factory:
-    """The factory registered as ``name``, or the function or class at the import path ``package.module:function``.
+    """The factory registered as ``name``, of another library, or at the import path ``package.module:function``.
 
     Modules are searched for in ``folder`` and among ``packages``, and nowhere else. Raises InputError, with the nearest
     valid word, if there is no such factory.
     """
+    if of_library(name):
+        return library_factory(name, folder)
     if ":" in name:
         return import_named(name, nn.Module, folder, packages)
     if name not in MODELS:
         error = unknown("model", name, MODELS)
-        expected = f"{error.expected}, or an import path package.module:function"
+        expected = f"{error.expected}, or timm:…, transformers:…, torchvision:…, or a path package.module:function"
         raise InputError(error.what, expected=expected, nearest=error.nearest)
     return MODELS[name]
 
 
 def code_digest(spec: ModelSpec, *, folder: Path | None = None, packages: Collection[str] = ()) -> str | None:
-    """The digest of the code of a user's model, which differs between its versions; None for a built-in model."""
+    """The digest of the code of a user's model, which differs between its versions; None for a built-in model.
+
+    Of a model of another library: a digest of the version of the library, and of the configuration that it reads.
+    """
     with _located(spec):
+        if of_library(spec.name):
+            return library_digest(spec.name, folder)
         if ":" in spec.name:
             return module_digest(split_path(spec.name)[0], folder, packages)
         return digest_of_entry(MODELS.entry(spec.name))
@@ -151,13 +206,14 @@ def _completed(spec: ModelSpec, factory: Factory) -> ModelSpec:
     return ModelSpec(name=spec.name, options=options)
 
 
-def check_size(spec: ModelSpec, *, input_shape: Shape, classes: int) -> None:
+def check_size(spec: ModelSpec, *, input_shape: Shape, classes: int, tokens: bool = False) -> None:
     """Raise InputError for a built-in network of more than :data:`MOST_PARAMETERS`, before memory is taken for it."""
     # A factory of a user's own need not work on the device that has no memory, and torch loads for seconds to have one.
     usual = all(not isinstance(value, int | float) or value <= USUAL for value in spec.options.values())
     if usual or spec.name not in MODELS or not MODELS.entry(spec.name).module.startswith("oneticket."):
         return
     with _located(spec), torch.device("meta"), seeded(0):
+        _check_kind(spec, input_shape, tokens)
         factory = find_factory(spec.name)
         network = _call(factory, _completed(spec, factory).options | _given(factory, input_shape, classes))
         count = sum(parameter.numel() for parameter in network.parameters())
@@ -263,22 +319,24 @@ def _call(factory: Factory, arguments: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _check_output(network: nn.Module, input_shape: Shape, classes: int) -> None:
+def _check_output(network: nn.Module, batch: Tensor, classes: int) -> None:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         with torch.no_grad():
-            output = outputs_on(network, torch.zeros(2, *input_shape))
+            output = outputs_on(network, batch)
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        shape = (2, *input_shape)
+        shape = tuple(batch.shape)
         raise InputError(f"fails on a batch of shape {shape}: {type(error).__name__}: {error}") from error
     finally:
         for module, training in modes.items():
             module.training = training
-    if output.shape != (2, classes):
+    tokens = not batch.is_floating_point()
+    wanted = (*batch.shape, classes) if tokens else (len(batch), classes)
+    if output.shape != wanted:
+        one = "one number for each token of the vocabulary, at each position" if tokens else "one number for each class"
         raise InputError(
-            f"its output for a batch of 2 is {tuple(output.shape)}",
-            expected=f"shape (2, {classes}): one number for each class",
+            f"its output for a batch of {len(batch)} is {tuple(output.shape)}", expected=f"shape {wanted}: {one}"
         )

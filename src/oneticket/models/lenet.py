@@ -26,7 +26,7 @@ class LeNet(nn.Module):
         return self.head(F.relu(self.linear2(hidden)))  # type: ignore[no-any-return]
 
 
-@model("lenet-300-100", source="LeCun et al. 1998; Frankle & Carbin 2019, Fig. 2")
+@model("lenet-300-100", source="LeCun et al. 1998; Frankle & Carbin 2019, Fig. 2", takes="numbers")
 def lenet_300_100(input_shape: Shape, classes: int, width: Width = 1.0) -> nn.Module:
     """Fully connected, hidden layers of 300 and 100; takes images of any shape.
 

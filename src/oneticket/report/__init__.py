@@ -14,6 +14,7 @@ from oneticket.report.comparisons import (
 from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
+from oneticket.report.over_images import OverImages, reading_of_images
 from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.spreads import Spread, spread_table, spreads
@@ -29,6 +30,7 @@ __all__ = [
     "COLUMNS",
     "ComparisonRow",
     "CostRow",
+    "OverImages",
     "Provenance",
     "Spread",
     "SummaryRow",
@@ -45,6 +47,7 @@ __all__ = [
     "footprint_table",
     "reading",
     "reading_of_comparisons",
+    "reading_of_images",
     "spread_table",
     "spreads",
     "summary",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from oneticket.errors import InputError, unknown
 from oneticket.report.groups import Group, at
@@ -17,6 +17,7 @@ IN = " in "
 
 Accuracies = Mapping[Any, float]
 """Seed → test accuracy."""
+BySeed = TypeVar("BySeed", bound=Mapping[Any, Any])
 
 
 class Baseline(NamedTuple):
@@ -99,8 +100,8 @@ def parse(words: Iterable[str], groups: Iterable[Group]) -> list[Baseline]:
     return [Baseline.parse(word, groups) for word in words]
 
 
-class Baselines:
-    """The accuracies of every group, looked up for comparison.
+class Baselines(Generic[BySeed]):
+    """The accuracies of every group by seed, or whatever else its networks have, looked up for comparison.
 
     A place that the baseline arm does not have itself is filled by that arm's networks for the same target, rescaling
     and density, if these are the same for all its sources and do not belong to another source: the arm has no source
@@ -108,9 +109,9 @@ class Baselines:
     all weights, the density does not matter; where the baseline does, neither does the rescaling.
     """
 
-    def __init__(self, accuracies: Mapping[Group, Accuracies]) -> None:
+    def __init__(self, accuracies: Mapping[Group, BySeed]) -> None:
         self._exact = accuracies
-        self._shared: dict[tuple[Hashable, ...], Accuracies | None] = {}
+        self._shared: dict[tuple[Hashable, ...], BySeed | None] = {}
         self._sources: dict[tuple[Hashable, ...], set[tuple[str, str]]] = defaultdict(set)
         for group, values in accuracies.items():
             arm = (group.section, group.arm, group.rescale)
@@ -119,7 +120,7 @@ class Baselines:
                 if self._shared.setdefault((*arm, key), values) != values:
                     self._shared[*arm, key] = None
 
-    def find(self, group: Group, baseline: Baseline) -> Accuracies | None:
+    def find(self, group: Group, baseline: Baseline) -> BySeed | None:
         """The accuracies to compare ``group`` with; None without a unique baseline, or for the baseline itself."""
         if baseline.is_of(group):
             return None

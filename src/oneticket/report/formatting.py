@@ -182,8 +182,8 @@ def interval(value: Interval | None) -> str:
 def difference(value: Difference) -> str:
     """A difference of fractions in percentage points, with its sign and its interval."""
     if value.interval is None:
-        return _signed(value.mean)
-    return f"{_signed(value.mean)} [{_signed(value.interval.low)}, {_signed(value.interval.high)}]"
+        return signed(value.mean)
+    return f"{signed(value.mean)} [{signed(value.interval.low)}, {signed(value.interval.high)}]"
 
 
 def comparison(value: Comparison | None) -> str:
@@ -201,7 +201,8 @@ def quantity(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A fraction in percentage points with two decimals and its sign; zero has none."""
     text = f"{100 * value:+.2f}".replace("-", MINUS)
     return "0.00" if text[1:] == "0.00" else text
 

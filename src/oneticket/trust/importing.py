@@ -27,6 +27,14 @@ from oneticket.trust.sources import SCHEME, Sources, located, read_sources, text
 GROUP = "oneticket.plugins"
 """The entry points with which an installed package says that `plan` and `run` may import it."""
 
+LIBRARIES = ("timm", "transformers", "torchvision")
+"""Libraries whose networks are named ``library:name``; to name one is the permission to import it."""
+
+
+def of_library(path: str) -> bool:
+    """Whether ``path`` names a network of one of :data:`LIBRARIES`, and not an own module."""
+    return path.partition(":")[0] in LIBRARIES and ":" in path
+
 
 def import_named(path: str, kind: type, folder: Path | None, packages: Collection[str]) -> Callable[..., Any]:
     """The function, or subclass of ``kind``, that ``package.module:name`` names, and that this module defines.

@@ -48,6 +48,7 @@ CHANGED = {
     "smart weights": ("smart", cell(arm(ticket=ticket(), values=ticket(allocation="smart")))),
     "smart named weights": ("smart", cell(arm("smart"), prunable=("conv.weight",), prune_head=True)),
     "own model": ("fan-in", cell(arm(rescale="fan-in"), code="c" * 64)),
+    "a model with a draw of its own": ("fan-in", cell(arm(rescale="fan-in"), name="vit")),
     "smup, adamw": ("smup", cell(arm(rescale="smup"), "adamw")),
     "smup, a round": ("smup", cell(Round(ticket=ticket(rescale="smup")), "adamw")),
 }

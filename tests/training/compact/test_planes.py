@@ -85,6 +85,87 @@ def test_normalisation_against_its_formula() -> None:
         torch.testing.assert_close(variance.double(), spread[:, 0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(128, 3, 6, 6), (1, 1, 3, 5), (7, 2, 1, 1), (50, 1, 9, 11), (37, 4, 5, 7)])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("adds", [True, False])
+def test_normalisation_and_what_follows_it_against_plain_operations(
+    shape: tuple[int, ...], relu: bool, adds: bool
+) -> None:
+    exact = [drawn(*shape), drawn(shape[1], seed=1), drawn(shape[1], seed=2), *[drawn(*shape, seed=3)] * adds]
+    slope = drawn(*shape, seed=4)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        leaves = [innermost(exact[0].to(dtype)), *(part.clone().to(dtype).requires_grad_() for part in exact[1:])]
+        images, weight, bias, *added = leaves
+        outputs, *_ = normalised(images, weight, bias, 1e-5, relu=relu, added=added[0] if adds else None)
+        outputs.backward(slope.to(dtype))
+        wanted = [leaf.detach().double().requires_grad_() for leaf in leaves]
+        x, w, b, *more = wanted
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+        expected = (x - mean) / (variance + 1e-5).sqrt() * w.view(-1, 1, 1) + b.view(-1, 1, 1)
+        expected = expected + more[0] if adds else expected
+        expected = expected.relu() if relu else expected
+        expected.backward(slope)
+        for mine, right in (
+            (outputs, expected),
+            *((leaf.grad, other.grad) for leaf, other in zip(leaves, wanted, strict=True)),
+        ):
+            scale = max(1.0, float(right.detach().abs().max()))
+            torch.testing.assert_close(mine.double(), right, rtol=0, atol=tolerance * scale)
+
+
+def test_a_mean_far_from_zero_costs_no_digits() -> None:
+    images = drawn(64, 1, 16, 16).add(1000).float()
+    _, mean, variance = normalised(innermost(images), torch.ones(1), torch.zeros(1), 1e-5, relu=False)
+    torch.testing.assert_close(variance.double(), images.double().var(unbiased=False).view(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean.double(), images.double().mean().view(1), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("shortcut", ["projection", "identity"])
+def test_a_residual_block_ends_in_one_pass(shortcut: str) -> None:
+    plain = build(
+        ModelSpec(name="resnet20", options={"width": 0.25, "shortcut": shortcut}),
+        input_shape=(3, 8, 8),
+        classes=4,
+        seed=0,
+    )
+    plain = plain.double().train()
+    block, images = plain.get_submodule("stages")[1][0], drawn(33, 4, 8, 8).requires_grad_()
+    other, twin = nn.Sequential(copy.deepcopy(block)), innermost(images)
+    for name, layer in list(other.named_modules()):
+        if type(layer) is nn.Conv2d:
+            other.set_submodule(name, PlanesLayer(layer, torch.ones_like(layer.weight, dtype=torch.bool), None))
+    between(other)
+    expected, actual = block(images), other(twin)
+    assert type(actual.grad_fn).__name__ == "_NormaliseBackward", "neither a ReLU nor a sum after it"
+    slope = drawn(*expected.shape, seed=1)
+    expected.backward(slope)
+    actual.backward(slope)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(twin.grad, images.grad, rtol=0, atol=1e-12)
+    for mine, wanted in zip(other.parameters(), block.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.flatten(), wanted.grad.flatten(), rtol=1e-12, atol=1e-10)
+
+
+def test_a_residual_block_does_not_depend_on_threads() -> None:
+    images, added, found = drawn(128, 16, 8, 8).float(), drawn(128, 16, 8, 8, seed=1).float(), []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            leaves = [
+                innermost(images),
+                torch.ones(16).requires_grad_(),
+                torch.zeros(16).requires_grad_(),
+                innermost(added),
+            ]
+            outputs, *_ = normalised(*leaves[:3], 1e-5, relu=True, added=leaves[3])
+            outputs.backward(outputs.detach())
+        finally:
+            torch.set_num_threads(before)
+        found.append([outputs.detach(), *(leaf.grad for leaf in leaves)])
+    assert all(torch.equal(one, other) for result in found[1:] for one, other in zip(found[0], result, strict=True))
+
+
 def test_what_is_not_a_number_stays_so() -> None:
     images = drawn(16, 2, 2, 2, dtype=torch.float32)
     images[3, 1] = float("nan")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from oneticket.lab.cells.description import ArmStart, Description, Round, TicketRef
+from oneticket.models import MODELS
 from oneticket.weights import DRAWS
 
 
@@ -69,8 +70,11 @@ def _smup(cell: Description, _: bool) -> bool:
 
 
 def is_he_normal(cell: Description) -> bool:
-    """Whether the arm's weights are a fresh draw from N(0, 2/fan-in): that of a built-in model."""
-    return isinstance(cell.start, ArmStart) and cell.start.weights == "re-drawn" and cell.network.code is None
+    """Whether the arm's weights are a fresh draw from N(0, 2/fan-in): that of most built-in models."""
+    built_in = cell.network.code is None and cell.network.name in MODELS
+    if not built_in or MODELS.entry(cell.network.name).facts.draws != "he-normal":
+        return False
+    return isinstance(cell.start, ArmStart) and cell.start.weights == "re-drawn"
 
 
 def _tickets(cell: Description) -> Iterator[TicketRef]:

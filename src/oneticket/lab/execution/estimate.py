@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from oneticket.calling import outputs_on
-from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.data import as_batches, normalisation_of, open_data
 from oneticket.lab.cells.description import ArmStart, Description, Round
 from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.cells.store import Store
@@ -92,21 +91,24 @@ def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Co
     splits = open_data(cell.data, cache=cache)
     network = cell.network
     spec = ModelSpec(name=network.name, options=network.options)
-    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder, packages=packages)
+    model = build(
+        spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=0,
+        folder=folder, packages=packages,
+    )  # fmt: skip
     model = model.to(device).train()
-    batches = ImageBatches(
+    batches = as_batches(
         splits.train,
         cell.recipe.batch_size,
-        normalisation=Normalisation.of(splits.train),
+        normalisation=normalisation_of(splits.train),
         augmentation=cell.recipe.augment,
         device=device,
     )
-    optimizer = cell.recipe.make_optimizer(model)
+    optimizer, objective = cell.recipe.make_optimizer(model), cell.objective
     times = []
     generator = torch.Generator().manual_seed(0)
     began = time.perf_counter()
     for number, (inputs, targets) in enumerate(batches.epoch(generator, generator)):
-        torch.nn.functional.cross_entropy(outputs_on(model, inputs), targets).backward()  # type: ignore[no-untyped-call]
+        objective.loss(model, inputs, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - began)

@@ -29,6 +29,7 @@ COLUMNS = (
     "steps_to_converge", "search_trainings", "train_flops", "masked_flops", "seconds", "cell",
     "lr", "naturally_zero", "budget", "own_steps", "total_steps", "total_samples", "total_masked_flops",
     "distance", "test_images", "criterion", "allocation", "k", "prune", "tuned", "trials", "trials_at_edge",
+    "bits_per_byte",
 )  # fmt: skip
 """The columns of the table; new ones are appended. Accuracies and densities are fractions, losses nats, seconds
 wall-clock.
@@ -42,6 +43,7 @@ weights, W those at the beginning of the network's own training. ``test_images``
 (the fraction that a round removes) are those of the search that gave the network's mask. ``tuned`` is the setting
 chosen by validation,
 ``trials`` the number of those that were tried, ``trials_at_edge`` what of it lies at the edge of its grid.
+``bits_per_byte`` is ``test_loss`` / ln 2, for text.
 """
 
 WORDS = frozenset(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from oneticket.errors import InputError
-from oneticket.trust.importing import find_module, load_code, module_digest, split_path
+from oneticket.trust.importing import find_module, load_code, module_digest, of_library, split_path
 from oneticket.trust.sources import Sources, read_sources
 
 
@@ -79,7 +79,7 @@ def _paths(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _path(model: Any, where: str) -> Iterator[tuple[str, str]]:
     name = model.get("name") if isinstance(model, dict) else model
-    if isinstance(name, str) and ":" in name:
+    if isinstance(name, str) and ":" in name and not of_library(name):
         yield where, name
 
 

@@ -7,7 +7,7 @@ products are used, where an estimate says that they pay.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from typing import NamedTuple, cast
@@ -87,13 +87,9 @@ def _with_kernels(compact: CompactModel, example: Tensor, precision: Precision, 
     key = key_of(compact.model, masks, example, precision, layout)
     choice = known(key)
     if choice is None:
-        networks: dict[tuple[str, ...], CompactModel] = {(): compact}
-        for limit in LIMITS[precision]:
-            names = tuple(name for name in sights if _density(masks[f"{name}.weight"]) <= limit)
-            found = _equal(compact, names, sights, before, example, innermost=innermost) if names else None
-            if found is not None:
-                networks[names] = found
-        if len(networks) == 1:
+        others = _alternatives(compact, sights, before, example, LIMITS[precision], innermost=innermost)
+        networks: dict[tuple[str, ...], CompactModel] = {(): compact, **others}
+        if not others:
             return compact
         choice = settle(fastest(key, {names: found.model for names, found in networks.items()}, example, precision))
         if choice.names in networks:
@@ -101,6 +97,32 @@ def _with_kernels(compact: CompactModel, example: Tensor, precision: Precision, 
     if not choice.names:
         return compact
     return _equal(compact, choice.names, sights, before, example, innermost=innermost) or compact
+
+
+def alternatives(
+    compact: CompactModel, example: Tensor, limits: Sequence[float] = LIMITS["float32"]
+) -> dict[tuple[str, ...], CompactModel]:
+    """``compact`` for prediction with sparse layers, those of at most each of the densities ``limits``, by their names.
+
+    Networks whose outputs differ are left out.
+    """
+    masks = compact.masks or Masks({})
+    with _watched(compact.model, masks, kernels=True) as sights:
+        before = masked_outputs(compact.model, masks, probe_like(example))
+    return _alternatives(compact, sights, before, example, limits, innermost=True)
+
+
+def _alternatives(
+    compact: CompactModel, sights: Mapping[str, Sight], before: Tensor, example: Tensor, limits: Sequence[float], *,
+    innermost: bool,
+) -> dict[tuple[str, ...], CompactModel]:  # fmt: skip
+    masks, networks = compact.masks or Masks({}), {}
+    for limit in limits:
+        names = tuple(name for name in sights if _density(masks[f"{name}.weight"]) <= limit)
+        found = _equal(compact, names, sights, before, example, innermost=innermost) if names else None
+        if found is not None:
+            networks[names] = found
+    return networks
 
 
 def _equal(
