@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import msgspec
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneticket.census import refuse_computed_weights, take_census
 from oneticket.conversion import Seed, checked
-from oneticket.data import AnySet, BatchSource, ImageSet, Normalisation
+from oneticket.data import AnySet, BatchSource, ImageSet, Normalisation, TextSet
 from oneticket.errors import InputError, unknown
 from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
@@ -36,6 +36,7 @@ from oneticket.training import Callback, Recipe, Runtime, Snapshot, Training, ev
 from oneticket.training.examination import check_state, examine
 from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.weights import State
+from oneticket.words import Head
 
 
 @checked
@@ -217,8 +218,9 @@ def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
     if not isinstance(data, AnySet):
         return known
+    by = "" if isinstance(data, TextSet) else "train"
     return msgspec.structs.replace(
-        known, fingerprint=data.digest(), normalised_by="train", classes=len(data.classes), input_shape=data.shape
+        known, fingerprint=data.digest(), normalised_by=by, classes=len(data.classes), input_shape=data.shape
     )
 
 
@@ -240,7 +242,7 @@ def transfer(
     recipe: Recipe,
     validation: Any = None,
     test_set: Any = None,
-    head: Literal["fresh", "keep", "copied"] = "fresh",
+    head: Head = "fresh",
     model_head: str | None = None,
     seed: Seed = 0,
     device: str | torch.device = "cpu",

@@ -294,5 +294,5 @@ def test_digits_need_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_source_says_in_one_line_what_it_is() -> None:
-    assert {entry.name for entry in SOURCES.entries()} == {"builtin", "path", "images", "hub"}
+    assert {entry.name for entry in SOURCES.entries()} == {"builtin", "path", "images", "hub", "text", "table"}
     assert all(entry.summary.endswith(".") for entry in SOURCES.entries())

@@ -21,7 +21,9 @@ from oneticket.errors import InputError
 from oneticket.identity import canonical_json
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.run import compared_data
+from oneticket.lab.planning.plan_cache import origin
 from oneticket.lab.results.table import remember, tidy
+from oneticket.lab.spec.experiment import read_experiment
 from oneticket.training import Recipe
 
 OWN = """
@@ -209,6 +211,19 @@ def test_a_source_that_has_read_the_test_windows_is_refused(lab: Any, texts: dic
     texts["data"]["low"] = {"text": "copied", "window": WINDOW, "test": 0.25, "split": 1}
     with pytest.raises(InputError, match=r"test windows of high .* are seen by low.*tested on windows that they were"):
         lab.plan(texts)
+
+
+def test_a_file_that_is_added_to_a_text_is_noticed(lab: Any, texts: dict[str, Any]) -> None:
+    file, found = lab.folder / "e.toml", []
+    file.write_text("name = 'texts'")
+    experiment = read_experiment({**texts, "model": "gpt"})
+    for name in ("0.txt", "new.txt", "inner/new.txt"):
+        (lab.folder / "high" / name).parent.mkdir(exist_ok=True)
+        (lab.folder / "high" / name).write_text(f"{name} is new. " * 9)
+        made_of = origin(file, experiment)
+        assert made_of is not None
+        found.append(made_of.state)
+    assert len(set(found)) == 3
 
 
 def test_a_recipe_refuses_losses_and_metrics_that_do_not_go_together() -> None:

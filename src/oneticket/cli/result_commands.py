@@ -13,12 +13,13 @@ import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
+from oneticket.cli.completion_command import ARMS
 from oneticket.cli.text import harmless
 
 _table = click.argument("store", type=click.Path(path_type=Path))
 _only = click.option("--experiment", help="Only the rows of this experiment.")
 _against = click.option(
-    "--against", multiple=True, metavar="ARM",
+    "--against", multiple=True, metavar="ARM", shell_complete=ARMS,
     help="Compare with this arm, or with rescale=none, source=NAME@RECIPE; may be repeated.  [default: dense, random]",
 )  # fmt: skip
 
@@ -46,7 +47,9 @@ class _Options:
 @_only
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 @_against
-@click.option("--arm", "arms", multiple=True, metavar="ARM", help="Only this arm; may be repeated.")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="ARM", shell_complete=ARMS, help="Only this arm; may be repeated."
+)
 @click.option("--wide", is_flag=True, help="One column for each target.")
 @click.option("--cost", is_flag=True, help="What each network has cost, its search included, instead of the table.")
 @click.option("--footprint", is_flag=True, help="Accuracy, bytes and time per prediction, measured now, instead of it.")

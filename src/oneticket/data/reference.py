@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
 from oneticket.data.decoding import Reading
-from oneticket.data.derivations import AnyDerivation, Channels, Selection, Size, View, held_out
+from oneticket.data.derivations import NOUNS, AnyDerivation, Channels, Selection, Size, View, held_out
 from oneticket.data.sets import AnySet, ImageSet, Splits, TableSet, TextSet
 from oneticket.data.sources import SOURCES, Source
 from oneticket.data.spec import DataSpec, chain
@@ -158,7 +158,8 @@ def _say_empty(base: Decoded, where: str) -> None:
         empty = [name for name, count in zip(base.classes, counts, strict=True) if not count]
         if empty:
             named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
-            warnings.warn(f"data.{where}: no image in {part_name} of class {named}", stacklevel=3)
+            noun = NOUNS[base.kind].removesuffix("s")
+            warnings.warn(f"data.{where}: no {noun} in {part_name} of class {named}", stacklevel=3)
 
 
 def _state(found: Source) -> list[tuple[str, int, int]]:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import TensorDataset
 
 from oneticket.calling import Inputs, call, described, each, tensor_of, tensors_of
-from oneticket.data import BatchSource, ImageSet, as_batches
+from oneticket.data import BatchSource, ImageSet, TableSet, as_batches
 from oneticket.errors import InputError
 from oneticket.randomness import seeded
 from oneticket.training.objectives import Objective
@@ -122,7 +122,7 @@ def _check_set(
     outputs = _outputs(network, inputs, where)
     if objective.name == "classification":
         check_targets(outputs, targets, where, soft=soft)
-        labels = data.labels if isinstance(data, ImageSet) else (_pair(data) or (None, None))[1]
+        labels = data.labels if isinstance(data, ImageSet | TableSet) else (_pair(data) or (None, None))[1]
         if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point():
             classes = tensor_of(outputs).shape[1]
             check_range(labels, classes, where)  # all that can be seen at once, not only the first batch

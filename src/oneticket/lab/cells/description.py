@@ -36,6 +36,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     prunable: tuple[str, ...] | None
     tokens: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """The arguments of :func:`oneticket.models.build` that its data decide."""
+        return {"input_shape": self.input, "classes": self.classes, "tokens": bool(self.tokens)}
+
     def blank(self, samples: int = 1) -> Tensor:
         """A batch of zeros of the form of its inputs."""
         return blank(self.input, samples, tokens=bool(self.tokens))

@@ -62,10 +62,7 @@ class ParentCells:
             )
 
         def drawn(key: int) -> nn.Module:
-            return build(
-                spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=key,
-                folder=self.folder, packages=self.packages,
-            )  # fmt: skip
+            return build(spec, **network.form, seed=key, folder=self.folder, packages=self.packages)
 
         model = drawn(streams.seed("init", *([draw_key] if draw_key else [])))
         headed = drawn(streams.seed("head"))

@@ -207,8 +207,7 @@ def _compute(
         path = working / "checkpoint" / f"{part}.pt"
         return CellCheckpoint(path, every=workplace.checkpoint_every, cell=cell.identity, clock=clock, watch=watch)
 
-    begun = assemble(cell, parents)
-    model = begun.model
+    model = (begun := assemble(cell, parents)).model
     example = cell.network.blank().to(workplace.runtime.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     validation = batches(splits.validation, 512) if len(splits.validation) else None

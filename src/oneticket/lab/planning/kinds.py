@@ -48,6 +48,20 @@ def written(recipe: Recipe, train: AnySet) -> Recipe:
     return msgspec.structs.replace(recipe, loss=loss, metric=metric)
 
 
+class WrittenRecipes:
+    """Recipes as cells describe them, one object for all cells of equal recipes on a data set: they share its text."""
+
+    def __init__(self, resolved: ResolvedExperiment) -> None:
+        self._resolved = resolved
+        self._known: dict[tuple[Recipe, str], Recipe] = {}
+
+    def of(self, recipe: Recipe, data: str) -> Recipe:
+        """``recipe`` as it is written for the data set ``data``."""
+        if (recipe, data) not in self._known:
+            self._known[recipe, data] = written(recipe, self._resolved.splits(data).train)
+        return self._known[recipe, data]
+
+
 def _check_recipe(recipe: Recipe, train: AnySet, role: str, where: str) -> None:
     if recipe.augment and not isinstance(train, ImageSet):
         found = f"flip and crop are for images, and {role} trains on {_told(train)}"

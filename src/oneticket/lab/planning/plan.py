@@ -24,7 +24,7 @@ from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.audit import Finding, audit
 from oneticket.lab.planning.budget import Budgets, Course, Trainings
 from oneticket.lab.planning.claims import Claims, ask
-from oneticket.lab.planning.kinds import check_kinds, written
+from oneticket.lab.planning.kinds import WrittenRecipes, check_kinds
 from oneticket.lab.planning.ladder import NOTABLE, Rung, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.order import by_data
@@ -79,7 +79,7 @@ class _Planner:
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
         self.met: dict[float, set[float]] = {}
-        self._recipes: dict[tuple[Recipe, str], Recipe] = {}
+        self.recipes = WrittenRecipes(resolved)
         self._tickets: dict[tuple[str, Role, int, Search], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
@@ -106,13 +106,10 @@ class _Planner:
         **rest: Any,
     ) -> str:  # fmt: skip
         """The name of a cell on ``role``, by its recipe or another; ``rest`` are other fields of its description."""
-        asked = self.experiment.recipe[role.recipe_name] if recipe is None else recipe
-        if (asked, role.data_name) not in self._recipes:  # one object for all cells: they share its text
-            self._recipes[asked, role.data_name] = written(asked, self.resolved.splits(role.data_name).train)
         description = Description(
             network=self.resolved.network(spec, role.data_name),
             data=self.resolved.ref(role.data_name),
-            recipe=self._recipes[asked, role.data_name],
+            recipe=self.recipes.of(recipe or self.experiment.recipe[role.recipe_name], role.data_name),
             seed=seed,
             start=start,
             **rest,

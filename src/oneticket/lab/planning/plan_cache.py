@@ -84,12 +84,16 @@ def _places(folder: Path, experiment: Experiment) -> Iterable[str]:
 
     roles = [role for transfer in experiment.transfer for role in (*transfer.sources, *transfer.targets)]
     for name in {role.partition("@")[0] for role in roles}:
-        kind, place = chain(experiment.data, name)[0][1].origin
-        files = [file.absolute() for file in SOURCES[kind](place, folder).files]
+        base = chain(experiment.data, name)[0][1]
+        kind, place = base.origin
+        files = [file.absolute() for file in SOURCES[kind](place, folder, base).files]
         folders = {file.parent for file in files}
         if kind == "images":
             home = (folder / Path(place).expanduser()).absolute()
             folders |= {home, *home.glob("*/"), *home.glob("*/*/")}
+        if kind == "text":
+            home = (folder / Path(place).expanduser()).absolute()
+            folders |= {home, *home.glob("**/")}
         yield from map(str, [*files, *folders])
 
 

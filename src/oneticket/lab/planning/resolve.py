@@ -109,10 +109,8 @@ class ResolvedExperiment:
         key = (str(spec), data)
         if key not in self._flops:
             network, shapes = self._built(spec, data)
-            tokens = bool(network.tokens)
-            model = build(spec, input_shape=network.input, classes=network.classes, tokens=tokens, seed=0, **self._code)
             none = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
-            self._flops[key] = forward_flops(model, network.blank(), none)
+            self._flops[key] = forward_flops(build(spec, **network.form, seed=0, **self._code), network.blank(), none)
         return self._flops[key]
 
     @property
