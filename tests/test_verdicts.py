@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from oneticket.errors import InputError
-from oneticket.verdicts import LEVEL, POWER, Place, Question, judge, seeds_to_show
+from oneticket.statistics import POWER, seeds_needed
+from oneticket.verdicts import LEVEL, Place, Question, judge
 
 BETTER = Question("a beats b", "a − b", direction="better")
 WORSE = Question("a loses to b", "a − b", direction="worse")
@@ -113,6 +114,21 @@ def test_an_open_claim_tells_the_seeds_that_would_decide() -> None:
     assert power(test.seeds - 1) < POWER <= power(test.seeds)
 
 
+def test_an_open_equality_tells_the_seeds_of_a_one_sided_test() -> None:
+    differences = draws(0.004, 0.012, 6, 12)
+    (test,) = judge(EQUAL, [place(differences)]).tests
+    mean = sum(differences) / 6
+    distance, spread = 0.01 - mean, math.sqrt(sum((d - mean) ** 2 for d in differences) / 5)
+
+    def power(n: int) -> float:
+        return float(stats.nct.sf(stats.t.isf(0.05, n - 1), n - 1, distance * math.sqrt(n) / spread))
+
+    assert test.outcome == "open"
+    assert distance > 0
+    assert test.seeds is not None
+    assert power(test.seeds - 1) < POWER <= power(test.seeds)
+
+
 def test_where_it_points_the_other_way_that_is_told() -> None:
     verdict = judge(BETTER, [place(draws(-0.004, 0.01, 6, 3), "there")])
     assert verdict.word == "not decided"
@@ -121,7 +137,7 @@ def test_where_it_points_the_other_way_that_is_told() -> None:
 
 def test_the_seeds_that_are_asked_for_do_decide_that_often() -> None:
     """By simulation: with so many seeds, four in five tests show the difference."""
-    n = seeds_to_show(0.01, 0.01)
+    n = seeds_needed(0.01, 0.01)
     assert n is not None
     shown = sum(two_sided(draws(0.01, 0.01, n, seed)) <= LEVEL for seed in range(2000)) / 2000
     assert POWER - 0.04 < shown < POWER + 0.08
@@ -129,14 +145,18 @@ def test_the_seeds_that_are_asked_for_do_decide_that_often() -> None:
 
 @given(st.floats(1e-4, 0.2), st.floats(1e-4, 0.2), st.floats(1e-4, 0.05))
 def test_a_larger_distance_needs_no_more_seeds(distance: float, more: float, spread: float) -> None:
-    near, far = seeds_to_show(distance, spread), seeds_to_show(distance + more, spread)
+    near, far = seeds_needed(distance, spread), seeds_needed(distance + more, spread)
     assert near is None or (far is not None and 2 <= far <= near)
 
 
 def test_no_seeds_for_no_distance() -> None:
-    assert seeds_to_show(0.0, 0.1) is None
-    assert seeds_to_show(1e-6, 0.1) is None
-    assert seeds_to_show(0.1, 0.0) == 2
+    assert seeds_needed(0.0, 0.1) is None
+    assert seeds_needed(1e-6, 0.1) is None
+    assert seeds_needed(0.1, 0.0) == 2
+    few = seeds_needed(0.1, 1.0, most=10_000)
+    assert few is not None
+    assert seeds_needed(0.1, 1.0, most=few) == few
+    assert seeds_needed(0.1, 1.0, most=few - 1) is None
 
 
 DIFFERENCES = st.lists(

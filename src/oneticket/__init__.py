@@ -2,7 +2,7 @@
 
 >>> import oneticket as ot
 >>> sorted(ot.__all__)
-['Masks', 'Recipe', 'Ticket', 'find_ticket', 'train', 'transfer']
+['Masks', 'Recipe', 'Ticket', 'compact', 'compare', 'find_ticket', 'train', 'transfer']
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 from oneticket.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from oneticket.comparing import compare
     from oneticket.finding import find_ticket, transfer
     from oneticket.masks import Masks
     from oneticket.ticket import Ticket
     from oneticket.training import Recipe, train
+    from oneticket.training.compact import compact
 
-__all__ = ["Masks", "Recipe", "Ticket", "find_ticket", "train", "transfer"]
+__all__ = ["Masks", "Recipe", "Ticket", "compact", "compare", "find_ticket", "train", "transfer"]
 
 _HOMES = {
     "Masks": "oneticket.masks",
     "Recipe": "oneticket.training",
     "Ticket": "oneticket.ticket",
+    "compact": "oneticket.training.compact",
+    "compare": "oneticket.comparing",
     "find_ticket": "oneticket.finding",
     "train": "oneticket.training",
     "transfer": "oneticket.finding",
@@ -30,11 +34,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded at first use: importing torch takes a second, and `oneticket --help` does not need it.
-    if name not in _HOMES:
-        raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
     import importlib
 
+    # Loaded at first use: importing torch takes a second, and `oneticket --help` does not need it.
+    if name == "data":
+        return importlib.import_module("oneticket.data")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oneticket' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import msgspec
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneticket.census import refuse_computed_weights, take_census
 from oneticket.conversion import Seed, checked
-from oneticket.data import BatchSource, ImageSet, Normalisation
+from oneticket.data import AnySet, BatchSource, ImageSet, Normalisation
 from oneticket.errors import InputError, unknown
 from oneticket.fitting import Fit, find_by
 from oneticket.masks import Masks
@@ -36,6 +36,7 @@ from oneticket.training import Callback, Recipe, Runtime, Snapshot, Training, ev
 from oneticket.training.examination import check_state, examine
 from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.weights import State
+from oneticket.words import Head
 
 
 @checked
@@ -114,7 +115,8 @@ def find_ticket(
         raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
-    objective = Objective(loss, label_smoothing=recipe.label_smoothing)
+    objective = Objective.of(train_set, recipe, loss)
+    loss = objective.given()["loss"]
     check_criterion(plan.criterion, objective.name)
     _refuse_shared(model)
     refuse_computed_weights(model)  # they can't be copied
@@ -214,7 +216,7 @@ def make_ticket(masks: Masks, rewound: Mapping[str, Tensor], head: str, provenan
 def seen(data: Any, name: str, recipe: Recipe, samples: int) -> Seen:
     """The facts that a ticket records about the data set on which it was found."""
     known = Seen(name=name, split="train", samples=samples, recipe=msgspec.to_builtins(recipe))
-    if not isinstance(data, ImageSet):
+    if not isinstance(data, AnySet):
         return known
     return msgspec.structs.replace(
         known, fingerprint=data.digest(), normalised_by="train", classes=len(data.classes), input_shape=data.shape
@@ -239,7 +241,7 @@ def transfer(
     recipe: Recipe,
     validation: Any = None,
     test_set: Any = None,
-    head: Literal["fresh", "keep", "copied"] = "fresh",
+    head: Head = "fresh",
     model_head: str | None = None,
     seed: Seed = 0,
     device: str | torch.device = "cpu",
@@ -291,7 +293,7 @@ def transfer(
     if isinstance(test_set, ImageSet) and normalisation is None:
         raise InputError("test_set is an ImageSet, but train_set is not", expected="both of one kind")
     computed = _runtime(runtime, device)
-    objective = Objective(loss, metric, label_smoothing=recipe.label_smoothing)
+    objective = Objective.of(train_set, recipe, loss, metric)
     evaluated = {"validation": validation, "test_set": test_set}
     examined = examine(model, train_set, recipe, device=computed.device, objective=objective, evaluated=evaluated)
     if model_head is None and not has_layer(model, ticket.head):
@@ -299,7 +301,7 @@ def transfer(
     placement = ticket.put_into(model, head=head, seed=seed, model_head=model_head)
     run = train(
         model, train_set, recipe, masks=placement.masks, validation=validation, seed=seed,
-        runtime=computed, callbacks=callbacks, loss=loss, metric=metric,
+        runtime=computed, callbacks=callbacks, **objective.given(),
     )  # fmt: skip
     if test_set is None:
         return Transfer(placement, run, None, None)

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scipy.special import nctdtr, stdtrit
+from scipy.special import stdtrit
 
 from oneticket.errors import InputError
-from oneticket.statistics import CONFIDENCE, Difference, equivalence, holm, paired_difference
+from oneticket.statistics import CONFIDENCE, POWER, Difference, equivalence, holm, paired_difference, seeds_needed
 
 LEVEL = 1 - CONFIDENCE
 """A place counts as shown where Holm's p over the places of its claim is at most this."""
-
-POWER = 0.8
-"""The probability with which the seeds that are asked for would decide."""
 
 MOST_SEEDS = 1000
 """More seeds than this are not asked for."""
@@ -130,45 +127,6 @@ def judge(question: Question, places: Sequence[Place]) -> Verdict:
     return Verdict(question, "not decided", tests, _lacks(question, tests))
 
 
-def seeds_to_show(distance: float, deviation: float, level: float = LEVEL, *, two_sided: bool = True) -> int | None:
-    """The least number of seeds with which a t test shows, with the power :data:`POWER`, a mean this far from a bound.
-
-    The power of the t test is ``1 − F(t(1 − α; n − 1))``, F the distribution of t with n − 1 degrees of freedom and the
-    noncentrality ``distance √n / deviation`` (Student 1908; Johnson & Welch 1940); a two-sided test has α / 2.
-
-    Parameters
-    ----------
-    distance : float
-        Of the true mean from the bound that it is tested against.
-    deviation : float
-        Of the single differences.
-    level : float, optional
-        α.
-    two_sided : bool, optional
-        Whether the test is two-sided.
-
-    Returns
-    -------
-    int or None
-        At least 2; None for a distance that is not above 0, and where :data:`MOST_SEEDS` are too few.
-    """
-    tail = level / 2 if two_sided else level
-
-    def enough(n: int) -> bool:
-        if deviation == 0:
-            return True
-        power = 1 - float(nctdtr(n - 1, distance * math.sqrt(n) / deviation, stdtrit(n - 1, 1 - tail)))
-        return power >= POWER or math.isnan(power)  # not a number far above any power that matters
-
-    if distance <= 0 or not enough(MOST_SEEDS):
-        return None
-    low, high = 1, MOST_SEEDS  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
 def _tests(question: Question, places: Sequence[Place]) -> tuple[Tested, ...]:
     differences = [paired_difference(place.first, place.second, images=place.images) for place in places]
     if question.margin is None:
@@ -228,9 +186,9 @@ def _seeds(question: Question, difference: Difference | None, places: int) -> in
     spread = half * math.sqrt(difference.n) / float(stdtrit(difference.n - 1, 0.5 + CONFIDENCE / 2))
     level = LEVEL / places
     if question.margin is None:
-        return seeds_to_show(abs(difference.mean), spread, level)
+        return seeds_needed(difference.mean, spread, POWER, 1 - level, most=MOST_SEEDS)
     distance = question.margin - abs(difference.mean)
-    return seeds_to_show(abs(distance), spread, level, two_sided=distance < 0)
+    return seeds_needed(distance, spread, POWER, 1 - level, two_sided=distance < 0, most=MOST_SEEDS)
 
 
 def _lacks(question: Question, tests: Sequence[Tested]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 import oneticket
+import oneticket.kernels.sparse.building
 import oneticket.kernels.sweep
 import oneticket.lab.execution.capacity
 import oneticket.lab.execution.scheduler
@@ -73,7 +74,20 @@ def test_help_lists_the_commands_of_the_contract_in_order(call: Any) -> None:
     [
         ("demo", ["--out", "--workers"]),
         ("plan", ["EXPERIMENT", "--json", "--store"]),
-        ("run", ["EXPERIMENT", "--store", "--engine", "--workers", "--threads", "--device", "--layout", "--json"]),
+        (
+            "run",
+            [
+                "EXPERIMENT",
+                "--store",
+                "--engine",
+                "--workers",
+                "--threads",
+                "--device",
+                "--layout",
+                "--compute",
+                "--json",
+            ],
+        ),
         ("results", ["STORE", "--format", "table|markdown|csv|json|parquet"]),
         ("results", ["--comparisons", "--margin"]),
         ("report", ["STORE", "--out"]),
@@ -227,9 +241,16 @@ def test_what_is_added_is_all_that_is_missing(
     assert plan["trainings"] == 7 + new
 
 
-@pytest.mark.parametrize(("words", "layout"), [([], "channels-last"), (["--layout", "contiguous"], "contiguous")])
-def test_the_layout_is_handed_to_those_who_compute(
-    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str
+@pytest.mark.parametrize(
+    ("words", "layout", "compute"),
+    [
+        ([], "channels-last", "measured"),
+        (["--layout", "contiguous"], "contiguous", "measured"),
+        (["--compute", "dense"], "channels-last", "dense"),
+    ],
+)
+def test_layout_and_layers_are_handed_to_those_who_compute(
+    call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], layout: str, compute: str
 ) -> None:
     asked: list[Workplace] = []
 
@@ -239,7 +260,15 @@ def test_the_layout_is_handed_to_those_who_compute(
 
     monkeypatch.setattr(oneticket.lab.execution.scheduler, "run_plan", nothing)
     assert call("run", tiny(), "--store", tmp_path / "store", *words).code == 0
-    assert [workplace.runtime.layout for workplace in asked] == [layout]
+    assert [(workplace.runtime.layout, workplace.runtime.compute) for workplace in asked] == [(layout, compute)]
+
+
+def test_sparse_layers_need_a_compiler(call: Any, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oneticket.kernels.sparse.building, "why_not", lambda: "no C compiler is installed")
+    told = call("run", tiny(), "--store", tmp_path / "store", "--compute", "sparse")
+    assert told.code == 2
+    assert "--compute sparse: no C compiler is installed" in told.error
+    assert "measured or dense" in told.error
 
 
 @pytest.mark.parametrize(
@@ -355,6 +384,15 @@ def test_a_report_is_one_file_that_needs_no_network(
     assert "<script src" not in page
     assert "<link" not in page
     assert sorted(entry.name for entry in (tmp_path / "page").iterdir()) == ["figures", "report.html", "tables"]
+    told = call("results", place / "store", "--comparisons", "--format", "csv").out
+    assert (tmp_path / "page" / "tables" / "comparisons.csv").read_text(encoding="utf-8") == told
+    lines = list(csv.DictReader(io.StringIO(told)))
+    assert all(line["p_mcnemar"] and line["noise_floor"] and line["lost"] for line in lines), "a store knows the images"
+    call("results", place / "store", "--format", "csv", "--out", "rows.csv")
+    shown = {where: call("results", where, "--comparisons").out for where in (place / "store", "rows.csv")}
+    assert "p (McNemar)" in shown[place / "store"]
+    assert "no single seed can say" in shown[place / "store"]
+    assert "p (McNemar)" not in shown["rows.csv"], "a table does not"
 
 
 def test_a_diverging_recipe_is_an_outcome_of_its_cells_and_of_no_others(call: Any, tiny: Tiny) -> None:

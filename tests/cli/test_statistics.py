@@ -54,6 +54,12 @@ def test_statistics_simulates_and_draws(call: Any, tmp_path: Path) -> None:
     assert told.count("| test split |") == 3
     assert told.count("\n| own |") == told.count("\n| shared |") == 3 * 12
     assert figure.read_bytes().startswith(b"<?xml")
+    assert call("statistics", "--images", "--tables", "100", "--format", "markdown").out.count("\n| ") == 7
+    assert len(json.loads(call("statistics", "--images", "--tables", "100", "--format", "json").out)) == 30
+
+
+def test_a_figure_of_what_is_not_drawn_is_refused(call: Any) -> None:
+    assert call("statistics", "--images", "--figure", "x.svg").code == 2
 
 
 def test_comparisons_have_four_forms(call: Any) -> None:
@@ -63,7 +69,7 @@ def test_comparisons_have_four_forms(call: Any) -> None:
     assert f"{len(lines)} comparisons: " in shown
     assert "within ±0.20 points" in shown
     assert "within ±5.00 points" in call(*words, "--margin", "5").out
-    assert call(*words, "--format", "markdown").out.count("\n| ") == len(lines) + 1
+    assert call(*words, "--format", "markdown").out.count("\n| ") == len(lines) + 1 + 2 + 3, "and one over the targets"
     assert r"\begin{tabular}" in call(*words, "--format", "latex").out
 
 

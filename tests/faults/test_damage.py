@@ -22,11 +22,13 @@ import oneticket as ot
 from oneticket.data import DataSpec, open_data, resolve
 from oneticket.errors import OneticketError
 from oneticket.lab.cells.claims import Busy
+from oneticket.lab.cells.records import CORRECT
 from oneticket.lab.cells.run import CellCheckpoint, Clock, Workplace, run_cell
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.lab.cells.verification import verify
 from oneticket.lab.planning.plan import make_plan
+from oneticket.lab.results.correct import correct
 from oneticket.lab.results.cost import cost_report
 from oneticket.lab.results.suspects import suspects
 from oneticket.lab.results.table import remember, tidy
@@ -170,6 +172,7 @@ def contents(root: Path, cell: str) -> dict[str, Any]:
     masks = load_masks(store.file(cell, "masks.safetensors"))
     states = {f: load_state(store.file(cell, f), masks) for f in files if not f.startswith("masks")}
     figures = {"figures": store.figures(cell), "environment": store.environment(cell)}
+    figures["correct"] = right.tolist() if (right := correct(store, cell)) is not None else None
     return {**figures, "masks": dict(masks), "history": store.file(cell, "history.jsonl").read_bytes(), **states}
 
 
@@ -211,6 +214,7 @@ def test_cells_of_earlier_versions_end_no_command_in_a_traceback(root: Path, tmp
         record = json.loads(path.read_text())
         del record["sha256"], record["files"]
         path.write_text(json.dumps(record, indent=1, sort_keys=True))
+        (path.parent / CORRECT).unlink(missing_ok=True)
     marker = '{"store":1}'
     files = sorted(old.glob("cells/*/*/*"))
     for number in range(400):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from oneticket.data import Augmentation, ImageSet, Normalisation
+from oneticket.errors import NonFiniteLoss
 from oneticket.masks import Masks
 from oneticket.methods import METHODS, MethodContext, callback_of, method_options
 from oneticket.prunable import Prunable, find_head
@@ -189,6 +191,17 @@ def test_is_exact_at_any_density_and_in_the_shortest_trainings(name: str, densit
     start = train(model, images, recipe, masks=masks_for(name), start=Start(step="1ep"), callbacks=[callback_of(
         name, MethodContext(density, "10", recipe), {})])  # fmt: skip
     assert made(start).kept == math.floor(density * masks.total + 0.5), "without a single step"
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_training_that_diverges_says_so_and_nothing_else(name: str, images: ImageSet) -> None:
+    """A rate that is far too high may be one setting of a grid: it counts as guessing, and the others go on."""
+    for rate in (1e5, 1e30):
+        recipe, model = Recipe.sgd(epochs=EPOCHS, batch_size=5, lr=rate), network()
+        callback = callback_of(name, MethodContext(DENSITY, find_head(model), recipe, masks=scattered), {})
+        with contextlib.suppress(NonFiniteLoss):
+            masks = made(train(model, images, recipe, masks=masks_for(name), callbacks=[callback], seed=2))
+            assert name not in MAKERS or masks.kept == math.floor(DENSITY * masks.total + 0.5)
 
 
 @pytest.mark.parametrize("name", OTHERS)

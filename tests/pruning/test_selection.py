@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,12 @@ def test_when_all_magnitudes_tie_exactly_k_stay(dtype: torch.dtype) -> None:
     """Thresholds compared with < or ≤ prune n + 1 weights, or all of them."""
     for count in (0, 1, 499, 999, 1000):
         assert largest(torch.ones(1000, dtype=dtype), count).tolist() == [i < count for i in range(1000)]
+
+
+def test_what_is_not_a_number_is_kept_first() -> None:
+    values = torch.tensor([1.0, math.nan, -math.inf, math.inf, math.nan, 2.0])
+    for count, kept in ((1, [1]), (2, [1, 3]), (3, [1, 3, 4]), (4, [1, 3, 4, 5]), (6, [0, 1, 2, 3, 4, 5])):
+        assert largest(values, count).nonzero().flatten().tolist() == kept
 
 
 @given(TYING, st.data())

@@ -15,9 +15,20 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from oneticket.errors import InputError
-from oneticket.report import comparison_table, comparisons, reading, spread_table, spreads, summary, tally
+from oneticket.report import (
+    OverImages,
+    comparison_table,
+    comparisons,
+    reading,
+    reading_of_images,
+    spread_table,
+    spreads,
+    summary,
+    tally,
+)
 from oneticket.report.comparisons import FIELDS, probability
 from oneticket.report.writers import comparisons_csv, comparisons_latex
+from oneticket.statistics import agreement, lost_between_seeds, two_way
 
 Row = dict[str, Any]
 
@@ -118,6 +129,63 @@ def test_the_sentence_below_a_table_says_what_holds_there(small: list[Row]) -> N
     assert len(reading(summary(small))) == 2
     assert len(reading(summary(known))) == 1
     assert reading(summary([row for row in known if row["seed"] == 0])) == []
+
+
+# -- over images ------------------------------------------------------------------------------------------------------
+def bits(cell: str, images: int = 400) -> np.ndarray:
+    return np.random.default_rng(int(cell[:8], 16)).random(images) < 0.9
+
+
+def test_images_are_those_of_the_baselines_networks_by_seed(small: list[Row]) -> None:
+    found = comparisons(small, ["random"], correct=bits)
+    cells = {(row["arm"], row["density_asked"], row["seed"]): row["cell"] for row in small}
+    for row in found:
+        first, second = (
+            np.stack([bits(cells[arm, row.group.density_asked, seed]) for seed in range(6)])
+            for arm in (row.group.arm, "random")
+        )
+        expected, agreed = two_way(first, second), agreement(first, second)
+        assert expected.interval is not None
+        told = row.over_images
+        assert (told.two_way_low, told.two_way_high) == (expected.interval.low, expected.interval.high)
+        assert (told.p_two_way, told.noise_floor, told.p_mcnemar) == (expected.p, expected.floor, None)
+        assert (told.agreement, told.kappa, told.lost) == (agreed.share, agreed.kappa, agreed.lost)
+        assert told.lost_between_seeds == lost_between_seeds(second)
+    assert [vars(a) | {"over_images": None} for a in found] == [
+        vars(b) | {"over_images": None} for b in comparisons(small, ["random"])
+    ], "nothing else changes"
+    header = comparison_table(found).header
+    assert "on other images" in header
+    assert "p (McNemar)" not in header
+    lines = list(csv.DictReader(io.StringIO(comparisons_csv(found))))
+    assert [float(line["noise_floor"]) for line in lines] == [row.over_images.noise_floor for row in found]
+
+
+def test_one_seed_has_mcnemars_p_and_still_decides_nothing(small: list[Row]) -> None:
+    one = [row for row in small if row["seed"] == 0]
+    found = comparisons(one, ["random"], correct=bits)
+    cells = {(row["arm"], row["density_asked"]): row["cell"] for row in one}
+    for row in found:
+        first, second = (bits(cells[arm, row.group.density_asked]) for arm in (row.group.arm, "random"))
+        only = [int((first & ~second).sum()), int((second & ~first).sum())]
+        assert row.over_images.p_mcnemar == pytest.approx(stats.binomtest(only[0], sum(only)).pvalue)
+        assert (row.over_images.two_way_low, row.verdict) == (None, "not decided")
+    assert {"p (McNemar)", "floor"} <= set(comparison_table(found).header)
+    assert any(
+        "no single seed can say" in told for told in reading_of_images([r.over_images for r in found], asked=True)
+    )
+
+
+def test_an_arm_is_not_judged_by_those_of_its_networks_that_tell_their_images(small: list[Row]) -> None:
+    silent = next(row["cell"] for row in small if row["arm"] == "winning" and row["seed"] == 3)
+    found = comparisons(small, ["random"], correct=lambda cell: None if cell == silent else bits(cell))
+    unknown = [row for row in found if row.over_images == OverImages()]
+    assert [(row.group.arm, row.group.density_asked) for row in unknown] == [("winning", 0.21)]
+    (_, told) = reading_of_images([row.over_images for row in found], asked=True)
+    assert told.startswith("1 of 6 comparisons lack")
+    assert reading_of_images([OverImages()], asked=False) == []
+    other = comparisons(small, ["random"], correct=lambda cell: bits(cell, 399 if cell == silent else 400))
+    assert sum(row.over_images == OverImages() for row in other) == 1, "other images can't be compared"
 
 
 # -- spreads ----------------------------------------------------------------------------------------------------------

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
+from oneticket.cli.completion_command import ARMS
+
+if TYPE_CHECKING:
+    from oneticket.report import Table
+    from oneticket.statistics.simulation import ImageRates, Rates
 
 _points = click.FloatRange(0, 100, min_open=True)
 
@@ -22,7 +28,9 @@ _points = click.FloatRange(0, 100, min_open=True)
     "--tests", type=click.IntRange(1), default=1, show_default=True, help="Comparisons that are looked at together."
 )
 @click.option("--experiment", help="Only the rows of this experiment.")
-@click.option("--against", multiple=True, metavar="ARM", help="As in `results`.  [default: dense, random]")
+@click.option(
+    "--against", multiple=True, metavar="ARM", shell_complete=ARMS, help="As in `results`.  [default: dense, random]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def power(
     store: Path | None,
@@ -80,35 +88,50 @@ def _by_arm(
 
 
 @click.command()
-@click.option("--tables", "count", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True)
+@click.option(
+    "--tables", "count", type=click.IntRange(100, 1_000_000), metavar="N",
+    help="For each setting.  [default: 10,000; with --images 2,000]",
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random numbers.")
 @click.option("--format", "kind", type=click.Choice(["table", "markdown", "json"]), default="table")
 @click.option("--figure", type=click.Path(path_type=Path, dir_okay=False), help="Draw it to this SVG file as well.")
-def statistics(count: int, seed: int, kind: str, figure: Path | None) -> None:
+@click.option("--images", is_flag=True, help="Intervals over seeds and images, beside those over seeds alone.")
+def statistics(count: int | None, seed: int, kind: str, figure: Path | None, images: bool) -> None:
     """Simulate tables without any difference: how often 95 % intervals hold the truth, and how often a star appears."""
-    from dataclasses import asdict
+    from oneticket.report.simulated import simulated_images, simulated_tables
+    from oneticket.statistics.simulation import simulate, simulate_images
 
-    from oneticket.report.writers import markdown
-    from oneticket.statistics.simulation import simulate
-
+    if images and figure is not None:
+        raise click.UsageError("--figure is not drawn with --images")
+    if images:
+        of_images = simulate_images(tables=count or 2000, seed=seed)
+        _show_simulated(kind, of_images, [simulated_images(of_images)])
+        return
     if figure is not None:
         check_out(figure)
-    rates = simulate(tables=count, seed=seed)
-    if kind == "json":
-        click.echo(json.dumps([asdict(rate) for rate in rates], indent=1))
-    else:
-        from oneticket.report.simulated import simulated_tables
-
-        for title, table in simulated_tables(rates):
-            click.echo(f"{title}\n")
-            if kind == "markdown":
-                click.echo(markdown(table))
-            else:
-                tables.show(table)
-                click.echo()
+    rates = simulate(tables=count or 10_000, seed=seed)
+    _show_simulated(kind, rates, simulated_tables(rates))
     if figure is not None:
         from oneticket.report.drawing import render
         from oneticket.report.simulated import draw_simulated
         from oneticket.report.writers import write
 
         write(figure, render(draw_simulated(rates), "svg"))
+
+
+def _show_simulated(kind: str, rates: Sequence[Rates | ImageRates], found: Sequence[tuple[str, Table]]) -> None:
+    """What a simulation found, as titled tables or in JSON."""
+    from dataclasses import asdict
+
+    from oneticket.report.writers import markdown
+
+    if kind == "json":
+        click.echo(json.dumps([asdict(rate) for rate in rates], indent=1))
+        return
+    for title, table in found:
+        click.echo(f"{title}\n")
+        if kind == "markdown":
+            click.echo(markdown(table))
+        else:
+            tables.show(table)
+            click.echo()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +14,8 @@ import click
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from oneticket.report import SummaryRow, Table
@@ -25,6 +30,11 @@ class Shown(NamedTuple):
     verdicts: Sequence[str] = ()
 
 
+_MOST_LAID_OUT = 500
+"""Lines that rich lays out; a table of many more would take it half a minute."""
+_NARROW = re.compile("[ -~−±×–—…]*")
+"""Texts whose letters all take one column of a terminal."""
+
 FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
 
 
@@ -38,10 +48,32 @@ def rows_of(place: Path, experiment: str | None) -> list[dict[str, Any]]:
     return tidy.tidy(Store.open(place), experiment=experiment)
 
 
-def cautions(place: Path, experiment: str | None) -> list[str]:
+def correct_of(place: Path) -> Callable[[str], NDArray[np.bool_] | None] | None:
+    """Which test images each network of a store classifies rightly; None for a table in CSV, which does not know."""
+    if place.is_file():
+        return None
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.correct import correct_of as of_store
+
+    return of_store(Store.open(place))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """A context without garbage collection: of a large table, all is kept, and looking for cycles takes seconds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def cautions(place: Path, experiment: str | None, rows: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
     """Warnings about networks of a store whose numbers may be wrong, were computed in different ways, or are not level.
 
-    A table in CSV holds enough to say for the last of them only.
+    A table in CSV holds enough to say for the last of them only; ``rows`` are its rows, where they have been read.
     """
     from oneticket.lab.cells.store import Store
     from oneticket.lab.results.natural import correction, correction_of_rows
@@ -50,7 +82,7 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     from oneticket.lab.results.table import undecided, unlevel
 
     if place.is_file():
-        return correction_of_rows(rows_of(place, experiment))
+        return correction_of_rows(rows_of(place, experiment) if rows is None else rows)
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
@@ -91,30 +123,36 @@ def verdict_lines(place: Path, rows: Sequence[Mapping[str, Any]], experiment: st
     return lines + [f"Claimed once, and taken out of the file: {says}" for says in withdrawn(place, experiment)]
 
 
-def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
+def results(rows: list[dict[str, Any]], kind: str) -> str | bytes:
     """The tidy table as CSV, JSON or Parquet."""
     from oneticket.lab.results import table as tidy
 
-    rows = rows_of(store, experiment)
     if kind == "parquet":
         return tidy.as_parquet(rows)
     return tidy.as_json(rows) if kind == "json" else tidy.as_csv(rows)
 
 
 def compared(
-    store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
+    store: Path,
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    experiment: str | None,
+    against: Sequence[str],
+    arms: Sequence[str],
+    *,
+    wide: bool,
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
     from oneticket.report import alike, as_markdown, at_edge, fairness, reading, summary_table, tuning_table
     from oneticket.report import summary as over_seeds
+    from oneticket.report.baselines import USUAL
     from oneticket.report.writers import markdown
 
-    rows = rows_of(store, experiment)
     if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
-    short = over_seeds(rows, against) if against or wide else over_seeds(rows)
+    short = over_seeds(rows, against if against or wide else USUAL, transfers=False)
     kept = [row for row in short if not arms or row.group.arm in arms]
     found = _wide(short, arms, width) if wide else [("", summary_table(kept, width=width))]
     shown = [row for row in rows if not arms or row["arm"] in arms]
@@ -146,8 +184,8 @@ def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) ->
 
 def comparisons(
     store: Path,
+    rows: Sequence[Mapping[str, Any]],
     kind: str,
-    experiment: str | None,
     against: Sequence[str],
     arms: Sequence[str],
     points: float | None,
@@ -155,28 +193,41 @@ def comparisons(
     """Every comparison with its verdict; ``points`` is the margin of equivalence."""
     _refuse_others("--comparisons", kind, "table", "markdown", "csv", "latex")
 
-    from oneticket.report import comparison_table, reading_of_comparisons, tally
+    from oneticket.report import (
+        READING_OF_TARGETS,
+        comparison_table,
+        over_targets,
+        over_targets_table,
+        reading_of_comparisons,
+        reading_of_images,
+        tally,
+    )
     from oneticket.report import comparisons as compare
     from oneticket.report.baselines import USUAL
     from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
     from oneticket.statistics import MARGIN
 
-    rows = rows_of(store, experiment)
     if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     margin = MARGIN if points is None else points / 100
-    found = [row for row in compare(rows, against or USUAL, margin) if not arms or row.group.arm in arms]
+    correct = correct_of(store)
+    found = [row for row in compare(rows, against or USUAL, margin, correct) if not arms or row.group.arm in arms]
     if not found and kind in ("table", "markdown"):
         return f"No arm has one to be compared with: {' and '.join(against or USUAL)}. Name others with --against."
     if kind == "csv":
         return comparisons_csv(found)
     if kind == "latex":
         return comparisons_latex(found, margin)
-    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin)]
+    of_images = reading_of_images([row.over_images for row in found], asked=correct is not None)
+    shown, notes = [("", comparison_table(found))], [tally(found), reading_of_comparisons(margin), *of_images]
+    if over := [row for row in over_targets(rows, against or USUAL) if not arms or row.arm in arms]:
+        shown.append(("Over the targets", over_targets_table(over)))
+        notes.append(READING_OF_TARGETS)
     if kind == "table":
-        return Shown([("", table)], notes)
-    return "\n".join([markdown(table), *(f"{note}\n" for note in notes)])
+        return Shown(shown, notes)
+    tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in shown]
+    return "\n".join([*tables, *(f"{note}\n" for note in notes)])
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:
@@ -240,6 +291,14 @@ def show_all(shown: Shown) -> None:
 
 def show(table: Table) -> None:
     """Print a table to standard output."""
+    console = _console()
+    if len(table.lines) > _MOST_LAID_OUT:
+        lines = aligned(table)
+        if max(map(len, lines)) <= console.width and all(map(_NARROW.fullmatch, lines)):  # else rich shortens
+            console.print(lines[0], style="bold", markup=False, highlight=False, no_wrap=True)
+            click.echo("\n".join(lines[1:]))
+            return
+
     from rich.table import Table as Shown
     from rich.text import Text
 
@@ -249,7 +308,15 @@ def show(table: Table) -> None:
         shown.add_column(Text(harmless(title)), justify="right" if numeric else "left", no_wrap=True)
     for line in table.lines:
         shown.add_row(*(Text(harmless(text)) for text in line))
-    _console().print(shown)
+    console.print(shown)
+
+
+def aligned(table: Table) -> list[str]:
+    """The lines of a table, its columns aligned by their numbers of letters; for narrow letters as rich sets them."""
+    texts = [[harmless(text) for text in line] for line in (table.header, *table.lines)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    form = "  ".join(f"{{:{'>' if right else '<'}{room}}}" for right, room in zip(table.numeric, widths, strict=True))
+    return [form.format(*line) for line in texts]
 
 
 def _console() -> Console:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from oneticket.cli.checks import check_device, check_out, max_pixels
+from oneticket.cli.completion_command import ALLOCATIONS, CRITERIA
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--density", type=float, default=0.05, show_default=True, help="Fraction of the weights to keep.")
 @click.option("--rewind", default="1ep", show_default=True, help="Moment to rewind to: 1ep, 500it, 0.")
 @click.option("--rounds", type=click.IntRange(1), help="Pruning rounds; 1 is one-shot.  [default: 20 % a round]")
-@click.option("--criterion", default="magnitude", show_default=True)
-@click.option("--allocation", default="global", show_default=True)
+@click.option("--criterion", default="magnitude", show_default=True, shell_complete=CRITERIA)
+@click.option("--allocation", default="global", show_default=True, shell_complete=ALLOCATIONS)
 @click.option("--out", type=_file, required=True, help="File of the ticket.")
 @_training_options
 def find(
@@ -68,11 +69,12 @@ def find(
     from oneticket.finding import find_ticket
     from oneticket.models import ModelSpec
     from oneticket.training import Step, Training
+    from oneticket.words import Own
 
     check_out(out)
     splits, recipe = _prepared(training)
     rewind = str(Step.parse(int(rewind) if rewind.isdecimal() else rewind))
-    spec = ModelSpec(name=model_name, options=_parsed_options(model_options))
+    spec = ModelSpec(name=model_name, options=parsed_options(model_options))
     seed = training["seed"]
     model = _built(spec, splits, seed)
 
@@ -82,7 +84,7 @@ def find(
 
     ticket = find_ticket(
         model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
-        criterion=criterion, allocation=allocation, head=head,
+        criterion=Own(criterion), allocation=Own(allocation), head=head,
         name=Path(training["data_place"]).name, device=training["device"], on_round=on_round,
     )  # fmt: skip
     ticket.provenance = msgspec.structs.replace(
@@ -110,7 +112,7 @@ def transfer(
     from oneticket.ticket import Ticket
 
     ticket = Ticket.load(ticket_file)
-    spec = _model_of(ticket, model_name, model_options, str(ticket_file))
+    spec = model_of(ticket, model_name, model_options, str(ticket_file))
     splits, recipe = _prepared(training)
     model = _built(spec, splits, training["seed"])
     _check_fit(ticket, model, str(ticket_file))
@@ -199,7 +201,7 @@ def _in_words(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
+def model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where: str) -> ModelSpec:
     """The model of the command line, else that of the ticket.
 
     An import path in the ticket is refused with InputError: the code that is run must be named by the user, not by a
@@ -214,7 +216,7 @@ def _model_of(ticket: Ticket, name: str | None, options: tuple[str, ...], where:
         raise InputError(found, where=where, expected="--model, with an --option for each that it needs")
     if name is None or (name == known.model and not options and ":" not in name):
         return ModelSpec(name=known.model, options=known.model_options)
-    return ModelSpec(name=name, options=_parsed_options(options))
+    return ModelSpec(name=name, options=parsed_options(options))
 
 
 def _built(spec: ModelSpec, splits: Splits, seed: int) -> nn.Module:
@@ -296,7 +298,7 @@ def _input_rule(training: dict[str, Any]) -> str:
     return ", ".join(rule for rule in rules[: 2 if training["channels"] else 1] if rule) or "as they are"
 
 
-def _parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def parsed_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     """``KEY=VALUE`` pairs; a value is read as TOML, and is text if it is not valid TOML."""
     import tomllib
 

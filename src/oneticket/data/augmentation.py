@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneticket.conversion import conform
-from oneticket.data.sets import ImageSet
+from oneticket.data.sets import AnySet, ImageSet
 from oneticket.errors import InputError
 
 _CHUNK = 4096  # images at a time when values are counted
@@ -107,3 +107,8 @@ class Normalisation(msgspec.Struct, frozen=True):
         """Scale and offset, float32 [1, C, 1, 1]: ``pixel · scale − offset`` is ``(pixel / 255 − mean) / std``."""
         mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (1 / (255 * std)).float().to(device), (mean / std).float().to(device)
+
+
+def normalisation_of(samples: AnySet) -> Normalisation | None:
+    """The normalisation of images, by the statistics of ``samples``; None for text and tables, which have none."""
+    return Normalisation.of(samples) if isinstance(samples, ImageSet) else None

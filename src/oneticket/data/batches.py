@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from oneticket.calling import Inputs, each, size_of, tensors_of
 from oneticket.data.augmentation import Augmentation, Draws, Normalisation
 from oneticket.data.samples import as_batch, as_pair, moved, seeded_everywhere
-from oneticket.data.sets import ImageSet
+from oneticket.data.sets import ImageSet, TableSet, TextSet
 from oneticket.errors import InputError
 
 Batch = tuple[Inputs, Tensor]
@@ -113,6 +113,30 @@ class ImageBatches(_Batches):
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images.float().mul_(self._scale).sub_(self._offset)
+
+
+class RowBatches(_Batches):
+    """Batches of windows of text or of rows of a table, on ``device``.
+
+    Of text inputs and targets are the tokens, int64 [n, T]; of a table float32 [n, F] and labels int64 [n]. What is
+    memory-mapped stays so, and is read batch by batch.
+    """
+
+    def __init__(self, rows: TextSet | TableSet, batch_size: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(len(rows), batch_size, device)
+        self._rows = rows
+
+    def epoch(self, order: torch.Generator, augmentation: torch.Generator) -> Iterator[Batch]:
+        return (self._picked(samples.cpu()) for samples in self._shuffled(order))
+
+    def ordered(self) -> Iterator[Batch]:
+        return (self._picked(torch.arange(self.samples)[part]) for part in self._in_order())
+
+    def _picked(self, samples: Tensor) -> Batch:
+        rows = self._rows.gather(samples)
+        if isinstance(self._rows, TableSet):
+            return moved((rows, self._rows.labels.index_select(0, samples)), self.device)
+        return moved((rows.long(), rows.long()), self.device)
 
 
 class TensorBatches(_Batches):
@@ -247,7 +271,7 @@ def as_batches(
 
     Parameters
     ----------
-    data : ImageSet, pair of tensors or arrays, TensorDataset, dict, dataset, DataLoader or BatchSource
+    data : ImageSet, TextSet, TableSet, pair of tensors or arrays, TensorDataset, dict, dataset, DataLoader, BatchSource
         A BatchSource is returned as it is, with its own batch size, normalisation and augmentation. The inputs of a
         pair may be a tuple (a network of several inputs) or a dict (given by keyword). A dict, or a dataset of dicts,
         has its targets under ``labels`` or ``label``; without them the targets are its ``input_ids``. NumPy numbers
@@ -276,6 +300,8 @@ def as_batches(
     if isinstance(data, ImageSet):
         normalisation = normalisation or Normalisation.of(data)
         return ImageBatches(data, batch_size, normalisation=normalisation, augmentation=augmentation, device=device)
+    if isinstance(data, TextSet | TableSet) and not augmentation:
+        return RowBatches(data, batch_size, device)
     if augmentation:
         found = f"flip and crop are for an ImageSet, not for {type(data).__name__}"
         raise InputError(found, expected="no augmentation in the recipe; let the dataset draw its own")

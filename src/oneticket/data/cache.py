@@ -1,4 +1,4 @@
-"""The cache of decoded images: each data set once, under its fingerprint, for memory-mapping.
+"""The cache of decoded data: each data set once, under its fingerprint, for memory-mapping.
 
 ::
 
@@ -6,6 +6,8 @@
     CACHE/data/DIGEST/       meta.json  {train,test}-images.npy   the same images at another size or with other channels
     CACHE/data/memo/         which source files, unchanged, decode to which fingerprint
     CACHE/data/locks/        one process decodes, the others wait for it
+
+The files of windows of text and of rows of a table have the names of those of images.
 
 Everything in it can be deleted at any time; it is made again when needed. What is read is compared with its fingerprint
 once by each process, and again after its files have changed. What does not agree is dropped, with one line.
@@ -30,6 +32,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from oneticket.data.sets import Kind
 from oneticket.errors import InputError
 from oneticket.identity import canonical_json, digest
 from oneticket.places import cache_home
@@ -40,6 +43,7 @@ LOG = logging.getLogger("oneticket.cache")
 State = tuple[tuple[str, int, int, int, int], ...]
 """Path, inode, size, and times (ns) of the last changes of content and of status, for each file of a folder."""
 
+_FORMS = {"images": (torch.uint8, 4), "text": (torch.uint8, 2), "table": (torch.float32, 2)}
 _SOUND: set[State] = set()  # what this process, or the one that it works for, has compared
 
 
@@ -48,7 +52,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split: images uint8 [N, C, H, W] and labels int64 [N]."""
+    """One split: images uint8 [N, C, H, W], windows uint8 [N, T] or rows float32 [N, F]; and labels int64 [N].
+
+    The label of a window is the number of its file.
+    """
 
     images: Tensor
     labels: Tensor
@@ -56,11 +63,13 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A data set as its source gives it, before any derivation."""
+    """A data set as its source gives it, before any derivation; ``notes`` say what of it was left out, and why."""
 
     classes: tuple[str, ...]
     train: Part
     test: Part
+    kind: Kind = "images"
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -74,8 +83,11 @@ def default_cache() -> Path:
 
 
 def fingerprint(data: Decoded) -> str:
-    """SHA-256 over the class names, and over shape, pixels and labels of train and test; 64 hexadecimal digits."""
-    text = {"classes": data.classes, "shapes": {name: list(part.images.shape) for name, part in data.parts.items()}}
+    """SHA-256 over the class names, and over shape, inputs and labels of train and test; 64 hexadecimal digits."""
+    text: dict[str, object] = {"classes": data.classes}
+    text["shapes"] = {name: list(part.images.shape) for name, part in data.parts.items()}
+    if data.kind != "images":
+        text["kind"] = data.kind
     content = hashlib.sha256(canonical_json(text).encode())
     for part in data.parts.values():
         content.update(part.images.contiguous().numpy().data)
@@ -93,7 +105,7 @@ def keep(cache: Path, data: Decoded) -> str:
             for part_name, part in data.parts.items():
                 np.save(folder / f"{part_name}-images.npy", part.images.numpy())
                 np.save(folder / f"{part_name}-labels.npy", part.labels.numpy())
-            (folder / "meta.json").write_text(canonical_json({"classes": data.classes}), encoding="utf-8")
+            (folder / "meta.json").write_text(canonical_json(_meta(data)), encoding="utf-8")
     return name
 
 
@@ -101,10 +113,12 @@ def kept(cache: Path, name: str) -> Decoded | None:
     """The data set with this fingerprint, its images memory-mapped; None if the cache does not have it whole."""
 
     def opened(folder: Path) -> Decoded:
-        classes = tuple(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"])
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         labels = {part: torch.from_numpy(np.load(folder / f"{part}-labels.npy")) for part in PARTS}
         images = _mapped(folder)
-        return Decoded(classes, *(Part(images[part], labels[part]) for part in PARTS))
+        train, test = (Part(images[part], labels[part]) for part in PARTS)
+        kind, notes = meta.get("kind", "images"), tuple(meta.get("notes", ()))
+        return Decoded(tuple(meta["classes"]), train, test, kind, notes)
 
     return _compared(_home(cache) / name, opened, lambda _, data: _fits(data) and fingerprint(data) == name)
 
@@ -239,10 +253,18 @@ def _state(folder: Path) -> State:
     return tuple((path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files)
 
 
+def _meta(data: Decoded) -> dict[str, object]:
+    meta: dict[str, object] = {"classes": data.classes}
+    if data.kind != "images":
+        meta |= {"kind": data.kind, "notes": data.notes}
+    return meta
+
+
 def _fits(data: Decoded) -> bool:
     """Whether images and labels have the types and shapes that all data have; the fingerprint does not cover types."""
+    kind, dimensions = _FORMS[data.kind]
     return all(
-        part.images.dtype == torch.uint8 and part.images.dim() == 4
+        part.images.dtype == kind and part.images.dim() == dimensions
         and part.labels.dtype == torch.int64 and part.labels.shape == part.images.shape[:1]
         for part in data.parts.values()
     )  # fmt: skip

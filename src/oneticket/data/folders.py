@@ -39,6 +39,18 @@ class Labelled(NamedTuple):
     label: int
 
 
+def pictures_to_part(home: Path, left: list[Left]) -> tuple[list[str], list[Labelled]]:
+    """Classes and pictures of a folder of CLASS/FILE that is not parted into train and test.
+
+    Raises InputError as :func:`classes_of` and :func:`pictures_of` do, and where there is no class.
+    """
+    classes = sorted(_class_folders(home, left), key=in_order)
+    if not classes:
+        raise InputError(f"no folder in {home}", expected="a folder for each class")
+    _check_names(classes, home)
+    return classes, pictures_of(home, classes, left)
+
+
 def classes_of(home: Path, left: list[Left]) -> list[str]:
     """The classes of a folder of images: the names of the folders in train, in the order of their labels.
 
@@ -51,13 +63,18 @@ def classes_of(home: Path, left: list[Left]) -> list[str]:
         if entry.name not in ("train", "test") and not is_document(entry)
     ]
     found = {part: _class_folders(existing(home / part), left) for part in ("train", "test")}
-    classes = sorted(found["train"], key=_in_order)
+    classes = sorted(found["train"], key=in_order)
     strangers = set(found["test"]) - set(classes)
     if strangers:
         word = min(strangers)
         raise InputError(
             f"class '{word}' is in test, but not in train", where=str(home), nearest=nearest(word, classes)
         )
+    _check_names(classes, home)
+    return classes
+
+
+def _check_names(classes: Sequence[str], home: Path) -> None:
     unreadable = [name for name in classes if any("\ud800" <= letter <= "\udfff" for letter in name)]
     if unreadable:
         raise InputError(
@@ -65,7 +82,6 @@ def classes_of(home: Path, left: list[Left]) -> list[str]:
             where=str(home),
             expected="a UTF-8 name",
         )
-    return classes
 
 
 def pictures_of(folder: Path, classes: Sequence[str], left: list[Left]) -> list[Labelled]:
@@ -194,6 +210,7 @@ def _looks_like_a_picture(file: Path) -> bool:
     )
 
 
-def _in_order(name: str) -> tuple[int, str]:
+def in_order(name: str) -> tuple[int, str]:
+    """The key by which names of classes are sorted."""
     # Classes named by numbers stand in the order of the numbers: 10 after 9, not after 1.
     return (int(name), name) if name.isdecimal() else (2**63, name)

@@ -1,4 +1,4 @@
-"""From the description of a data set to its identity, and from there to its images."""
+"""From the description of a data set to its identity, and from there to its samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from oneticket.data.cache import Decoded, Part, keep, kept, locked, redrawn, remember, remembered
 from oneticket.data.decoding import Reading
 from oneticket.data.derivations import AnyDerivation, Channels, Selection, Size, View, held_out
-from oneticket.data.sets import ImageSet, Splits
+from oneticket.data.sets import AnySet, ImageSet, Splits, TableSet, TextSet
 from oneticket.data.sources import SOURCES, Source
 from oneticket.data.spec import DataSpec, chain
 from oneticket.errors import InputError
@@ -71,6 +71,8 @@ def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Pa
     fingerprint = _decoded(path, folder, cache)
     base = _base(cache, fingerprint)
     _say_empty(base, path[0][0])
+    for note in base.notes:
+        warnings.warn(f"data.{path[0][0]}: {note}", stacklevel=3)
     view = _whole(base)
     steps: list[AnyDerivation] = []
     split, validation = 0, DEFAULT_VALIDATION
@@ -78,6 +80,7 @@ def resolve(specs: Mapping[str, DataSpec], name: str, *, folder: Path, cache: Pa
         split = split if spec.split is None else spec.split
         validation = validation if spec.validation is None else float(spec.validation)
         try:
+            spec.check_kind(view.kind)
             for step in spec.derivations(view.classes, split):
                 derived = step.apply(view)
                 if not derived.equals(view):
@@ -110,9 +113,12 @@ def open_data(ref: DataRef, *, cache: Path) -> Splits:
     train, validation = held_out(view, ref.split, ref.validation)
     images = _images(base, ref, cache)
 
-    def shown(part: Selection, pixels: Tensor) -> ImageSet:
-        everything = torch.equal(part.rows, torch.arange(len(pixels)))
-        return ImageSet(pixels, part.labels, view.classes, None if everything else part.rows)
+    def shown(part: Selection, inputs: Tensor) -> AnySet:
+        index = None if torch.equal(part.rows, torch.arange(len(inputs))) else part.rows
+        if view.kind == "text":
+            return TextSet(inputs, index)
+        made = ImageSet if view.kind == "images" else TableSet
+        return made(inputs, part.labels, view.classes, index)
 
     return Splits(shown(train, images["train"]), shown(validation, images["train"]), shown(view.test, images["test"]))
 
@@ -124,10 +130,13 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
     compact = base.labels == "compact"
     size = next((Size(spec.size, spec.fit) for _, spec in path if spec.size is not None), None)
     try:
-        found = SOURCES[kind](place, folder)
+        found = SOURCES[kind](place, folder, base)
         for note in found.notes:
             warnings.warn(f"data.{where}: {note}", stacklevel=4)
-        of = [RULES, kind, _state(found) or place, compact]
+        of: list[object] = [RULES, kind, _state(found) or place, compact]
+        if base.test is not None or kind in ("text", "table"):
+            about = (base.test, base.split or 0, base.window, base.pattern, base.label, base.columns)
+            of.append(msgspec.to_builtins(about))
         same_size, mixed = (digest([*of, to]) for to in (None, msgspec.to_builtins(size)))
         with locked(cache, same_size):
             fingerprint = remembered(cache, same_size) or remembered(cache, mixed)
@@ -142,6 +151,8 @@ def _decoded(path: list[tuple[str, DataSpec]], folder: Path, cache: Path) -> str
 
 def _say_empty(base: Decoded, where: str) -> None:
     """Warn of classes without images: an output of the network stands for each, and no image asks for it."""
+    if base.kind == "text":  # most bytes are not in most texts
+        return
     for part_name, part in base.parts.items():
         counts = torch.bincount(part.labels, minlength=len(base.classes)).tolist()
         empty = [name for name, count in zip(base.classes, counts, strict=True) if not count]
@@ -170,8 +181,8 @@ def _whole(base: Decoded) -> View:
     def everything(part: Part) -> Selection:
         return Selection(torch.arange(len(part.labels)), part.labels)
 
-    channels, height, width = base.train.images.shape[1:]
-    return View(base.classes, everything(base.train), everything(base.test), (channels, height, width))
+    shape = tuple(base.train.images.shape[1:])
+    return View(base.classes, everything(base.train), everything(base.test), shape, base.kind)
 
 
 def _images(base: Decoded, ref: DataRef, cache: Path) -> dict[str, Tensor]:

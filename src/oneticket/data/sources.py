@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from oneticket.data import features, windows
 from oneticket.data.cache import Decoded, Part
 from oneticket.data.decoding import Encoded, Picture, Reading, decode, extra
-from oneticket.data.folders import Left, classes_of, existing, notes, pictures_of
+from oneticket.data.folders import Labelled, Left, classes_of, existing, notes, pictures_of, pictures_to_part
+from oneticket.data.parting import for_testing
+from oneticket.data.spec import DataSpec
 from oneticket.data.tables import PARTS, decode_tables, hub_table, joined, left_out_of, parquet_table, shards_of
 from oneticket.errors import InputError, unknown
 from oneticket.registry import NoFacts, Registry
@@ -39,12 +42,16 @@ class Source:
     notes: Sequence[str] = ()
 
 
-SOURCES: Registry[Callable[[str, Path], Source], NoFacts] = Registry("data source", NoFacts)
+SOURCES: Registry[Callable[..., Source], NoFacts] = Registry("data source", NoFacts)
+"""Functions of the value of the origin, the folder that paths start from, and the whole table."""
+
 source = SOURCES.register
+
+_ALONE = DataSpec()  # an origin about which its table says nothing else
 
 
 @source("builtin")
-def builtin(name: str, folder: Path) -> Source:
+def builtin(name: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
     """Images that come with scikit-learn: ``digits``, 1,797 grey images of 8×8."""
     if name != "digits":
         raise unknown("built-in data set", name, ["digits"])
@@ -52,7 +59,7 @@ def builtin(name: str, folder: Path) -> Source:
 
 
 @source("path")
-def parquet(place: str, folder: Path) -> Source:
+def parquet(place: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
     """A folder of train.parquet and test.parquet (or train-*.parquet …) in the Hugging Face convention."""
     home = existing(folder / Path(place).expanduser())
     shards = {part: shards_of(home, part) for part in PARTS}
@@ -66,12 +73,18 @@ def parquet(place: str, folder: Path) -> Source:
 
 
 @source("images")
-def image_folder(place: str, folder: Path) -> Source:
-    """A folder of images: train/CLASS/FILE and test/CLASS/FILE."""
+def image_folder(place: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
+    """A folder of images: train/CLASS/FILE and test/CLASS/FILE, or CLASS/FILE of which ``test`` parts each class."""
     home = existing(folder / Path(place).expanduser())
     left: list[Left] = []
-    classes = classes_of(home, left)
-    found = {part: pictures_of(home / part, classes, left) for part in PARTS}
+    if isinstance(spec.test, float):
+        classes, found = _parted(home, spec.test, spec.split or 0, left)
+    else:
+        if not any((home / part).is_dir() for part in PARTS) and any(entry.is_dir() for entry in home.iterdir()):
+            expected = "train and test, each with a folder for each class; or test = 0.2 for a folder of classes"
+            raise InputError(f"{home} has neither train nor test", expected=expected)
+        classes = classes_of(home, left)
+        found = {part: pictures_of(home / part, classes, left) for part in PARTS}
     for label in set(range(len(classes))) - {picture.label for picture in found["train"]}:
         raise InputError(f"class '{classes[label]}' has no image in train", where=str(home))
 
@@ -85,8 +98,58 @@ def image_folder(place: str, folder: Path) -> Source:
     return Source([picture.file for own in found.values() for picture in own], read, notes(home, left))
 
 
+def _parted(home: Path, test: float, split: int, left: list[Left]) -> tuple[list[str], dict[str, list[Labelled]]]:
+    """The pictures of a folder of classes, parted by their names, the same fraction of each class."""
+    both = [name for name in PARTS if (home / name).is_dir()]
+    if both:
+        found = f"test = {test} and a folder '{both[0]}'"
+        raise InputError(found, where="test", expected="no such key: the folder is parted already")
+    classes, pictures = pictures_to_part(home, left)
+    found_in: dict[str, list[Labelled]] = {part: [] for part in PARTS}
+    for label, name in enumerate(classes):
+        own = [picture for picture in pictures if picture.label == label]
+        if len(own) < 2:
+            raise InputError(f"class '{name}' has {len(own)} pictures", where="test", expected="two or more to part")
+        sides = for_testing([picture.file.relative_to(home).as_posix() for picture in own], test, split)
+        for picture, side in zip(own, sides, strict=True):
+            found_in["test" if side else "train"].append(picture)
+    return classes, found_in
+
+
+@source("text")
+def text_folder(place: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
+    """A folder of files of text, whose bytes are the tokens; a fraction ``test`` of the files is for testing."""
+    home = existing(folder / Path(place).expanduser())
+    left: list[Left] = []
+    patterns = (spec.pattern,) if isinstance(spec.pattern, str) else spec.pattern or ()
+    files = windows.files_of(home, patterns, left)
+    window, test = spec.window or windows.WINDOW, float(spec.test or windows.TEST)
+
+    def read(reading: Reading) -> tuple[Decoded, bool]:
+        return windows.windows_of(home, files, window, test, spec.split or 0), False
+
+    return Source(files, read, notes(home, left))
+
+
+@source("table")
+def table_file(place: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
+    """A CSV or Parquet table of numbers and categories with a column of classes, ``label``."""
+    files = [features.existing_file(folder / Path(place).expanduser())]
+    if isinstance(spec.test, str):
+        files.append(features.existing_file(folder / Path(spec.test).expanduser()))
+
+    def read(reading: Reading) -> tuple[Decoded, bool]:
+        label, (train, *others) = spec.label or "", map(features.read_columns, files)
+        if others:
+            return features.numbers_of(train, others[0], label, spec.columns), False
+        parts = features.parted(train, label, float(spec.test or features.TEST), spec.split or 0)
+        return features.numbers_of(*parts, label, spec.columns), False
+
+    return Source(files, read)
+
+
 @source("hub")
-def hub(name: str, folder: Path) -> Source:
+def hub(name: str, folder: Path, spec: DataSpec = _ALONE) -> Source:
     """A data set of the Hugging Face hub, by its id; downloaded once, later changes there have no effect."""
 
     def read(reading: Reading) -> tuple[Decoded, bool]:

@@ -130,9 +130,12 @@ class PretrainingFacts(msgspec.Struct, frozen=True):
     ----------
     parts : bool
         Whether it trains one part of the network after the other, each by :meth:`Recipe.scaled` to its own length.
+    takes : "images" or "numbers"
+        What it can be trained on: images alone, or rows of numbers too. None takes tokens.
     """
 
     parts: bool = False
+    takes: Literal["images", "numbers"] = "numbers"
 
 
 PRETRAININGS: Registry[Pretraining, PretrainingFacts] = Registry("pre-training", PretrainingFacts)

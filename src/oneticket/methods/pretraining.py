@@ -24,7 +24,7 @@ MASKED = 0.25  # ν, the fraction of an input that masking noise sets to 0; Vinc
 HIDDEN = 512  # units of the hidden layer between features and reconstructed pixels
 
 
-@pretraining("rotation", source="Gidaris et al. 2018")
+@pretraining("rotation", source="Gidaris et al. 2018", takes="images")
 def rotation(task: PretrainingTask) -> Training:
     """Which of four rotations an image has: every image of a batch in all four, so four samples for each image."""
     return _with_other_head(task, 4, _Rotated(task.train_set), None)

@@ -14,7 +14,8 @@ from oneticket.errors import InputError
 def largest(values: Tensor, count: int) -> Tensor:
     """Mask of the ``count`` largest of ``values``, both of shape (n,); of equal values the lower index is kept.
 
-    Linear in n: the threshold is selected, not found by sorting. ``values`` must hold no NaN.
+    Linear in n: the threshold is selected, not found by sorting. NaN, as in a training that has diverged, counts as the
+    largest value, so that the mask has ``count`` entries whatever becomes of the network.
 
     >>> largest(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3)
     tensor([ True,  True, False,  True])
@@ -23,6 +24,8 @@ def largest(values: Tensor, count: int) -> Tensor:
         raise InputError(f"cannot keep {count} of {values.numel()} weights")
     if count == 0:
         return torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    if bool(values.isnan().any()):
+        values = torch.where(values.isnan(), math.inf, values)
     threshold = values.kthvalue(values.numel() - count + 1).values
     kept = values > threshold
     # `values >= threshold` would keep every weight that ties with the last one; so only the first of these stay.

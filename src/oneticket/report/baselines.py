@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from oneticket.errors import InputError, unknown
 from oneticket.report.groups import Group, at
 
 USUAL = ("dense", "random")
 OWN = "own"
-AXES = ("arm", "rescale", "source")
+AXES = ("arm", "rescale", "source", "store")
+IN = " in "
+"""Between the experiment and its store, in tables of several."""
 
 Accuracies = Mapping[Any, float]
 """Seed → test accuracy."""
+BySeed = TypeVar("BySeed", bound=Mapping[Any, Any])
 
 
 class Baseline(NamedTuple):
@@ -25,7 +28,7 @@ class Baseline(NamedTuple):
 
     @classmethod
     def parse(cls, word: str, groups: Iterable[Group]) -> Baseline:
-        """Read ``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``.
+        """Read ``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``, ``store=first``.
 
         Raises InputError, with the nearest valid word, for an unknown axis and for a value that no group has.
         """
@@ -41,7 +44,12 @@ class Baseline(NamedTuple):
     @property
     def label(self) -> str:
         """How a heading names it, after 'vs'."""
-        return {"arm": self.value, "rescale": f"rescale {self.value}", "source": f"from {self.value}"}[self.axis]
+        return {
+            "arm": self.value,
+            "rescale": f"rescale {self.value}",
+            "source": f"from {self.value}",
+            "store": f"that in {self.value}",
+        }[self.axis]
 
     @property
     def phrase(self) -> str:
@@ -50,6 +58,7 @@ class Baseline(NamedTuple):
             "arm": f"the arm {self.value}",
             "rescale": f"the same arm with rescale = {self.value}",
             "source": f"the same arm from {self.value}",
+            "store": f"the same arm in {self.value}",
         }[self.axis]
 
     @property
@@ -66,11 +75,15 @@ class Baseline(NamedTuple):
         if self.axis == "source":
             source, _, recipe = self.value.partition("@")
             return group._replace(source=source, source_recipe=recipe)
+        if self.axis == "store":
+            return group._replace(experiment=f"{group.experiment.rpartition(IN)[0]}{IN}{self.value}")
         return group._replace(arm=self.value) if self.axis == "arm" else group._replace(rescale=self.value)
 
     def _of(self, group: Group) -> str:
         if self.axis == "source":
             return at(group.source, group.source_recipe) if group.source else ""
+        if self.axis == "store":
+            return group.experiment.rpartition(IN)[2] if IN in group.experiment else ""
         return str(getattr(group, self.axis))
 
 
@@ -87,8 +100,8 @@ def parse(words: Iterable[str], groups: Iterable[Group]) -> list[Baseline]:
     return [Baseline.parse(word, groups) for word in words]
 
 
-class Baselines:
-    """The accuracies of every group, looked up for comparison.
+class Baselines(Generic[BySeed]):
+    """The accuracies of every group by seed, or whatever else its networks have, looked up for comparison.
 
     A place that the baseline arm does not have itself is filled by that arm's networks for the same target, rescaling
     and density, if these are the same for all its sources and do not belong to another source: the arm has no source
@@ -96,9 +109,9 @@ class Baselines:
     all weights, the density does not matter; where the baseline does, neither does the rescaling.
     """
 
-    def __init__(self, accuracies: Mapping[Group, Accuracies]) -> None:
+    def __init__(self, accuracies: Mapping[Group, BySeed]) -> None:
         self._exact = accuracies
-        self._shared: dict[tuple[Hashable, ...], Accuracies | None] = {}
+        self._shared: dict[tuple[Hashable, ...], BySeed | None] = {}
         self._sources: dict[tuple[Hashable, ...], set[tuple[str, str]]] = defaultdict(set)
         for group, values in accuracies.items():
             arm = (group.section, group.arm, group.rescale)
@@ -107,7 +120,7 @@ class Baselines:
                 if self._shared.setdefault((*arm, key), values) != values:
                     self._shared[*arm, key] = None
 
-    def find(self, group: Group, baseline: Baseline) -> Accuracies | None:
+    def find(self, group: Group, baseline: Baseline) -> BySeed | None:
         """The accuracies to compare ``group`` with; None without a unique baseline, or for the baseline itself."""
         if baseline.is_of(group):
             return None

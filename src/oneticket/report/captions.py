@@ -36,9 +36,8 @@ def forest(asked: Sequence[Question], arm: str | None, *, left_out: int = 0) -> 
     rows = [row for question in asked for row in question.rows]
     whose = f"of {arm} " if arm else ""
     counts = [question.found(row).difference.n for question in asked for row in question.rows]
-    told = (
-        f"Differences {whose}in test accuracy, in points, paired by seed ({_n(counts)}); right of the line is better. "
-    )
+    told = f"Differences {whose}in test accuracy, in points, paired by seed ({n_of(counts)}); right of the line is "
+    told += "better. "
     if max(counts) > 1:
         told += f"Bars are 95 % intervals, each for one comparison. {_STAR} "
     densities = {row.group.density_asked for row in rows}
@@ -54,7 +53,7 @@ def heat_map(shown: HeatMap) -> str:
     counts = [c.difference.n for row in shown.fields.values() if (c := row.versus[shown.baseline]) is not None]
     told = (
         f"Tickets of each source on each target: {shown.arm} minus {shown.baseline.label} at "
-        f"{density(shown.density)} % of the weights, in points of test accuracy ({_n(counts)}). "
+        f"{density(shown.density)} % of the weights, in points of test accuracy ({n_of(counts)}). "
         "Blue is better, orange worse. "
     )
     return told + (f"Brackets hold 95 % intervals. {_STAR}" if max(counts, default=0) > 1 else "")
@@ -73,13 +72,16 @@ def compute(found: Sequence[Spent], title: str) -> str:
 
 def _bars(rows: Sequence[SummaryRow], bars: str) -> str:
     counts = [row.accuracy.n for row in rows]
-    return f"{bars} over seeds ({_n(counts)})" if max(counts, default=0) > 1 else "One seed, so there are no intervals"
+    return (
+        f"{bars} over seeds ({n_of(counts)})" if max(counts, default=0) > 1 else "One seed, so there are no intervals"
+    )
 
 
 def _most(rows: Sequence[SummaryRow]) -> int:
     return max((row.accuracy.n for row in rows), default=0)
 
 
-def _n(counts: Sequence[int]) -> str:
+def n_of(counts: Sequence[int]) -> str:
+    """The number of seeds, or from the least to the greatest."""
     least, most = min(counts, default=0), max(counts, default=0)
     return f"n = {least}" if least == most else f"n = {least} to {most}"

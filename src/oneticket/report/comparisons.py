@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from oneticket.report.baselines import USUAL, Accuracies, Baseline, Baselines, parse
-from oneticket.report.formatting import Table, density, percent
+from oneticket.report.formatting import Table, density, percent, signed
 from oneticket.report.formatting import difference as shown_difference
 from oneticket.report.groups import NONE, Group, Section, at
+from oneticket.report.over_images import UNKNOWN, Correct, OverImages, over_images
 from oneticket.report.tables import Row, accuracies_of, adjust, differences, grouped, images_of, mean_of
 from oneticket.statistics import (
     CONFIDENCE,
@@ -28,9 +29,9 @@ VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "not decided")
 
 FIELDS = (
     "n", "estimate", "low", "high", "p", "p_adjusted", "p_sign_flip", "p_equivalent", "p_equivalent_adjusted",
-    "smallest_detectable", "seeds_needed", "verdict", "density",
+    "smallest_detectable", "seeds_needed", "verdict", "density", *(field.name for field in fields(OverImages)),
 )  # fmt: skip
-"""The columns behind those of the group and the baseline, in the order of :class:`ComparisonRow`."""
+"""The columns behind those of the group and the baseline, in the order of :class:`ComparisonRow` and `OverImages`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class ComparisonRow:
         ``p_equivalent_adjusted`` is, else ``not decided``.
     density : float or None
         The mean density of the networks.
+    over_images : OverImages
+        What is known from the test images one by one.
 
     None stands for what one seed, or a spread that is not known, cannot tell.
     """
@@ -80,9 +83,12 @@ class ComparisonRow:
     seeds_needed: int | None
     verdict: Verdict
     density: float | None
+    over_images: OverImages = UNKNOWN
 
 
-def comparisons(rows: Iterable[Row], against: Sequence[str] = USUAL, margin: float = MARGIN) -> list[ComparisonRow]:
+def comparisons(
+    rows: Iterable[Row], against: Sequence[str] = USUAL, margin: float = MARGIN, correct: Correct | None = None
+) -> list[ComparisonRow]:
     """Every arm at every density against each baseline of its place.
 
     Parameters
@@ -93,6 +99,8 @@ def comparisons(rows: Iterable[Row], against: Sequence[str] = USUAL, margin: flo
         The baselines, as :meth:`Baseline.parse` reads them.
     margin : float, default 0.002
         Differences up to it count as none; a fraction of 1.
+    correct : function, optional
+        Which test images the network of a cell classifies rightly.
 
     Returns
     -------
@@ -107,8 +115,16 @@ def comparisons(rows: Iterable[Row], against: Sequence[str] = USUAL, margin: flo
     groups = grouped(rows)
     accuracies, images = accuracies_of(groups), images_of(groups)
     densities = {group: mean_of(kept, "density") for group, kept in groups.items()}
-    return [
+    found = [
         row for baseline in parse(against, groups) for row in _versus(baseline, accuracies, images, margin, densities)
+    ]
+    if correct is None:
+        return found
+    cells = {group: {row["seed"]: str(row["cell"]) for row in kept} for group, kept in groups.items()}
+    known = Baselines(cells)
+    return [
+        replace(row, over_images=over_images(cells[row.group], known.find(row.group, row.baseline), correct))
+        for row in found
     ]
 
 
@@ -194,6 +210,15 @@ _NUMBERS: tuple[tuple[str, _Text], ...] = (
 )
 
 
+_IMAGES: tuple[tuple[str, _Text], ...] = (
+    ("on other images", lambda row: _on_other_images(row.over_images)),
+    ("p (McNemar)", lambda row: probability(row.over_images.p_mcnemar)),
+    ("floor", lambda row: _points(row.over_images.noise_floor, "±")),
+    ("agree %", lambda row: _points(row.over_images.agreement)),
+    ("lost %", lambda row: _lost(row.over_images)),
+)
+
+
 def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
     """The comparisons as text: differences in points, columns that tell no rows apart left out.
 
@@ -207,6 +232,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
         ("arm", lambda row: row.group.arm, False),
         ("against", lambda row: row.baseline.label, False),
         *((title, text, True) for title, text in _NUMBERS),
+        *((title, text, True) for title, text in _IMAGES if any(text(row) != NONE for row in rows)),
         ("verdict", lambda row: row.verdict, False),
     ]
     return Table(
@@ -235,7 +261,8 @@ def reading_of_comparisons(margin: float) -> str:
 
 def comparison_fields(row: ComparisonRow) -> list[Any]:
     """The values of a row of ``comparisons.csv``: the group, the baseline, :data:`FIELDS`."""
-    return [*row.group, row.baseline.slug, *(getattr(row, field) for field in FIELDS)]
+    values = vars(row) | vars(row.over_images)
+    return [*row.group, row.baseline.slug, *(values[field] for field in FIELDS)]
 
 
 def probability(p: float | None) -> str:
@@ -248,3 +275,17 @@ def probability(p: float | None) -> str:
 def _estimate(row: ComparisonRow) -> str:
     interval = None if row.low is None or row.high is None else Interval(row.low, row.high)
     return shown_difference(Paired(row.n, row.estimate, interval, row.p))
+
+
+def _on_other_images(found: OverImages) -> str:
+    if found.two_way_low is None or found.two_way_high is None:
+        return NONE
+    return f"[{signed(found.two_way_low)}, {signed(found.two_way_high)}]"
+
+
+def _points(value: float | None, sign: str = "") -> str:
+    return NONE if value is None else sign + percent(value)
+
+
+def _lost(found: OverImages) -> str:
+    return _points(found.lost) + ("" if found.lost_between_seeds is None else f" ({percent(found.lost_between_seeds)})")

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 from oneticket.errors import InputError, unknown
+from oneticket.report import captions
 from oneticket.report.baselines import USUAL
 from oneticket.report.drawing import Columns
 from oneticket.report.figure_by_arm import draw_by_arm
+from oneticket.report.figure_by_layer import draw_layers, draw_movement
 from oneticket.report.figure_compute import draw_compute, spent, totals
 from oneticket.report.figure_forest import draw_forest, questions
 from oneticket.report.figure_heat_map import draw_heat_map, heat_map
+from oneticket.report.figure_learning import draw_learning
+from oneticket.report.figure_overlap import draw_overlap
+from oneticket.report.figure_rescale import draw_rescale
 from oneticket.report.figures import draw
 from oneticket.report.findings import main_arm
 from oneticket.report.groups import at
+from oneticket.report.lines import Drawn, one_target
 from oneticket.report.palette import source_dashes
 from oneticket.report.tables import Row, SummaryRow, checked, summary
 
@@ -29,6 +33,11 @@ class Asked(NamedTuple):
     arms: Sequence[str]
     columns: Columns
 
+    @property
+    def title(self) -> str:
+        """The first target."""
+        return at(self.rows[0].group.target, self.rows[0].group.target_recipe)
+
 
 def make_figure(
     table: Iterable[Row],
@@ -38,15 +47,15 @@ def make_figure(
     arms: Sequence[str] = (),
     against: Sequence[str] = USUAL,
     columns: Columns = 2,
-) -> Figure:
-    """A figure of a table of results.
+) -> Drawn:
+    """A figure of a table of results, and its caption.
 
     Parameters
     ----------
     table : Iterable[Row]
-        The tidy table.
+        The tidy table; for a kind in ``OF_NETWORKS``, the table that it is drawn of.
     kind : str
-        One of ``KINDS``.
+        One of ``KINDS`` or ``OF_NETWORKS``.
     target : str, optional
         Only this target, ``name@recipe``.
     arms : Sequence[str], optional
@@ -62,8 +71,10 @@ def make_figure(
         For words that the table does not hold, for a kind that shows one target where there are several, and where
         the table has nothing that the figure could show.
     """
-    if kind not in KINDS:
-        raise unknown("figure", kind, KINDS, where="--kind")
+    if kind not in (*KINDS, *OF_NETWORKS):
+        raise unknown("figure", kind, (*KINDS, *OF_NETWORKS), where="--kind")
+    if kind in OF_NETWORKS:
+        return OF_NETWORKS[kind](one_target(table, kind, target, arms), columns)
     networks = checked(table)
     rows = summary(networks, against)
     known = {row.group.arm for row in rows}
@@ -77,58 +88,74 @@ def make_figure(
         rows = [row for row in rows if at(row.group.target, row.group.target_recipe) == target]
     if kind in OF_ONE_TARGET and len({row.group.section for row in rows}) > 1:
         raise InputError(
-            f"the figure '{kind}' shows one target of one experiment, and the table has several",
+            f"the figure '{kind}' shows one target of one experiment and model, and the table has several",
             where="--target",
-            expected=f"one of {', '.join(targets)}, and --experiment where several have it",
+            expected=f"one of {', '.join(targets)}, and --experiment or --model where several have it",
         )
     return KINDS[kind](Asked(networks, rows, arms, columns))
 
 
-def _accuracy(asked: Asked) -> Figure:
+def _accuracy(asked: Asked) -> Drawn:
     dashes = source_dashes(
         at(row.group.source, row.group.source_recipe) for row in asked.rows if row.group.arm not in ("dense", "own")
     )
-    return draw(_shown(asked), dashes, asked.columns)
+    shown = _shown(asked)
+    return Drawn(draw(shown, dashes, asked.columns), captions.accuracy(shown, asked.title, by_arm=False))
 
 
-def _arms(asked: Asked) -> Figure:
+def _arms(asked: Asked) -> Drawn:
     lowest = min((row.group.density_asked or 1.0 for row in asked.rows), default=1.0)
     kept = [row for row in _shown(asked) if row.group.arm == "dense" or row.group.density_asked == lowest]
-    return draw_by_arm(kept, asked.columns)
+    return Drawn(draw_by_arm(kept, asked.columns), captions.accuracy(kept, asked.title, by_arm=True))
 
 
-def _differences(asked: Asked) -> Figure:
-    found = questions(asked.rows, asked.arms or [main_arm(asked.rows) or ""])
+def _differences(asked: Asked) -> Drawn:
+    arms = asked.arms or [main_arm(asked.rows) or ""]
+    found = questions(asked.rows, arms)
     if not found:
         raise InputError("no arm of the table is compared with anything", expected="a baseline (--against)")
-    return draw_forest(found, asked.columns)
+    return Drawn(draw_forest(found, asked.columns), captions.forest(found, arms[0] if len(arms) == 1 else None))
 
 
-def _heat_map(asked: Asked) -> Figure:
+def _heat_map(asked: Asked) -> Drawn:
     found = heat_map(asked.rows, asked.arms[0] if asked.arms else main_arm(asked.rows) or "")
     if found is None:
         raise InputError("a map needs an arm with two sources and two targets that is compared with something")
-    return draw_heat_map(found, asked.columns)
+    return Drawn(draw_heat_map(found, asked.columns), captions.heat_map(found))
 
 
-def _compute(asked: Asked) -> Figure:
+def _compute(asked: Asked) -> Drawn:
     found = spent(totals(asked.table), _shown(asked))
     if not found:
         raise InputError("the table does not know what its networks cost", expected="the column total_masked_flops")
-    return draw_compute(found, asked.columns)
+    return Drawn(draw_compute(found, asked.columns), captions.compute(found, asked.title))
+
+
+def _rescale(asked: Asked) -> Drawn:
+    return draw_rescale(_shown(asked), asked.columns)
 
 
 def _shown(asked: Asked) -> list[SummaryRow]:
     return [row for row in asked.rows if not asked.arms or row.group.arm in ("dense", *asked.arms)]
 
 
-OF_ONE_TARGET = frozenset(("accuracy", "arms", "compute"))
-KINDS: dict[str, Callable[[Asked], Figure]] = {
+OF_ONE_TARGET = frozenset(("accuracy", "arms", "compute", "rescale"))
+KINDS: dict[str, Callable[[Asked], Drawn]] = {
     "accuracy": _accuracy,
     "arms": _arms,
     "differences": _differences,
     "heat-map": _heat_map,
     "compute": _compute,
+    "rescale": _rescale,
 }
 """Accuracy against density; of each arm at the lowest density; differences with intervals; source × target; accuracy
-against compute."""
+against compute; rescaling × arm."""
+
+OF_NETWORKS: dict[str, Callable[[Sequence[Row], Columns], Drawn]] = {
+    "layers": draw_layers,
+    "movement": draw_movement,
+    "overlap": draw_overlap,
+    "learning": draw_learning,
+}
+"""Figures of one target that are drawn of tables with several rows a network: the densities of the layers; sign flips
+and distance from W_k by layer; the overlap of masks; learning curves."""

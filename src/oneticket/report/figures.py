@@ -276,12 +276,14 @@ def arm_handle(arm: str) -> Line2D:
     return Line2D([], [], color=arm_colour(arm), linewidth=1.8, marker=marker, markersize=size, label=arm)
 
 
-def _source_handle(source: str, dash: Dash) -> Line2D:
+def source_handle(source: str, dash: Dash) -> Line2D:
+    """The entry of a source in a legend."""
     look: dict[str, Any] = {"linestyle": dash, **_PLAIN}
     return Line2D([], [], label=f"from {source}", **look)
 
 
-def _rescale_handle(rescale: str) -> Line2D:
+def rescale_handle(rescale: str) -> Line2D:
+    """The entry of a rescaling in a legend."""
     fill = rescale_fill(rescale)
     return Line2D([], [], label=f"rescale {rescale}", linestyle="none", marker="o", fillstyle=fill, **_PLAIN)
 
@@ -295,9 +297,9 @@ def _legend(parts: Sequence[Panel], dense: Sequence[SummaryRow], dashes: Mapping
     handles = [Line2D([], [], color=arm_colour("dense"), linewidth=1.4, label="dense")] if dense else []
     handles += [arm_handle(arm) for arm in sorted({line.arm for line in lines}, key=arm_order)]
     if len(parts) == 1:
-        handles += [_source_handle(name, dashes[name]) for name in sorted({line.source for line in lines} - {""})]
+        handles += [source_handle(name, dashes[name]) for name in sorted({line.source for line in lines} - {""})]
     if any(len({line.rescale for line in panel.lines}) > 1 for panel in parts):
-        handles += [_rescale_handle(name) for name in sorted({line.rescale for line in lines}, key=_none_first)]
+        handles += [rescale_handle(name) for name in sorted({line.rescale for line in lines}, key=_none_first)]
     return handles
 
 

@@ -22,6 +22,7 @@ from oneticket.report.fairness import fairness
 from oneticket.report.findings import findings, limits, overall
 from oneticket.report.formatting import Table, cost_table, density, summary_table
 from oneticket.report.groups import Group, Section, at
+from oneticket.report.over_images import Correct
 from oneticket.report.palette import arm_colour, arm_order
 from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
@@ -87,6 +88,7 @@ def write_report(
     provenance: Provenance | None = None,
     verdicts: Sequence[Verdict] = (),
     withdrawn: Sequence[str] = (),
+    correct: Correct | None = None,
 ) -> Path:
     """Write ``report.html``, ``figures/*.svg|pdf`` and ``tables/{results,summary,comparisons}.csv``,
     ``tables/summary.tex``.
@@ -111,6 +113,8 @@ def write_report(
         The answers to the claims of the experiments, shown before the first figure.
     withdrawn : Sequence[str], optional
         Claims that were made once and are no longer in the file.
+    correct : function, optional
+        Which test images the network of a cell classifies rightly, for ``comparisons.csv``.
 
     Returns
     -------
@@ -137,7 +141,7 @@ def write_report(
         sections.append(_view(section, kept, shown, cells, short))
     write(out / "tables" / "results.csv", results_csv(table))
     write(out / "tables" / "summary.csv", summary_csv(short))
-    write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against)))
+    write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against, correct=correct)))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
     told_first = {"verdicts": told(verdicts), "withdrawn": withdrawn, "rule": RULE, "cautions": cautions}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from oneticket.report.drawing import FAINT, INK, STYLE
 from oneticket.report.formatting import Table
 from oneticket.report.palette import ARM_COLOURS
-from oneticket.statistics.simulation import Rates
+from oneticket.statistics.simulation import ImageRates, Rates
 
 NEW, RAW = ARM_COLOURS["winning"], ARM_COLOURS["random"]
 
@@ -48,6 +48,21 @@ def _table(rates: Sequence[Rates], kind: _Kind) -> Table:
         header=("test split", "images", "accuracy %", *(f"n = {n}" for n in seeds)),
         lines=tuple((*place, *(texts.get(n, "") for n in seeds)) for place, texts in lines.items()),
         numeric=(False, *(True for _ in range(2 + len(seeds)))),
+    )
+
+
+def simulated_images(rates: Sequence[ImageRates]) -> tuple[str, Table]:
+    """A title and a table, a column for each number of seeds: over seeds alone, an arrow, over seeds and images."""
+    seeds = sorted({rate.n for rate in rates})
+    lines: dict[tuple[str, str], dict[int, str]] = {}
+    for rate in rates:
+        place = f"{rate.images:,}", f"{100 * rate.accuracy:g}"
+        lines.setdefault(place, {})[rate.n] = f"{100 * rate.seeds_only:.1f} → {100 * rate.two_way:.1f}"
+    title = "95 % intervals of a paired difference that hold it for other seeds and images, %"
+    return title, Table(
+        header=("images", "accuracy %", *(f"n = {n}" for n in seeds)),
+        lines=tuple((*place, *(texts.get(n, "") for n in seeds)) for place, texts in lines.items()),
+        numeric=(True,) * (2 + len(seeds)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Statistics over seeds: what is measured, how sure it is, and how many seeds would decide."""
+"""Statistics over seeds and test images: what is measured, how sure it is, and how many seeds would decide."""
 
 from oneticket.statistics.arms import (
     MATCHING_WITHIN,
@@ -8,6 +8,16 @@ from oneticket.statistics.arms import (
     transfer_efficiency,
 )
 from oneticket.statistics.exact import LONGEST, sign_flip
+from oneticket.statistics.images import (
+    Agreement,
+    InterquartileMean,
+    TwoWay,
+    agreement,
+    interquartile_mean,
+    lost_between_seeds,
+    mcnemar,
+    two_way,
+)
 from oneticket.statistics.power import POWER, achieved, seeds_needed, smallest_detectable
 from oneticket.statistics.seeds import (
     CONFIDENCE,
@@ -33,18 +43,25 @@ __all__ = [
     "MARGIN",
     "MATCHING_WITHIN",
     "POWER",
+    "Agreement",
     "Difference",
     "Equivalence",
+    "InterquartileMean",
     "Interval",
     "Sample",
     "Seed",
     "TransferEfficiency",
+    "TwoWay",
     "achieved",
+    "agreement",
     "describe",
     "deviation",
     "equivalence",
     "holm",
+    "interquartile_mean",
+    "lost_between_seeds",
     "matching",
+    "mcnemar",
     "mean",
     "paired",
     "paired_difference",
@@ -54,4 +71,5 @@ __all__ = [
     "smallest_matching_density",
     "t_interval",
     "transfer_efficiency",
+    "two_way",
 ]

@@ -18,8 +18,8 @@ _NARROW = 1e-12  # relative width at which bisection ends
 _NODES = 400
 
 
-def achieved(n: int, effect: float, confidence: float = CONFIDENCE) -> float:
-    """The power of the two-sided paired t test: how often it shows a difference of ``effect`` standard deviations.
+def achieved(n: int, effect: float, confidence: float = CONFIDENCE, *, two_sided: bool = True) -> float:
+    """The power of the paired t test: how often it shows a difference of ``effect`` standard deviations.
 
     With ``ν = n − 1`` degrees of freedom and ``δ = |effect| √n``, ``P(|T| > t(1 − α/2; ν))`` for T noncentral t with
     noncentrality δ (Johnson & Welch 1940).
@@ -32,6 +32,8 @@ def achieved(n: int, effect: float, confidence: float = CONFIDENCE) -> float:
         The mean difference over the standard deviation of the differences.
     confidence : float, default 0.95
         1 − α.
+    two_sided : bool, default True
+        False for a test against a bound, which shows a difference on one side only: t(1 − α; ν).
 
     Returns
     -------
@@ -44,10 +46,12 @@ def achieved(n: int, effect: float, confidence: float = CONFIDENCE) -> float:
     """
     if n < 2:
         raise InputError(f"a power for {n} pairs", where="power", expected="at least 2 seeds")
-    beyond, shift = float(stdtrit(n - 1, 0.5 + confidence / 2)), abs(effect) * math.sqrt(n)
+    tail = 0.5 + confidence / 2 if two_sided else confidence
+    beyond, shift = float(stdtrit(n - 1, tail)), abs(effect) * math.sqrt(n)
     # T = (Z + δ) / V; scipy's noncentral t gives NaN from δ = 8 on, so V is integrated out here.
     v, weights = _spreads(n - 1)
-    return float(weights @ (ndtr(shift - beyond * v) + ndtr(-shift - beyond * v)))
+    shown = ndtr(shift - beyond * v)
+    return float(weights @ (shown + ndtr(-shift - beyond * v) if two_sided else shown))
 
 
 def smallest_detectable(n: int, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> float:
@@ -72,7 +76,15 @@ def smallest_detectable(n: int, spread: float, power: float = POWER, confidence:
     return spread * _effect(n, power, confidence)
 
 
-def seeds_needed(difference: float, spread: float, power: float = POWER, confidence: float = CONFIDENCE) -> int | None:
+def seeds_needed(
+    difference: float,
+    spread: float,
+    power: float = POWER,
+    confidence: float = CONFIDENCE,
+    *,
+    two_sided: bool = True,
+    most: int = MOST_SEEDS,
+) -> int | None:
     """The fewest seeds with which a paired t test shows this difference with this power.
 
     Parameters
@@ -83,25 +95,29 @@ def seeds_needed(difference: float, spread: float, power: float = POWER, confide
         Between 1 − confidence and 1.
     confidence : float, default 0.95
         1 − α.
+    two_sided : bool, default True
+        False where ``difference`` is the distance from a bound, tested on one side.
+    most : int, default 100,000
+        More are not looked for.
 
     Returns
     -------
     int or None
-        At least 2; None where it would take more than :data:`MOST_SEEDS`.
+        At least 2; None without a difference, and where it would take more than ``most``.
     """
     if not difference:
         return None
     effect = abs(difference) / spread if spread else math.inf
-    if achieved(2, min(effect, 1e6), confidence) >= power:
+    if achieved(2, min(effect, 1e6), confidence, two_sided=two_sided) >= power:
         return 2
     # The t test needs more than the normal test does, so this is a lower bound, and a close one.
-    normal = float(ndtri(0.5 + confidence / 2) + ndtri(power))
-    if effect * math.sqrt(MOST_SEEDS) < normal:
+    normal = float(ndtri(0.5 + confidence / 2 if two_sided else confidence) + ndtri(power))
+    if effect * math.sqrt(most) < normal:
         return None
     n = max(2, math.floor((normal / effect) ** 2))
-    while achieved(n, effect, confidence) < power:
+    while achieved(n, effect, confidence, two_sided=two_sided) < power:
         n += 1
-    return n
+    return n if n <= most else None
 
 
 @lru_cache(maxsize=256)

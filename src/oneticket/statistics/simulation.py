@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import ndtri, stdtr
 
-from oneticket.statistics.seeds import CONFIDENCE
+from oneticket.statistics.images import two_way
+from oneticket.statistics.seeds import CONFIDENCE, paired_difference
 
 SEEDS = (2, 3, 5, 6, 10)
 ACCURACIES = (0.5, 0.9, 0.99)
@@ -111,3 +112,71 @@ def _p(values: np.ndarray, resolution: float) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(centre == 0, 0.0, np.abs(centre) * np.sqrt(n / variance))
     return np.asarray(2 * stdtr(n - 1, -t))
+
+
+@dataclass(frozen=True)
+class ImageRates:
+    """How often 95 % intervals of a difference held the truth for other seeds and other images, in ``tables`` tables.
+
+    ``two_way`` is over seeds and images, ``seeds_only`` over seeds alone, which is for the test split at hand.
+    """
+
+    n: int
+    accuracy: float
+    images: int
+    tables: int
+    two_way: float
+    seeds_only: float
+
+
+def simulate_images(
+    *,
+    tables: int = 2000,
+    seed: int = 0,
+    seeds: Sequence[int] = SEEDS,
+    accuracies: Sequence[float] = ACCURACIES,
+    images: Sequence[int] = (300, 1000),
+) -> list[ImageRates]:
+    """Two arms that do not differ over all images and seeds that there could be, judged on one sample of both.
+
+    A network is right on an image where a standard normal sum exceeds a threshold: 70 % of its variance is how hard the
+    image is, 10 % how hard it is for the arm, 19.9 % chance, 0.1 % the seed.
+
+    Parameters
+    ----------
+    tables : int, default 2,000
+        For each setting; each has one comparison.
+    seed : int, default 0
+        Of the random numbers.
+    seeds, accuracies, images : Sequence, optional
+        The numbers of seeds, the accuracies and the sizes of the test split.
+
+    Returns
+    -------
+    list of ImageRates
+        In the order of images, accuracies, seeds.
+    """
+    random = np.random.default_rng(seed)
+    found = []
+    for size, accuracy, n in product(images, accuracies, seeds):
+        held = np.array([_held(*_arms(random, n, size, accuracy)) for _ in range(tables)])
+        found.append(ImageRates(n, accuracy, size, tables, *map(float, held.mean(0))))
+    return found
+
+
+def _arms(random: np.random.Generator, n: int, images: int, accuracy: float) -> np.ndarray:
+    """Which images are classified rightly: arms × seeds × images."""
+    hard = random.normal(0, 0.7**0.5, images)
+    for_arm = random.normal(0, 0.1**0.5, (2, 1, images))
+    network = random.normal(0, 0.001**0.5, (2, n, 1))
+    chance = random.normal(0, 0.199**0.5, (2, n, images))
+    return np.asarray(hard + for_arm + network + chance < ndtri(accuracy))
+
+
+def _held(first: np.ndarray, second: np.ndarray) -> tuple[bool, bool]:
+    """Whether the intervals over seeds and images, and over seeds alone, hold a difference of zero."""
+    over_seeds = paired_difference(
+        dict(enumerate(first.mean(1))), dict(enumerate(second.mean(1))), images=len(first[0])
+    )
+    both, one = two_way(first, second).p, over_seeds.p if over_seeds is not None else None
+    return both is None or both > 1 - CONFIDENCE, one is None or one > 1 - CONFIDENCE

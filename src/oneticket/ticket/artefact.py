@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from oneticket.errors import DamagedTicket, InputError
 from oneticket.masks import Masks
+from oneticket.showing import layers
 from oneticket.ticket import format as ticket_file
+from oneticket.ticket.carrying import keep, masks_on, remember
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.hooks import inner_optimizer
-from oneticket.ticket.keeping import Carrier, KeptTicket, caller
+from oneticket.ticket.keeping import KeptTicket, caller
 from oneticket.ticket.naming import masks_in
-from oneticket.ticket.placement import Placement, carried, fitting, place
+from oneticket.ticket.placement import Placement, place
 from oneticket.ticket.provenance import Provenance
+from oneticket.ticket.reading import read_model
 from oneticket.ticket.sharding import zero_masked
-from oneticket.ticket.twins import Twins, twins_of
-from oneticket.wiring import unwrapped
-
-
-class _Placed(NamedTuple):
-    """What was put into a model last: the ticket, the masks by the model's names, and the model's twins then."""
-
-    ticket: Callable[[], Ticket | None]
-    masks: Masks
-    twins: Twins
-
-
-# Kept apart from tickets and models: two tickets must not both believe that a model carries them.
-_PLACED: weakref.WeakKeyDictionary[nn.Module, _Placed] = weakref.WeakKeyDictionary()
+from oneticket.words import Head, Masked, Stem
 
 
 class Ticket:
@@ -98,6 +85,12 @@ class Ticket:
             met += f" (asked {asked:.4g})"
         return f"Ticket({model}, density {met}, {self.masks.kept} of {self.masks.total} weights)"
 
+    def _repr_html_(self) -> str:
+        known = self.provenance
+        facts = {"head": self.head, "rewound to": known.rewind, "criterion": known.criterion, "seed": known.seed}
+        told = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
+        return layers(repr(self), [(row.name, row.kept, row.total) for row in self.masks.table()], [told])
+
     def __eq__(self, other: object) -> bool:
         """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
         if not isinstance(other, Ticket):
@@ -111,6 +104,27 @@ class Ticket:
 
     def _contents(self) -> Contents:
         return Contents(self.masks, self.weights, self.rest, self.head, self.provenance)
+
+    @classmethod
+    def from_model(cls, model: nn.Module, *, head: str | None = None) -> Ticket:
+        """The ticket that a network pruned elsewhere carries: its masks, and its weights as they are.
+
+        Masks are those of ``torch.nn.utils.prune`` where a layer has them, else True where a weight is not exactly
+        zero; prunable weights without a zero are kept whole. ``provenance.notes["masks"]`` says which it was.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The network; it is not changed.
+        head : str, optional
+            Name of its classifier; by default the only layer that it can be, "" where that is in doubt.
+
+        Raises
+        ------
+        InputError
+            For a network without any mask or zero.
+        """
+        return cls(*read_model(model, head))
 
     # -- the file ----------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -158,9 +172,9 @@ class Ticket:
         self,
         model: nn.Module,
         *,
-        head: str = "fresh",
+        head: Head = "fresh",
         seed: int = 0,
-        stem: str = "adapt",
+        stem: Stem = "adapt",
         model_head: str | None = None,
         prefix: str | None = None,
         rename: Mapping[str, str] | None = None,
@@ -209,9 +223,7 @@ class Ticket:
             prefix=prefix,
             rename=rename,
         )
-        prefix, inner = unwrapped(model)
-        masks = _renamed(placement.masks, prefix)
-        _PLACED[inner] = _Placed(weakref.ref(self), masks, twins_of(inner, masks))
+        remember(self, model, placement.masks)
         return placement
 
     def apply_masks(self, model: nn.Module | Mapping[str, Tensor]) -> int:
@@ -235,11 +247,7 @@ class Ticket:
             When no masked tensor of the ticket is in the model.
         """
         if isinstance(model, nn.Module):
-            prefix, inner = unwrapped(model)
-            if (last := _PLACED.get(inner)) is not None and last.ticket() is self:
-                masks = Masks({prefix + name: mask for name, mask in last.masks.items()})
-            else:
-                masks = fitting(self._contents(), model)[0]
+            masks = masks_on(self, self._contents(), model)
             tensors: Mapping[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         else:
             tensors, masks = model, masks_in(self._contents(), model)
@@ -256,7 +264,12 @@ class Ticket:
         return zero_masked(tensors, masks)
 
     def kept(
-        self, optimizer: torch.optim.Optimizer, model: nn.Module | None = None, *, loaded_later: bool = False
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module | None = None,
+        *,
+        loaded_later: bool = False,
+        masked: Masked = "zero",
     ) -> KeptTicket:
         """A context in which every masked weight is exactly 0.0 after each step of an optimiser.
 
@@ -274,6 +287,9 @@ class Ticket:
         loaded_later : bool, default False
             Whether ``model`` need not carry the ticket yet, since a checkpoint that does is loaded inside the context.
             It carries the masks from the start, and again as soon as weights are loaded.
+        masked : {"zero", "frozen"}
+            "frozen" holds the masked weights of ``model``, which must then be given, at their present values instead of
+            0.0, or with ``loaded_later`` at those that are loaded: the masks say which weights may change.
 
         Raises
         ------
@@ -281,54 +297,12 @@ class Ticket:
             When the optimiser has no parameter of a model that carries the ticket, when another ticket was put into
             the model since, and when masked weights are not zero.
         """
-        optimizer = inner_optimizer(optimizer)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise InputError(f"optimizer is a {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
-        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        carriers = [
-            carrier
-            for carrier in self._carriers(model, loaded_later)
-            if any(id(parameter) in stepped for parameter in carrier.model.parameters())
-        ]
-        if not carriers:
-            others = [found for found, placed in list(_PLACED.items()) if placed.ticket() is not self]
-            other = any(id(parameter) in stepped for found in others for parameter in found.parameters())
-            raise InputError(
-                "none of the optimiser's parameters carries this ticket"
-                + (": another ticket was put into their model since" if other else ""),
-                where="Ticket.kept",
-                expected="ticket.put_into(model) before, or model=… naming the one that carries it, "
-                "and an optimiser over the parameters of that model",
-            )
-        return KeptTicket(optimizer, carriers, caller(), loaded_later)
-
-    def _carriers(self, model: nn.Module | None, loaded_later: bool) -> list[Carrier]:
-        """The models that carry this ticket, or ``model`` alone, each with the masks that lie in it."""
-        if model is None:
-            placed = [(found, placed) for found, placed in list(_PLACED.items()) if placed.ticket() is self]
-            return [Carrier(found, placed.masks, placed.twins) for found, placed in placed]
-        prefix, inner = unwrapped(model)
-        last = _PLACED.get(inner)
-        if last is not None and last.ticket() is self:
-            return [Carrier(inner, last.masks, last.twins)]
-        contents = self._contents()
-        masks = _renamed(fitting(contents, model)[0] if loaded_later else carried(contents, model), prefix)
-        if last is not None and last.masks != masks:
-            raise InputError(
-                "the model carries another ticket, which was put in last",
-                where="Ticket.kept",
-                expected="the ticket that was put in last, or ticket.put_into(model) before",
-            )
-        return [Carrier(inner, masks, twins_of(inner, masks))]
+        return keep(self, self._contents(), optimizer, model, caller(), loaded_later=loaded_later, masked=masked)
 
     # -- beside another ----------------------------------------------------------------------------------------------
     def diff(self, other: Ticket) -> Difference:
         """Where this ticket and ``other`` differ: masks and weights layer by layer, the rest, the provenance."""
         return difference(self._contents(), other._contents())
-
-
-def _renamed(masks: Masks, prefix: str) -> Masks:
-    return Masks({name.removeprefix(prefix): mask for name, mask in masks.items()})
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -138,16 +138,20 @@ def decode(data: bytes, where: str) -> tuple[Contents, Verification]:
 
 def read(path: str | os.PathLike[str]) -> tuple[Contents, Verification]:
     """:func:`decode` of a file; TicketError when it does not exist or cannot be opened."""
+    return decode(read_bytes(path), str(Path(path)))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file that should be a ticket; TicketError when it does not exist or cannot be opened."""
     place = Path(path)
     if place.is_dir():
         raise ForeignFile("this is a folder", where=str(place), expected="a ticket file")
     try:
-        data = place.read_bytes()
+        return place.read_bytes()
     except FileNotFoundError as error:
         raise TicketError("the file does not exist", where=str(place), expected="a ticket file") from error
     except (OSError, ValueError) as error:
         raise TicketError(f"the file cannot be read ({error})", where=str(place)) from error
-    return decode(data, str(place))
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:

@@ -6,7 +6,6 @@ import sys
 import warnings
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -16,12 +15,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from oneticket.errors import InputError
 from oneticket.masks import Masks
-from oneticket.ticket.hooks import Loading, on_gradient
-from oneticket.ticket.sharding import laid_out_like, layout, local
+from oneticket.ticket.hooks import Loading
+from oneticket.ticket.spots import FrozenSpot, Spot
 from oneticket.ticket.twins import Twin, Twins, fits
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers by the size of a number in bytes."""
+from oneticket.words import Masked
 
 
 class Carrier(NamedTuple):
@@ -44,6 +41,9 @@ class KeptTicket:
     further optimisers over the same model are kept, too. It is told where that came too late: masked weights that
     something other than an optimiser wrote (and that a forward pass may have used), and a copy of the model that does
     not carry the ticket and is changed without an optimiser, as an average made before the ticket was put in.
+
+    With ``masked="frozen"`` masked weights are held at the values that they have when this object is made, instead of
+    at 0.0; with ``loaded_later`` at those that are loaded.
 
     Parameters
     ----------
@@ -68,12 +68,15 @@ class KeptTicket:
         carriers: Sequence[Carrier],
         place: tuple[str, int],
         loaded_later: bool = False,
+        masked: Masked = "zero",
     ) -> None:
         self.optimizer = optimizer
         self._loaded_later = loaded_later
+        self._frozen = masked == "frozen"
+        kind = FrozenSpot if self._frozen else Spot
         self._place = place
         self._carriers = carriers
-        self._spots = [_Spot(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
+        self._spots = [kind(c.model, name, mask) for c in carriers for name, mask in c.masks.items()]
         self._handles: list[Any] = []
         self._told: set[str] = set()
         # The memory of each optimiser as it was last masked; `load_state_dict` puts another in its place.
@@ -86,8 +89,14 @@ class KeptTicket:
         self._entered = False
 
     def check(self) -> None:
-        """Raise InputError unless all masked weights are zero."""
-        if drifted := [spot.name for spot in self._spots if spot.nonzero(spot.parameter())]:
+        """Raise InputError unless all masked weights are zero, or at the values at which they are held."""
+        if drifted := [spot.name for spot in self._spots if spot.differs(spot.parameter())]:
+            if self._frozen:
+                raise InputError(
+                    f"masked weights of {', '.join(drifted)} have changed since ticket.kept(…) was called",
+                    where="Ticket.kept",
+                    expected="with ticket.kept(…) right where training begins, or loaded_later=True",
+                )
             raise InputError(
                 f"the model does not carry this ticket: masked weights of {', '.join(drifted)} are not zero",
                 where="Ticket.kept",
@@ -163,9 +172,11 @@ class KeptTicket:
     def _after_loading(self) -> None:
         """Carry the ticket before anything is computed with the weights that were loaded."""
         for spot in self._spots:
+            if isinstance(spot, FrozenSpot):
+                spot.take()
             spot.renew()
 
-    def _of(self, optimizer: torch.optim.Optimizer) -> list[_Spot]:
+    def _of(self, optimizer: torch.optim.Optimizer) -> list[Spot]:
         """Those that the optimiser steps; of the others, a backward pass under way may yet need the values."""
         stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._stepped |= stepped
@@ -177,7 +188,7 @@ class KeptTicket:
         if written:
             self._warn(
                 f"masked weights of {', '.join(written)} were written outside of an optimiser's step (load_state_dict, "
-                "a parameter put anew); they are 0.0 again, but a forward pass may have used them"
+                f"a parameter put anew); they are {self._at} again, but a forward pass may have used them"
             )
 
     @torch.no_grad()
@@ -188,22 +199,34 @@ class KeptTicket:
                     spot.forget(value)
         self._memories[optimizer] = optimizer.state
 
+    @property
+    def _at(self) -> str:
+        return "at the values at which they are frozen" if self._frozen else "0.0"
+
     # -- what can't be kept ------------------------------------------------------------------------------------------
     def _copies_without_ticket(self) -> list[Twin]:
         found = []
         for carrier in self._carriers:
-            gone = {spot.name: spot.gone for spot in self._spots if spot.model is carrier.model}
+            spots = [spot for spot in self._spots if spot.model is carrier.model]
+            gone = {spot.name: spot.gone for spot in spots}
             alive = (module for twin in carrier.twins if (module := twin()) is not None)
-            found += [Twin(module, gone) for module in alive if fits(module, gone)]
-        return [copy for copy in found if not copy.carries]
+            for module in (module for module in alive if fits(module, gone)):
+                parameters = dict(module.named_parameters(remove_duplicate=False))
+                if any(spot.differs(parameters[spot.name]) for spot in spots):
+                    found.append(Twin(module, gone))
+        return found
 
     def _look_at_copies(self) -> None:
         for copy in [copy for copy in self._copies if copy.averages(self._stepped)]:
             self._copies.remove(copy)
             self._warn(
                 f"a copy of the model ({copy.kind}) is changed beside it, as an average (EMA) of its weights is, but "
-                "does not carry the ticket: its masked weights are not 0.0; put the ticket into it, too, or make it "
-                "after put_into"
+                + (
+                    "has other masked weights than those that are frozen; make it of the model as it is now"
+                    if self._frozen
+                    else "does not carry the ticket: its masked weights are not 0.0; put the ticket into it, too, or "
+                    "make it after put_into"
+                )
             )
 
     def _warn(self, text: str) -> None:
@@ -212,98 +235,9 @@ class KeptTicket:
             self._warned(text, UserWarning, *self._place)
 
 
-def _mask_gradients(spots: Sequence[_Spot]) -> None:
+def _mask_gradients(spots: Sequence[Spot]) -> None:
     for spot in spots:
         spot.mask_gradient()
-
-
-class _Spot:
-    """A masked parameter of a model, by its name: which tensor it is may change."""
-
-    def __init__(self, model: nn.Module, name: str, mask: Tensor) -> None:
-        self.model, self.name, self.gone = model, name, ~mask
-        self.held: Tensor | None = None
-        self._bits: Tensor | None = None
-        self._layout: Any = None
-        self._version = -1
-        self._handle: Any = None
-
-    def parameter(self) -> nn.Parameter:
-        """The parameter as it is now; InputError if the model has none of this name and shape."""
-        layer, _, leaf = self.name.rpartition(".")
-        weight = None
-        with suppress(AttributeError):
-            weight = getattr(self.model.get_submodule(layer), leaf)
-        if not isinstance(weight, nn.Parameter) or weight.shape != self.gone.shape:
-            raise InputError(
-                f"the model no longer has the parameters {self.name} that the ticket masks",
-                where="Ticket.kept",
-                expected="names and shapes as they were when the ticket was put in",
-            )
-        return weight
-
-    @torch.no_grad()
-    def nonzero(self, weight: Tensor) -> bool:
-        """Whether a masked weight is anything but 0.0."""
-        own = local(weight.detach())
-        return bool((own != 0).logical_and_(self._on(weight)).any())
-
-    def renew(self) -> bool:
-        """Hold the parameter of today, masked; True if it was written since, and masked weights were not 0.0."""
-        weight = self.parameter()
-        if weight is not self.held:
-            self.release()
-            self.held, self._handle = weight, on_gradient(weight, self.mask_gradient)
-        elif layout(weight) is None and weight._version == self._version:  # parts are written unseen
-            return False
-        written = self.nonzero(weight)
-        self.mask()
-        return written
-
-    @torch.no_grad()
-    def mask(self) -> None:
-        """Zero the masked weights."""
-        if self.held is not None:
-            self._zero(self.held)
-            self._version = self.held._version
-
-    def mask_gradient(self, *_: Any) -> None:
-        """Zero the gradients of masked weights."""
-        if self.held is None or (gradient := self.held.grad) is None:
-            return
-        if gradient.is_sparse or gradient.requires_grad:
-            self.held.grad = gradient * ~self._on(gradient)
-        else:
-            self._zero(gradient)
-
-    def release(self) -> None:
-        """Hold nothing, and leave no hook."""
-        if self._handle is not None:
-            self._handle.remove()
-        self.held = self._handle = None
-
-    @torch.no_grad()
-    def forget(self, memory: Tensor) -> None:
-        """Zero what an optimiser remembers of masked weights."""
-        local(memory).masked_fill_(self._on(memory), 0)
-
-    @torch.no_grad()
-    def _zero(self, tensor: Tensor) -> None:
-        # By its bits: a product would make nan of inf, and to fill by a boolean mask takes 16 times as long.
-        bits = local(tensor).view(_INTEGERS[tensor.element_size()])
-        if layout(tensor) != self._layout:
-            self._layout, self._bits = layout(tensor), None
-        if self._bits is None or self._bits.dtype != bits.dtype or self._bits.device != bits.device:
-            self._bits = torch.empty_like(bits).fill_(-1).masked_fill_(self._on(tensor), 0)
-        bits.bitwise_and_(self._bits)
-
-    def _on(self, tensor: Tensor) -> Tensor:
-        """Which weights are masked, of those that this process holds of a parameter, its gradient or its memory."""
-        if layout(tensor) is not None:
-            return local(laid_out_like(self.gone, tensor))
-        if self.gone.device != tensor.device:
-            self.gone = self.gone.to(tensor.device)
-        return self.gone
 
 
 def caller() -> tuple[str, int]:

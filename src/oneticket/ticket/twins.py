@@ -45,11 +45,6 @@ class Twin:
             parts = [parameters[name][gone.to(parameters[name].device)].double() for name, gone in self._gone.items()]
             return sum(float(p.abs().sum()) for p in parts), sum(float(p.sum()) for p in parts)
 
-    @property
-    def carries(self) -> bool:
-        """Whether its masked weights were zero when it was first seen."""
-        return self._before[0] == 0
-
 
 def twins_of(model: nn.Module, masks: Masks) -> Twins:
     """The live modules that may be copies of ``model``, such as an average that is made of it."""

@@ -48,7 +48,7 @@ def forward_flops(model: nn.Module, example: Tensor, masks: Mapping[str, Tensor]
 
 def training_flops(
     model: nn.Module,
-    example: Tensor,
+    example: Inputs,
     samples: int,
     masks: Mapping[str, Tensor] | None = None,
     work: Mapping[tuple[int, ...], int] | None = None,

@@ -39,6 +39,7 @@ def evaluate(
     batch_size: int = 512,
     channels_last: bool = False,
     on_batch: Callable[[], None] | None = None,
+    on_outputs: Callable[[Tensor, Tensor], None] | None = None,
     loss: LossName | Loss = "classification",
     metric: MetricName | Judge | None = None,
 ) -> tuple[float, float]:
@@ -46,7 +47,8 @@ def evaluate(
 
     An ImageSet needs the ``normalisation`` of the split on which the model was trained. ``channels_last`` sets the
     layout of images as in :func:`oneticket.training.train`; only rounding differs. ``on_batch`` is called after each
-    batch. With another ``loss`` or ``metric``, as for :func:`oneticket.train`, those two; of tokens, over every token.
+    batch, ``on_outputs`` with its outputs and targets. With another ``loss`` or ``metric``, as for
+    :func:`oneticket.train`, those two; of tokens, over every token.
     """
     if isinstance(data, ImageSet) and normalisation is None:
         raise InputError(
@@ -63,6 +65,8 @@ def evaluate(
             scores.append(part.metric)
             losses.append(part.loss)
             count += part.count
+            if on_outputs is not None:
+                on_outputs(part.outputs, part.targets)
             if on_batch is not None:
                 on_batch()
     if not count:

@@ -54,8 +54,8 @@ def train(
     masks : parameter name → boolean mask of its shape; those weights are zeroed before the first step and stay so.
     start : where the training begins; by default at step 0 with a fresh optimiser.
     snapshots : moments at which to keep a copy of the network and of the optimiser's memory.
-    loss : ``"classification"`` (the default: cross-entropy), ``"multi-label"``, ``"regression"``, ``"next-token"``, or
-        a function of network, inputs and targets that gives the mean loss of the batch; see
+    loss : ``"classification"`` (cross-entropy; the default but for a TextSet), ``"multi-label"``, ``"regression"``,
+        ``"next-token"``, or a function of network, inputs and targets that gives the mean loss of the batch; see
         :class:`oneticket.training.objectives.Objective`.
     metric : what ``val_accuracy`` holds, by default that of the loss; a loss of your own needs one for ``validation``.
     callbacks : callbacks that modify or observe the training.
@@ -82,7 +82,7 @@ def train(
     began = time.perf_counter()
     if snapshots or runtime.checkpoint is not None:
         check_state(model)
-    objective = Objective(loss, metric, label_smoothing=recipe.label_smoothing)
+    objective = Objective.of(train_set, recipe, loss, metric)
     data, evaluated = examine(
         model, train_set, recipe, device=runtime.device, objective=objective, evaluated={"validation": validation}
     )

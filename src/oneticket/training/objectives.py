@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneticket.calling import Inputs, outputs_on, size_of
+from oneticket.data.sets import TextSet
 from oneticket.errors import InputError, unknown
 from oneticket.training.targets import check_labels, check_numbers, check_targets, check_tokens
 
@@ -104,11 +105,16 @@ METRICS: dict[str, tuple[Judge, Callable[[Tensor, int], Tensor]]] = {
 
 @dataclass(frozen=True)
 class Summed:
-    """What one batch adds to an evaluation: its loss and its metric as sums, and the number of what is counted."""
+    """What one batch adds to an evaluation: its loss and its metric as sums, and the number of what is counted.
+
+    ``outputs`` and ``targets`` are those that were compared.
+    """
 
     loss: Tensor
     metric: Tensor
     count: int
+    outputs: Tensor
+    targets: Tensor
 
 
 class Objective:
@@ -158,6 +164,16 @@ class Objective:
             able = [name for name in METRICS if self._suits(name)]
             raise InputError(f"metric = '{metric}' with loss = '{loss}'", expected=" or ".join(able))
 
+    @classmethod
+    def of(
+        cls, data: Any, recipe: Any, loss: LossName | Loss | None, metric: MetricName | Judge | None = None
+    ) -> Objective:
+        """Those given, else those that the recipe names, else those of the data: ``next-token`` for a TextSet."""
+        usual: LossName | None = "next-token" if isinstance(data, TextSet) else None
+        asked: LossName | Loss | None = loss if loss is not None else recipe.loss or usual
+        own = metric if metric is not None or loss is not None else recipe.metric or None
+        return cls(asked, own, label_smoothing=recipe.label_smoothing)
+
     def _suits(self, metric: str) -> bool:
         return metric == self._task.metric or (metric, self.name) == ("mean-absolute-error", "regression")
 
@@ -193,7 +209,7 @@ class Objective:
         if self._own is not None:
             size = size_of(inputs)
             judged = self._judged(outputs, targets, size)
-            return Summed(self._own(network, inputs, targets).double() * size, judged, size)
+            return Summed(self._own(network, inputs, targets).double() * size, judged, size, outputs, targets)
         if self.name != "classification" or outputs.dim() != 2 or targets.dim() != 1:
             self._check_evaluated(outputs, targets, where)
         found, wanted = self._task.compared(outputs.float(), targets)
@@ -206,7 +222,7 @@ class Objective:
         except Exception:
             self._check_evaluated(outputs, targets, where)
             raise
-        return Summed(total, self._judged(found, wanted, size), size)
+        return Summed(total, self._judged(found, wanted, size), size, found, wanted)
 
     def _check_evaluated(self, outputs: Tensor, targets: Tensor, where: str) -> None:
         if self.name == "classification":

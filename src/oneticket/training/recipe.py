@@ -13,6 +13,7 @@ from torch import nn
 from oneticket.conversion import check_keywords, conform, fit
 from oneticket.data import Augmentation
 from oneticket.errors import InputError
+from oneticket.training.objectives import LossName, MetricName, Objective
 from oneticket.training.schedule import Constant, Schedule, fine_tuning_rate, learning_rates
 from oneticket.training.step import Step
 
@@ -39,7 +40,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     normalisation parameters are not decayed. ``clip_norm`` bounds the norm of the whole gradient. ``warmup`` is a
     moment such as ``"1ep"``. ``precision`` ``"bf16"`` is autocast: products in bfloat16, weights and the optimiser's
     memory in float32. It is never chosen automatically, since the numbers depend on it;
-    :mod:`oneticket.training.precision` knows where it is faster.
+    :mod:`oneticket.training.precision` knows where it is faster. ``loss`` and ``metric`` are names, as for
+    :func:`oneticket.train`; unless they are given, those of the data: next-token for text, else classification.
 
     >>> Recipe.sgd(epochs=2).momentum
     0.9
@@ -60,6 +62,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     augment: Augmentation = Augmentation()
     clip_norm: float | None = None
     precision: Precision = "float32"
+    loss: LossName | msgspec.UnsetType = msgspec.UNSET
+    metric: MetricName | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         def put(field: str, value: Any) -> None:
@@ -87,6 +91,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         require(self.betas is None or all(0 <= b < 1 for b in self.betas), "betas", "numbers from 0 to below 1")
         require(0 <= self.weight_decay < float("inf"), "weight_decay", "a number of at least 0")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 to below 1")
+        if self.loss or self.metric:
+            Objective(self.loss or None, self.metric or None, label_smoothing=self.label_smoothing)
         require(self.clip_norm is None or 0 < self.clip_norm < float("inf"), "clip_norm", "a number above 0")
 
     @classmethod

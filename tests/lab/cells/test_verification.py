@@ -13,6 +13,7 @@ import pytest
 
 from oneticket.errors import InputError
 from oneticket.lab.cells.marker import STORE_VERSION, version_of
+from oneticket.lab.cells.records import CORRECT
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.verification import verify
 from oneticket.lab.results.table import as_csv, remember, tidy
@@ -73,7 +74,7 @@ NAMES = ("cell.json", "history.jsonl", "masks.safetensors", "weights-end.safeten
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, CORRECT])
 def test_a_damaged_file_is_named_and_its_cell_put_aside(
     root: Path, name: str, damage: Callable[[Path], object]
 ) -> None:
@@ -139,6 +140,7 @@ def aged(root: Path) -> None:
         record = json.loads(path.read_text())
         del record["files"], record["sha256"]
         path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        (path.parent / CORRECT).unlink(missing_ok=True)
     for path in root.glob("experiments/*.json"):
         content = json.loads(path.read_text())
         del content["sha256"], content["name"], content["file"]

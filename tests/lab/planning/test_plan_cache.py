@@ -171,7 +171,7 @@ def test_another_version_of_this_package_plans_anew(
     planned(file, cache)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
-    monkeypatch.setattr("oneticket.__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr("oneticket.lab.planning.plan_cache.PACKAGE", tmp_path / "package")
     assert known(file) is None
 
 

@@ -32,8 +32,8 @@ Compute = Literal["measured", "sparse", "dense"]
 
 NUMBERS: dict[torch.dtype, Number] = {torch.float32: "float", torch.float64: "double"}
 
-SOURCES = ("vectors.h", "gather.c", "slopes.c", "norm.c")
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
+SOURCES = ("vectors.h", "gather.c", "slopes.c", "norm.c", "threads.c")
+FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno")
 SECONDS = 60
 """A compiler that takes longer is taken for broken."""
 
@@ -127,7 +127,8 @@ def _compile(order: list[str], folder: Path) -> Path:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"the C compiler {order[0]} does not run ({error})") from None
     if done.returncode != 0 or not target.exists():
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
+        lines = done.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if "error" in line), lines[0])
         raise Unavailable(f"the C compiler {order[0]} fails: {said}")
     return target
 

@@ -75,8 +75,11 @@ static void few(const struct lists *l, const real *source, real *target, const r
     }
 }
 
-/* The positions first … last - 1 of the target. */
-void gather(const struct lists *l, const real *source, real *target, const real *values, long first, long last) {
+/* The positions first … last - 1 of the target. Arguments: the lists, source, target, values. */
+void gather(void *const *arguments, long first, long last) {
+    const struct lists *l = arguments[0];
+    const real *source = arguments[1], *values = arguments[3];
+    real *target = arguments[2];
     if (l->images < LANES) {
         for (long q = first; q < last; q++) few(l, source, target, values, q);
         return;

@@ -31,6 +31,14 @@ def from_planes(planes: Tensor) -> Tensor:
     return planes.permute(3, 0, 1, 2)
 
 
+def new_images(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
+    """N × C × H × W images innermost, uninitialised, of the type of ``like``.
+
+    Not a view: autograd adds to the gradients of a tensor in place only where nothing else holds their memory.
+    """
+    return like.new_empty_strided((count, channels, height, width), (1, height * width * count, width * count, count))
+
+
 def out_of_planes(images: Tensor, layout: torch.memory_format) -> Tensor:
     """``images`` in ``layout``, contiguous or channels last."""
     if not is_planes(images) or images.is_contiguous(memory_format=layout):

@@ -1,5 +1,6 @@
-/* Batch normalisation of images innermost, with the ReLU after it, in one pass over memory: the numbers of a channel lie
-   in one run, which stays in the cache between the sums and the result. Each thread has channels of its own. */
+/* Batch normalisation of images innermost, with what follows it: the sum with a shortcut, a ReLU. The numbers of a
+   channel lie in one run. Each is read from memory twice, once for the sums and once for the result, and a short run is
+   still in the cache the second time. Each thread has channels of its own. */
 #include "vectors.h"
 
 struct norm {
@@ -13,22 +14,31 @@ struct norm {
 
 enum { CHUNK = 4096 }; /* numbers that are added in vectors before they go into a double */
 
-/* Σ of an expression of i over the run: vectors in four sums, what is left over one by one. */
-#define SUM(RESULT, VECTOR, SCALAR)                                                                                    \
-    for (long begin = 0; begin < length; begin += CHUNK) {                                                             \
-        long end = begin + CHUNK < length ? begin + CHUNK : length, at = begin;                                        \
-        vec parts[4] = {{0}};                                                                                          \
-        real rest = 0;                                                                                                 \
-        for (; at + 4 * LANES <= end; at += 4 * LANES)                                                                 \
-            UNROLLED for (int u = 0; u < 4; u++) parts[u] += VECTOR(at + u * LANES);                                  \
-        for (; at < end; at++) rest += SCALAR(at);                                                                     \
-        vec four = (parts[0] + parts[1]) + (parts[2] + parts[3]);                                                       \
-        for (int k = 0; k < LANES; k++) RESULT += four[k];                                                              \
-        RESULT += rest;                                                                                                \
-    }
+/* A vector of the numbers at p, of which count are left; others in place of those that are not there. */
+static inline vec numbers(const real *p, long count, real others) {
+    if (__builtin_expect(count >= LANES, 1)) return *(const vec *)p;
+    vec v;
+    for (int k = 0; k < LANES; k++) v[k] = k < count ? p[k] : others;
+    return v;
+}
 
-#define AT(p, i) (*(const vec *)((p) + (i)))
-#define TO(p, i) (*(vec *)((p) + (i)))
+static inline void put(real *p, long count, vec v) {
+    if (__builtin_expect(count >= LANES, 1)) *(vec *)p = v;
+    else
+        for (int k = 0; k < count; k++) p[k] = v[k];
+}
+
+static inline double total(const vec *parts) {
+    vec four = (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    double sum = 0;
+    for (int k = 0; k < LANES; k++) sum += four[k];
+    return sum;
+}
+
+/* The steps of a run: i goes by four vectors, at is where a vector begins, left how many numbers are from there on. */
+#define BY_FOUR(COUNT)                                                                                                 \
+    for (long i = 0; i < (COUNT); i += 4 * LANES)                                                                      \
+        UNROLLED for (long u = 0, at = i, left = (COUNT) - i; u < 4; u++, at += LANES, left -= LANES)
 
 /* x where y is positive or not a number, and zero elsewhere; a comparison gives all bits or none. */
 static inline vec where_positive(vec y, vec x) {
@@ -39,73 +49,92 @@ static inline vec where_positive(vec y, vec x) {
     return x;
 }
 
-/* Normalises the channels first … last - 1 by their own mean and variance. */
-void normalise(const struct norm *n, const real *inputs, real *outputs, long first, long last) {
-    long length = n->length;
+/* The mean of a run and Σ (x − mean)², put together from chunks that stay in the first cache (Chan et al. 1979). */
+static void moments(const real *x, long length, double *mean, double *squares) {
+    *mean = *squares = 0;
+    for (long begin = 0; begin < length; begin += CHUNK, x += CHUNK) {
+        long count = length - begin < CHUNK ? length - begin : CHUNK;
+        vec sums[4] = {{0}}, about[4] = {{0}};
+        BY_FOUR(count) sums[u] += numbers(x + at, left, 0);
+        double own = total(sums) / count, difference = own - *mean;
+        real middle = (real)own;
+        BY_FOUR(count) {
+            vec v = numbers(x + at, left, middle) - middle;
+            about[u] += v * v;
+        }
+        *squares += total(about) - count * (own - middle) * (own - middle);
+        *squares += difference * difference * begin * count / (begin + count);
+        *mean += difference * count / (begin + count);
+    }
+}
+
+/* Normalises the channels first … last - 1 by their own mean and variance; added, if any, is added to the result.
+   Arguments: the norm, inputs, added, outputs. */
+void normalise(void *const *arguments, long first, long last) {
+    const struct norm *n = arguments[0];
+    const real *inputs = arguments[1], *added = arguments[2];
+    real *outputs = arguments[3];
     for (long c = first; c < last; c++) {
-        const real *x = inputs + c * length;
-        real *y = outputs + c * length;
-        double sum = 0, squares = 0;
-#define V(i) AT(x, i)
-#define S(i) x[i]
-        SUM(sum, V, S)
-#undef V
-#undef S
-        real mean = (real)(sum / length);
-#define V(i) ((AT(x, i) - mean) * (AT(x, i) - mean))
-#define S(i) ((x[i] - mean) * (x[i] - mean))
-        SUM(squares, V, S)
-#undef V
-#undef S
-        n->mean[c] = mean;
-        n->variance[c] = (real)(squares / length);
-        n->scale[c] = (real)(1 / __builtin_sqrt(squares / length + n->epsilon));
+        const real *x = inputs + c * n->length, *a = added ? added + c * n->length : 0;
+        real *y = outputs + c * n->length;
+        double average, squares;
+        moments(x, n->length, &average, &squares);
+        real mean = n->mean[c] = (real)average;
+        n->variance[c] = (real)(squares / n->length);
+        n->scale[c] = (real)(1 / __builtin_sqrt(squares / n->length + n->epsilon));
         real slope = n->scale[c] * n->weight[c], bias = n->bias[c];
-        long i = 0;
-        if (n->relu) {
-            for (; i + LANES <= length; i += LANES) {
-                vec v = (AT(x, i) - mean) * slope + bias;
-                TO(y, i) = where_positive(v, v);
-            }
-           
-            for (; i < length; i++) { real v = (x[i] - mean) * slope + bias; y[i] = v <= 0 ? 0 : v; }
-        } else {
-            for (; i + LANES <= length; i += LANES) TO(y, i) = (AT(x, i) - mean) * slope + bias;
-            for (; i < length; i++) y[i] = (x[i] - mean) * slope + bias;
+        for (long i = 0, left = n->length; left > 0; i += LANES, left -= LANES) {
+            vec v = (numbers(x + i, left, 0) - mean) * slope + bias;
+            if (a) v += numbers(a + i, left, 0);
+            put(y + i, left, n->relu ? where_positive(v, v) : v);
         }
     }
 }
 
-/* The gradient of the inputs; slopes of weight and bias are written, too. A ReLU lets pass where its output is positive. */
-void normalise_back(const struct norm *n, const real *inputs, const real *outputs, const real *gradients, real *back,
-                    real *of_weight, real *of_bias, long first, long last) {
-    long length = n->length;
+/* The gradients that the ReLU lets pass: where outputs are positive, which are those at y, or else v · factor + bias. */
+static inline vec passing(const struct norm *n, const real *gradients, const real *y, vec v, real factor, real bias,
+                          long left) {
+    vec gradient = numbers(gradients, left, 0), output = v * factor + bias;
+    if (!n->relu) return gradient;
+    if (y) output = numbers(y, left, 0);
+    return where_positive(output, gradient);
+}
+
+/* The gradient of the inputs; slopes of weight and bias are written, too. After a sum, outputs say what a ReLU lets pass,
+   and that is also the gradient of the added numbers, written to passed. Otherwise both are null.
+   Arguments: the norm, inputs, outputs, gradients; the gradient of the inputs, passed, slopes of weight and of bias. */
+void normalise_back(void *const *arguments, long first, long last) {
+    const struct norm *n = arguments[0];
+    const real *inputs = arguments[1], *outputs = arguments[2], *gradients = arguments[3];
+    real *back = arguments[4], *passed = arguments[5], *of_weight = arguments[6], *of_bias = arguments[7];
     for (long c = first; c < last; c++) {
-        const real *x = inputs + c * length, *g = gradients + c * length, *y = outputs + c * length;
-        real *b = back + c * length, mean = n->mean[c], scale = n->scale[c];
+        long from = c * n->length;
+        const real *x = inputs + from, *g = gradients + from, *y = outputs ? outputs + from : 0;
+        real *b = back + from, *p = passed ? passed + from : 0;
+        real mean = n->mean[c], scale = n->scale[c], factor = scale * n->weight[c], bias = n->bias[c];
         double sum = 0, product = 0;
-        long i = 0;
-        if (n->relu) { /* what the ReLU lets pass is put aside where the result will be */
-            for (; i + LANES <= length; i += LANES) TO(b, i) = where_positive(AT(y, i), AT(g, i));
-            for (; i < length; i++) b[i] = y[i] <= 0 ? 0 : g[i];
-            g = b;
+        for (long begin = 0; begin < n->length; begin += CHUNK) {
+            long count = n->length - begin < CHUNK ? n->length - begin : CHUNK;
+            vec sums[4] = {{0}}, products[4] = {{0}};
+            BY_FOUR(count) {
+                long here = begin + at;
+                vec v = numbers(x + here, left, mean) - mean;
+                vec some = passing(n, g + here, y ? y + here : 0, v, factor, bias, left);
+                if (p) put(p + here, left, some);
+                sums[u] += some;
+                products[u] += some * v;
+            }
+            sum += total(sums);
+            product += total(products);
         }
-#define V(i) AT(g, i)
-#define S(i) g[i]
-        SUM(sum, V, S)
-#undef V
-#undef S
-#define V(i) (AT(g, i) * (AT(x, i) - mean))
-#define S(i) (g[i] * (x[i] - mean))
-        SUM(product, V, S)
-#undef V
-#undef S
         of_weight[c] = (real)(product * scale);
         of_bias[c] = (real)sum;
-        real offset = (real)(sum / length), slope = (real)(product / length * scale * scale);
-        real factor = scale * n->weight[c];
-        for (i = 0; i + LANES <= length; i += LANES)
-            TO(b, i) = (AT(g, i) - offset - (AT(x, i) - mean) * slope) * factor;
-        for (; i < length; i++) b[i] = (g[i] - offset - (x[i] - mean) * slope) * factor;
+        real offset = (real)(sum / n->length), slope = (real)(product / n->length * scale * scale);
+        for (long i = 0, left = n->length; left > 0; i += LANES, left -= LANES) {
+            vec v = numbers(x + i, left, 0) - mean, some;
+            if (p) some = numbers(p + i, left, 0);
+            else some = passing(n, g + i, 0, v, factor, bias, left);
+            put(b + i, left, (some - offset - v * slope) * factor);
+        }
     }
 }

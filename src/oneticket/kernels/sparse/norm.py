@@ -1,4 +1,4 @@
-"""Batch normalisation of images innermost, in training, with the ReLU after it."""
+"""Batch normalisation of images innermost, in training, with the sum and the ReLU after it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from oneticket.kernels.sparse.building import NUMBERS, library
-from oneticket.kernels.sparse.layout import as_planes, from_planes
+from oneticket.kernels.sparse.building import NUMBERS
+from oneticket.kernels.sparse.layout import as_planes, new_images
 from oneticket.kernels.sparse.threads import divided
 
 
@@ -26,45 +26,45 @@ class CNorm(ctypes.Structure):
 
 
 def normalised(
-    images: Tensor, weight: Tensor, bias: Tensor, epsilon: float, *, relu: bool
+    images: Tensor, weight: Tensor, bias: Tensor, epsilon: float, *, relu: bool, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """N × C × H × W ``images`` normalised by their own mean and variance, and both, the variance divided by N·H·W.
 
-    The images lie innermost, before and after; ``relu`` makes negative results zero. Gradients reach images, weight and
-    bias. Ioffe & Szegedy 2015, algorithm 1.
+    ``added``, of the images' shape, is added to the result; ``relu`` then makes negative numbers zero. The images lie
+    innermost, before and after. Gradients reach images, weight, bias and ``added``. Ioffe & Szegedy 2015, algorithm 1.
     """
-    return _Normalise.apply(images, weight, bias, epsilon, relu)  # type: ignore[no-any-return, no-untyped-call]
+    return _Normalise.apply(images, weight, bias, added, epsilon, relu)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, epsilon: float, relu: bool
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, added: Tensor | None, epsilon: float, relu: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        planes = as_planes(images)
-        outputs = torch.empty_like(planes)
+        planes, more = as_planes(images), None if added is None else as_planes(added)
+        outputs = new_images(planes, *images.shape)
         mean, scale, variance = (torch.empty_like(weight) for _ in range(3))
-        length = planes[0].numel()
-        norm = _in_c(weight, bias, mean, scale, variance, length, epsilon, relu)
-        kernel = library(NUMBERS[planes.dtype]).normalise
-        where = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (planes, outputs)]
-        _run(kernel, norm, where, planes)
-        ctx.save_for_backward(planes, outputs, weight, bias, mean, scale, variance)
-        ctx.epsilon, ctx.relu = epsilon, relu
+        norm = _in_c(weight, bias, mean, scale, variance, planes[0].numel(), epsilon, relu)
+        _run("normalise", norm, planes, more, outputs)
+        # Where a ReLU after a sum lets pass, only its outputs tell; otherwise the inputs do.
+        ctx.save_for_backward(
+            planes, outputs if relu and more is not None else None, weight, bias, mean, scale, variance
+        )
+        ctx.epsilon, ctx.relu, ctx.adds = epsilon, relu, more is not None
         ctx.mark_non_differentiable(mean, variance)
-        return from_planes(outputs), mean, variance
+        return outputs, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         planes, outputs, weight, bias, mean, scale, variance = ctx.saved_tensors
-        gradients, back = as_planes(gradient), torch.empty_like(planes)
+        gradients, back = as_planes(gradient), new_images(planes, *gradient.shape)
+        passed = None if outputs is None else new_images(planes, *gradient.shape)
         slopes = torch.empty_like(weight), torch.empty_like(bias)
         norm = _in_c(weight, bias, mean, scale, variance, planes[0].numel(), ctx.epsilon, ctx.relu)
-        kernel = library(NUMBERS[planes.dtype]).normalise_back
-        tensors = (planes, outputs, gradients, back, *slopes)
-        _run(kernel, norm, [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors], planes)
-        return from_planes(back), *slopes, None, None
+        _run("normalise_back", norm, planes, outputs, gradients, back, passed, *slopes)
+        of_added = gradient if passed is None else passed
+        return back, *slopes, of_added if ctx.adds else None, None, None
 
 
 def _in_c(
@@ -74,8 +74,5 @@ def _in_c(
     return CNorm(*places, length, epsilon, int(relu))
 
 
-def _run(kernel: Any, norm: CNorm, where: list[ctypes.c_void_p], planes: Tensor) -> None:
-    def part(first: int, last: int) -> None:
-        kernel(ctypes.byref(norm), *where, ctypes.c_long(first), ctypes.c_long(last))
-
-    divided(part, len(planes), planes.numel())
+def _run(kernel: str, norm: CNorm, planes: Tensor, *tensors: Tensor | None) -> None:
+    divided(kernel, NUMBERS[planes.dtype], (norm, planes, *tensors), len(planes), planes.numel())

@@ -102,6 +102,13 @@ class Pattern:
         self._kept = [part.numpy().astype(np.int32) for part in mask.nonzero(as_tuple=True)]
         self.count = len(self._kept[0])
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the lists that have been needed so far."""
+        lists = [vars(self).get("forward"), vars(self).get("backward")]
+        arrays = [a for part in lists if part is not None for a in vars(part).values() if isinstance(a, np.ndarray)]
+        return sum(array.nbytes for array in (*self._kept, *arrays, *vars(self).get("_by_position", ())))
+
     @cached_property
     def forward(self) -> Lists:
         """The lists of the outputs."""
@@ -118,6 +125,11 @@ class Pattern:
         order = np.argsort(into, kind="stable").astype(np.int32)  # outputs ascend within an input
         turned = (into[order], out[order], line[order], column[order])
         return _lists(*turned, order, reads, self.shape[1], self.geometry.outputs)
+
+    @cached_property
+    def before(self) -> NDArray[np.int64]:
+        """The number of kept weights before each output, and in all."""
+        return np.bincount(self._kept[0] + 1, minlength=self.shape[0] + 1).cumsum()
 
     @cached_property
     def _by_position(self) -> tuple[Ints, Ints, Ints, Ints]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_long, c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from oneticket.kernels.sparse.building import NUMBERS, library
-from oneticket.kernels.sparse.layout import as_planes, from_planes
+from oneticket.kernels.sparse.building import NUMBERS
+from oneticket.kernels.sparse.layout import as_planes, new_images
 from oneticket.kernels.sparse.pattern import Lists, Pattern
 from oneticket.kernels.sparse.threads import divided
 
@@ -32,7 +31,7 @@ class SparseProduct(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(planes, values)
             ctx.pattern = pattern
-        return from_planes(_gathered(pattern.forward, planes, values, pattern.geometry.outputs))
+        return _gathered(pattern.forward, planes, values, pattern.geometry.outputs)
 
     @staticmethod
     @once_differentiable
@@ -41,7 +40,7 @@ class SparseProduct(torch.autograd.Function):
         pattern: Pattern = ctx.pattern
         gradients, inputs, slopes = as_planes(gradient), None, None
         if ctx.needs_input_grad[0]:
-            inputs = from_planes(_gathered(pattern.backward, gradients, values, pattern.geometry.size))
+            inputs = _gathered(pattern.backward, gradients, values, pattern.geometry.size)
         if ctx.needs_input_grad[1]:
             slopes = _slopes(pattern, planes, gradients)
         return inputs, slopes, None
@@ -49,22 +48,16 @@ class SparseProduct(torch.autograd.Function):
 
 def _gathered(lists: Lists, source: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     images = source.shape[-1]
-    target = source.new_empty(lists.channels, *size, images)
-    structure, values = lists.in_c(images), values.contiguous()
-    kernel = library(NUMBERS[source.dtype]).gather
-    where = [c_void_p(tensor.data_ptr()) for tensor in (source, target, values)]
-    work = len(values) * lists.count * images
-    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), lists.count, work)
+    target = new_images(source, images, lists.channels, *size)
+    arguments = (lists.in_c(images), source, target, values.contiguous())
+    divided("gather", NUMBERS[source.dtype], arguments, lists.count, len(values) * lists.count * images)
     return target
 
 
 def _slopes(pattern: Pattern, inputs: Tensor, gradients: Tensor) -> Tensor:
     images = inputs.shape[-1]
     result = inputs.new_zeros(pattern.count)
-    structure = pattern.slopes_in_c(images)
-    kernel = library(NUMBERS[inputs.dtype]).slopes
-    where = [c_void_p(tensor.data_ptr()) for tensor in (inputs, gradients, result)]
+    arguments = (pattern.slopes_in_c(images), inputs, gradients, result)
     work = pattern.count * pattern.forward.count * images
-    outputs = pattern.shape[0]
-    divided(lambda first, last: kernel(byref(structure), *where, c_long(first), c_long(last)), outputs, work)
+    divided("slopes", NUMBERS[inputs.dtype], arguments, pattern.shape[0], work, pattern.before)
     return result

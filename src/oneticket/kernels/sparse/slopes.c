@@ -80,8 +80,12 @@ static void line_up(const struct layer *l, const real *inputs, const real *gradi
     }
 }
 
-/* Adds the gradients of the weights of the outputs first … last - 1 to slopes. */
-void slopes(const struct layer *l, const real *inputs, const real *gradients, real *slopes, long first, long last) {
+/* Adds the gradients of the weights of the outputs first … last - 1 to slopes. Arguments: the layer, its inputs, the
+   gradients of its outputs, slopes. */
+void slopes(void *const *arguments, long first, long last) {
+    const struct layer *l = arguments[0];
+    const real *inputs = arguments[1], *gradients = arguments[2];
+    real *slopes = arguments[3];
     for (long b = 0; b < l->lines; b += l->block)
         for (long k = 0; k < l->positions; k++) {
             const struct reach *reach = l->reach + k;

@@ -121,6 +121,7 @@ class _ArmStart:
             initial=lambda: self.fresh,
             batches=lambda: self.parents.evidence(self.cell),
             generator=lambda: self._mask_stream(word),
+            loss=self.parents.loss_of(self.cell),
         )
         return prune(self.view, context, criterion=word, allocation=self.arm.allocation, density=self.arm.density)
 
@@ -175,7 +176,7 @@ class _ArmStart:
     def _gains(self) -> State:
         """γ of the normalisations behind the layers, after the dense training in which the ticket's search began."""
         network = self._densely_trained(self._ticket)
-        return gains_behind(network, torch.zeros(1, *self.parents.description(self._ticket.dense).network.input))
+        return gains_behind(network, self.parents.example(self.parents.description(self._ticket.dense).network))
 
     def _matching(self) -> Matching:
         """The order of the mask's channels that matches this replicate's network, by activations on the source."""

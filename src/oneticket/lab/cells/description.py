@@ -6,27 +6,39 @@ from functools import cache
 from typing import Any, Literal
 
 import msgspec
+from torch import Tensor
 
 from oneticket.data import DataRef
 from oneticket.identity import canonical_json, digest, digest_of_text
+from oneticket.models import blank
+from oneticket.pruning.context import BatchLoss
 from oneticket.pruning.correspondence import Blocks
 from oneticket.search import Search
 from oneticket.training import Recipe
+from oneticket.training.objectives import LossName, Objective
 
 SCHEMA = 4  # raised whenever the bits of a cell change: cells of older versions then have other identities
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A model as it is built: factory, options, digest of the code if it is the user's, input (C, H, W), classes."""
+    """A model as it is built: factory, options, digest of the code if it is the user's, shape of an input, classes.
+
+    ``tokens`` is written where inputs are sequences of tokens; ``classes`` is then the vocabulary.
+    """
 
     name: str
     options: dict[str, Any]
     code: str | None
-    input: tuple[int, int, int]
+    input: tuple[int, ...]
     classes: int
     head: str
     prune_head: bool
     prunable: tuple[str, ...] | None
+    tokens: Literal[True] | msgspec.UnsetType = msgspec.UNSET
+
+    def blank(self, samples: int = 1) -> Tensor:
+        """A batch of zeros of the form of its inputs."""
+        return blank(self.input, samples, tokens=bool(self.tokens))
 
 
 class TicketRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +118,18 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     code: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     definitions: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     rates: Rates | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def objective(self) -> Objective:
+        """Loss and metric: those that the recipe names, else those of the data."""
+        usual: LossName | None = "next-token" if self.network.tokens else None
+        recipe = self.recipe
+        return Objective(recipe.loss or usual, recipe.metric or None, label_smoothing=recipe.label_smoothing)
+
+    @property
+    def own_loss(self) -> BatchLoss | None:
+        """The mean loss of a batch for criteria; None where it is the cross-entropy of classes."""
+        return None if self.objective.name == "classification" else self.objective.loss
 
     @property
     def identity(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
-import torch
 from msgspec import UNSET, UnsetType
 from torch import Tensor, nn
 
@@ -55,6 +55,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         On the test split, evaluated once; set only for cells that are tested.
     test_images : int
         The size of the test split, of which ``test_accuracy`` is a fraction; set where that is, by versions that count.
+        Of text, the number of its tokens that are predicted.
+    bits_per_byte : float
+        ``test_loss`` / ln 2; set only for text, whose tokens are bytes.
     distance : float
         ‖m ∘ (W_T − W)‖₂ over the prunable weights, W those at the beginning of the training; set only by versions that
         measure it.
@@ -81,6 +84,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     distance: float | UnsetType = UNSET
     naturally_zero: float | UnsetType = UNSET
     test_images: int | UnsetType = UNSET
+    bits_per_byte: float | UnsetType = UNSET
 
 
 def trained_outcome(
@@ -91,7 +95,7 @@ def trained_outcome(
     kept: Masks,
     *,
     before: Mapping[str, Tensor],
-    traced: nn.Module,
+    traced: nn.Module | None,
     tested: tuple[float, float] | None,
     test_images: int,
     untrained: float | None = None,
@@ -105,8 +109,8 @@ def trained_outcome(
         The masks of the trained network. For a dense network ``masks`` is None, and ``kept`` has full masks.
     before : Mapping[str, Tensor]
         The state with which the training began.
-    traced : nn.Module
-        The network whose paths are followed, without the input binarisation of a binary method.
+    traced : nn.Module or None
+        The network whose paths are followed, without the input binarisation of a binary method; None to follow none.
     tested : tuple of float, or None
         Accuracy and loss on the test split.
     test_images : int
@@ -123,7 +127,7 @@ def trained_outcome(
     begun = training.history[-1].step - training.steps if training.history else 0
     reached = [r.step - begun for accuracy, r in judged if last is not None and accuracy >= last - CONVERGED_WITHIN]
     values: dict[str, Tensor] = dict(model.state_dict())
-    effective, dead = _paths(traced, kept, cell)
+    effective, dead = (None, None) if traced is None else _paths(traced, kept, cell)
     accuracy, loss = tested if tested is not None else (UNSET, UNSET)
     return Outcome(
         val_accuracy=last,
@@ -143,6 +147,7 @@ def trained_outcome(
         distance=distance(before, values, kept).norm,
         naturally_zero=UNSET if naturally_zero is None else naturally_zero,
         test_images=UNSET if tested is None else test_images,
+        bits_per_byte=tested[1] / math.log(2) if tested is not None and cell.network.tokens else UNSET,
     )
 
 
@@ -199,7 +204,7 @@ def is_binary(cell: Description) -> bool:
 def _paths(model: nn.Module, kept: Masks, cell: Description) -> tuple[float | None, int | None]:
     """Effective density and dead units; None where the connections of a network cannot be followed."""
     try:
-        paths = find_paths(model, kept, torch.zeros(1, *cell.network.input))
+        paths = find_paths(model, kept, cell.network.blank())
     except UnknownPaths:
         return None, None
     return paths.density, paths.dead

@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from oneticket.data import ImageBatches, Normalisation, Splits, open_data
+from oneticket.data import Splits, as_batches, normalisation_of, open_data
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Description, Network, TicketRef
 from oneticket.lab.cells.store import Store
@@ -18,7 +18,7 @@ from oneticket.lab.cells.tensors import load_masks, load_state
 from oneticket.masks import Masks
 from oneticket.models import ModelSpec, build, code_digest
 from oneticket.prunable import Prunable
-from oneticket.pruning.context import Batches
+from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
 from oneticket.search import Replayed, next_masks
 from oneticket.weights import State
@@ -35,7 +35,13 @@ class ParentCells:
     data : the cache of decoded images.
     folder : the folder whose Python files may be imported; none when None.
     packages : the installed packages that may be imported.
+
+    Attributes
+    ----------
+    loss : the loss of which criteria take gradients; None for that of each cell's recipe and data.
     """
+
+    loss: BatchLoss | None = None
 
     def __init__(self, store: Store, data: Path, folder: Path | None, packages: Collection[str] = ()) -> None:
         self.store, self.data, self.folder, self.packages = store, data, folder, packages
@@ -57,7 +63,7 @@ class ParentCells:
 
         def drawn(key: int) -> nn.Module:
             return build(
-                spec, input_shape=network.input, classes=network.classes, seed=key,
+                spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=key,
                 folder=self.folder, packages=self.packages,
             )  # fmt: skip
 
@@ -67,14 +73,22 @@ class ParentCells:
         return model
 
     def splits(self, cell: Description) -> Splits:
-        """The images of a cell."""
+        """The data of a cell."""
         return open_data(cell.data, cache=self.data)
 
     def evidence(self, cell: Description) -> Batches:
         """Training batches of a cell in an order of their own, augmented as it trains, the same from the first on."""
-        images = self.splits(cell).train
-        source = ImageBatches(images, _BATCH, normalisation=Normalisation.of(images), augmentation=cell.recipe.augment)
+        train = self.splits(cell).train
+        source = as_batches(train, _BATCH, normalisation=normalisation_of(train), augmentation=cell.recipe.augment)
         return Replayed(source, Streams(cell.seed))
+
+    def example(self, network: Network) -> Tensor:
+        """Inputs for one pass that follows connections."""
+        return network.blank()
+
+    def loss_of(self, cell: Description) -> BatchLoss | None:
+        """The loss of which criteria take gradients: the one that was given, or that of the cell's recipe and data."""
+        return self.loss or cell.own_loss
 
     # -- tickets -------------------------------------------------------------------------------------------------
     def masks(self, ticket: TicketRef) -> Masks:
@@ -95,6 +109,7 @@ class ParentCells:
             alive=alive,
             seed=parent.seed,
             number=ticket.round,
+            loss=self.loss_of(parent),
         )
 
     def _initial(self, dense: str) -> State:

@@ -13,6 +13,8 @@ import msgspec
 from oneticket.identity import canonical_json, digest, digest_of_text
 
 SEAL = "sha256"
+CORRECT = "correct.bin"
+"""Which test images a network classifies rightly: a bit for each, in their order, as numpy.packbits packs them."""
 
 
 def _seal(digest: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import nn
 
-from oneticket.data import ImageBatches, Normalisation, Splits, open_data
+from oneticket.data import AnySet, BatchSource, Splits, as_batches, counted, normalisation_of, open_data
 from oneticket.data.cache import State, compared, trust
 from oneticket.errors import InputError, NonFiniteLoss
 from oneticket.kernels.machine import this_machine
@@ -25,8 +25,9 @@ from oneticket.lab.cells.description import Description, PretrainingStart
 from oneticket.lab.cells.outcome import Outcome, diverged_outcome, inherited_divergence, is_binary, trained_outcome
 from oneticket.lab.cells.own_code import OwnCode
 from oneticket.lab.cells.parents import ParentCells, view_of
+from oneticket.lab.cells.records import CORRECT
 from oneticket.lab.cells.store import Store
-from oneticket.lab.cells.tensors import save_masks, save_state
+from oneticket.lab.cells.tensors import Correct, save_masks, save_state
 from oneticket.masks import Masks
 from oneticket.methods import PRETRAININGS, PretrainingTask
 from oneticket.ticket import versions
@@ -42,6 +43,7 @@ from oneticket.training import (
     training_flops,
 )
 from oneticket.training.kernels import Kernels
+from oneticket.training.objectives import Objective
 from oneticket.trust.importing import load_code
 
 
@@ -196,10 +198,10 @@ def _compute(
 ) -> _Made:
     """Train and evaluate the network, and write the tensors that other cells may build on."""
     splits = parents.splits(cell)
-    normalisation = Normalisation.of(splits.train)
+    normalisation, objective = normalisation_of(splits.train), cell.objective
 
-    def batches(images: Any, size: int, **options: Any) -> ImageBatches:
-        return ImageBatches(images, size, normalisation=normalisation, device=workplace.runtime.device, **options)
+    def batches(part: AnySet, size: int, **options: Any) -> BatchSource:
+        return as_batches(part, size, normalisation=normalisation, device=workplace.runtime.device, **options)
 
     def checkpoint(part: str) -> Checkpoint:
         path = working / "checkpoint" / f"{part}.pt"
@@ -207,7 +209,7 @@ def _compute(
 
     begun = assemble(cell, parents)
     model = begun.model
-    example = torch.zeros(1, *cell.network.input, device=workplace.runtime.device)
+    example = cell.network.blank().to(workplace.runtime.device)
     train_set = batches(splits.train, cell.recipe.batch_size, augmentation=cell.recipe.augment)
     validation = batches(splits.validation, 512) if len(splits.validation) else None
     asked = Kernels(_layout_for(cell, workplace))
@@ -232,15 +234,20 @@ def _compute(
                 callbacks=[OnEpoch(watch.on_epoch)] if watch.on_epoch else (),
                 seed=cell.seed,
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
+                **objective.given(),
             )
-        judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch)
-        tested = judge(batches(splits.test, 512)) if cell.test else None
+        judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch, objective=objective)
+        # Tokens are not samples: of text there is nothing to set beside another network's answers, one by one.
+        correct = Correct() if objective.name == "classification" else None
+        tested = judge(batches(splits.test, 512), correct=correct) if cell.test else None
         untrained = judge(validation, "validation")[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = _diverged(cell, model, str(error), splits)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
-    return _concluded(cell, parents, begun, training, example, tested, len(splits.test), untrained, working)
+    if correct is not None:
+        correct.save(working / CORRECT)
+    return _concluded(cell, parents, begun, training, example, tested, counted(splits.test), untrained, working)
 
 
 def _concluded(
@@ -263,25 +270,34 @@ def _concluded(
         cell, model, training, masks, kept, before=begun.state, traced=traced, tested=tested, test_images=test_images,
         untrained=untrained, naturally_zero=begun.naturally_zero,
     )  # fmt: skip
-    _save(working, model, training, masks, kept)
+    save_tensors(working, model, training, masks, kept)
     flops = training_flops(model, example, training.samples, masks, training.work)
     return _Made(training.history, training.steps, training.samples, flops, outcome, training.kernels)
 
 
 def _judge(
-    model: nn.Module, training: Training, split: ImageBatches, name: str = "test", *, device: str, watch: Watch
+    model: nn.Module,
+    training: Training,
+    split: BatchSource,
+    name: str = "test",
+    *,
+    device: str,
+    watch: Watch,
+    objective: Objective,
+    correct: Correct | None = None,
 ) -> tuple[float, float]:
     """Accuracy and loss on a split; raises NonFiniteLoss where the loss is not a finite number."""
     as_trained = training.kernels.layout == "channels-last"
+    told: dict[str, Any] = {"on_batch": watch.on_step, "on_outputs": correct.note if correct is not None else None}
     with training.kernels.at_work(model):
-        accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, on_batch=watch.on_step)
+        accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, **told, **objective.given())
     if not math.isfinite(loss):
         text = f"the {name} loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)
     return accuracy, loss
 
 
-def _save(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
+def save_tensors(working: Path, model: nn.Module, training: Training, masks: Masks | None, kept: Masks) -> None:
     """Write the tensors that other cells may build on."""
     for moment, snapshot in training.snapshots.items():
         save_state(working / f"weights-{moment}.safetensors", snapshot.state)
@@ -305,7 +321,7 @@ def _nothing(cell: Description, parents: ParentCells, workplace: Workplace, reas
 
 
 def _diverged(cell: Description, model: nn.Module, reason: str, splits: Splits) -> Outcome:
-    validated, test_images = len(splits.validation) > 0, len(splits.test)
+    validated, test_images = len(splits.validation) > 0, counted(splits.test)
     return diverged_outcome(cell, _prunable(model, cell), reason, validated=validated, test_images=test_images)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -52,6 +53,22 @@ def load_state(path: Path, masks: Masks | None = None) -> dict[str, Tensor]:
             full[mask] = tensors[name]
             tensors[name] = full
         return {name: tensors[name] for name in facts["names"]}
+
+
+class Correct:
+    """Which images a network classifies rightly, batch by batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+
+    def note(self, outputs: Tensor, labels: Tensor) -> None:
+        """Take in one batch: its outputs, N × classes, and labels, N."""
+        self._parts.append(outputs.argmax(1) == labels)
+
+    def save(self, path: Path) -> None:
+        """Write a bit for each image in their order, packed (numpy.packbits), and nothing else; or no file for none."""
+        if self._parts:
+            path.write_bytes(np.packbits(torch.cat(self._parts).cpu().numpy()).tobytes())
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:

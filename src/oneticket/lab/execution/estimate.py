@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Collection
@@ -9,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from oneticket.calling import outputs_on
-from oneticket.data import ImageBatches, Normalisation, open_data
+from oneticket.data import as_batches, normalisation_of, open_data
 from oneticket.lab.cells.description import ArmStart, Description, Round
 from oneticket.lab.cells.rates import cycles_of
 from oneticket.lab.cells.store import Store
@@ -22,9 +22,11 @@ from oneticket.training import Step
 
 STEPS = 4  # timed, after equally many to warm up
 OVERHEAD = 0.1  # seconds to start a worker and to write a cell
-SEEN = 20  # finished cells of a kind that are read; more would add nothing
+SEEN = 10  # finished cells of a kind and a density that are read; more would add nothing
 
 Kind = tuple[int, int, int]
+Times = dict[float, float]
+"""Seconds per step by density: the kernels of kept weights make sparser networks cheaper."""
 
 
 def estimated_seconds(
@@ -39,7 +41,7 @@ def estimated_seconds(
     """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
     For each kind of training (network, data, recipe), the time of a step comes from the plan's finished cells of that
-    kind; if there are none, it is measured on a few steps.
+    kind with the nearest density; if there are none, it is measured on a few steps of the dense network.
     """
     lacking = missing(plan, store)
     known = _known(plan, store, lacking) if store is not None and lacking else {}
@@ -48,24 +50,39 @@ def estimated_seconds(
     for cell in lacking.values():
         kind = _kind(cell)
         if kind not in known:
-            known[kind] = _seconds_per_step(cell, cache, folder, packages, device)
+            known[kind] = {1.0: _seconds_per_step(cell, cache, folder, packages, device)}
         length = _begins(cell), cycles_of(cell.start)
         if (kind, *length) not in steps:
             steps[kind, *length] = _steps(cell, *length, cache)
-        total += OVERHEAD + known[kind] * steps[kind, *length]
+        total += OVERHEAD + _nearest(known[kind], _density(cell)) * steps[kind, *length]
     return total
 
 
-def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, float]:
-    """Seconds per step of each kind that has finished cells."""
-    seen: dict[Kind, list[float]] = {}
+def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, Times]:
+    """Seconds per step of each kind that has finished cells, by their densities."""
+    seen: dict[Kind, dict[float, list[float]]] = {}
     for identity, cell in plan.cells.items():
-        times = seen.setdefault(_kind(cell), [])
+        times = seen.setdefault(_kind(cell), {}).setdefault(_density(cell), [])
         if identity not in lacking and len(times) < SEEN:
             cost = store.figures(identity)
             if cost["steps"]:
                 times.append(cost["seconds"] / cost["steps"])
-    return {kind: statistics.median(times) for kind, times in seen.items() if times}
+    found = {kind: {d: statistics.median(each) for d, each in times.items() if each} for kind, times in seen.items()}
+    return {kind: times for kind, times in found.items() if times}
+
+
+def _density(cell: Description) -> float:
+    """The fraction of the weights that is trained; 1 for methods that make their masks on the way."""
+    if isinstance(cell.start, Round):
+        return cell.start.ticket.density
+    if isinstance(cell.start, ArmStart) and METHODS.entry(cell.start.method).facts.makes is None:
+        return cell.start.density
+    return 1.0
+
+
+def _nearest(times: Times, density: float) -> float:
+    """The time at the density whose ratio to ``density`` is nearest to 1."""
+    return times[min(times, key=lambda other: abs(math.log(other / density)))]
 
 
 def _kind(cell: Description) -> Kind:
@@ -92,21 +109,24 @@ def _seconds_per_step(cell: Description, cache: Path, folder: Path, packages: Co
     splits = open_data(cell.data, cache=cache)
     network = cell.network
     spec = ModelSpec(name=network.name, options=network.options)
-    model = build(spec, input_shape=network.input, classes=network.classes, seed=0, folder=folder, packages=packages)
+    model = build(
+        spec, input_shape=network.input, classes=network.classes, tokens=bool(network.tokens), seed=0,
+        folder=folder, packages=packages,
+    )  # fmt: skip
     model = model.to(device).train()
-    batches = ImageBatches(
+    batches = as_batches(
         splits.train,
         cell.recipe.batch_size,
-        normalisation=Normalisation.of(splits.train),
+        normalisation=normalisation_of(splits.train),
         augmentation=cell.recipe.augment,
         device=device,
     )
-    optimizer = cell.recipe.make_optimizer(model)
+    optimizer, objective = cell.recipe.make_optimizer(model), cell.objective
     times = []
     generator = torch.Generator().manual_seed(0)
     began = time.perf_counter()
     for number, (inputs, targets) in enumerate(batches.epoch(generator, generator)):
-        torch.nn.functional.cross_entropy(outputs_on(model, inputs), targets).backward()  # type: ignore[no-untyped-call]
+        objective.loss(model, inputs, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - began)

@@ -94,7 +94,7 @@ def audit(
 def _samples(experiment: Experiment, resolved: ResolvedExperiment) -> dict[Hashable, int]:
     """The number of training images of each data set, by its identity."""
     names = {split_role(role)[0] for grid in experiment.transfer for role in (*grid.sources, *grid.targets)}
-    return {resolved.ref(name): len(resolved.splits(name).train) for name in names}
+    return {resolved.ref(name): resolved.samples(name) for name in names}
 
 
 class _Audit:

@@ -1,4 +1,4 @@
-"""Leaks: whether a source has seen the test images of a target, found by comparing the images themselves."""
+"""Leaks: whether a source has seen the test samples of a target, found by comparing the samples themselves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneticket.data import DataRef, ImageSet, Splits
+from oneticket.data import AnySet, DataRef, Splits
 from oneticket.data.cache import kept, redrawn
+from oneticket.data.derivations import NOUNS
+from oneticket.data.sets import kind_of
 from oneticket.errors import InputError
 from oneticket.identity import digest
 
@@ -20,7 +22,7 @@ TOLERATED = 0.01
 
 
 class Leak(msgspec.Struct, frozen=True):
-    """Test images of a target that a source trains or validates on.
+    """Test images, windows of text or rows of a target that a source trains or validates on.
 
     Parameters
     ----------
@@ -29,6 +31,7 @@ class Leak(msgspec.Struct, frozen=True):
     tested : number of test images of ``target``.
     repeated : the fraction of the whole test split that the train split of the same data set repeats; None if source
         and target derive from different data sets.
+    noun : what the samples are.
     """
 
     source: str
@@ -36,11 +39,13 @@ class Leak(msgspec.Struct, frozen=True):
     images: int
     tested: int
     repeated: float | None
+    noun: str = "images"
 
     def __str__(self) -> str:
         share = 100 * self.images / self.tested
         return (
-            f"{self.images} of the {self.tested} test images of {self.target} ({share:.3g} %) are seen by {self.source}"
+            f"{self.images} of the {self.tested} test {self.noun} of {self.target} ({share:.3g} %) are seen by "
+            f"{self.source}"
         )
 
     @property
@@ -58,31 +63,42 @@ def find_leak(source: str, target: str, data: dict[str, tuple[DataRef, Splits]],
 
     Images are equal if shape and pixels are equal as decoded: later changes of size or channels do not hide them, nor
     do grey images stored as colours. Only images that a data set uses count: train and validation of the source, test
-    of the target.
+    of the target. Windows of text are equal if their bytes are; rows of tables, if their numbers are. Data of different
+    kinds have nothing in common.
     """
     (origin, there), (goal, here) = data[source], data[target]
+    noun = NOUNS[kind_of(here.test)]
+    if kind_of(there.train) != kind_of(here.test):
+        return Leak(source, target, 0, len(here.test), None, noun)
     trained, held = _digests(origin, cache)["train"], _digests(goal, cache)["test"]
     seen, tested = trained[torch.cat([_rows(there.train), _rows(there.validation)])], held[_rows(here.test)]
     repeated = None
     if origin.fingerprint == goal.fingerprint:
         repeated = int(torch.isin(held, trained).sum()) / max(len(held), 1)
-    return Leak(source, target, int(torch.isin(tested, seen).sum()), len(tested), repeated)
+    return Leak(source, target, int(torch.isin(tested, seen).sum()), len(tested), repeated, noun)
 
 
-def _rows(part: ImageSet) -> Tensor:
+def _rows(part: AnySet) -> Tensor:
     return torch.arange(len(part)) if part.index is None else part.index
 
 
 def _digests(ref: DataRef, cache: Path) -> dict[str, Tensor]:
-    """The digests of all images that a data set derives from, train and test; computed once and kept."""
+    """The digests of all samples that a data set derives from, train and test; computed once and kept."""
 
     def drawn(part: str) -> Tensor:
         base = kept(cache, ref.fingerprint)
         if base is None:
             raise InputError(f"the data {ref.fingerprint[:12]}… is not in the cache {cache}")
-        return image_digests(base.parts[part].images)
+        inputs = base.parts[part].images
+        return image_digests(inputs) if base.kind == "images" else row_digests(inputs)
 
     return redrawn(cache, digest([ref.fingerprint, "digest of each image, grey as grey"]), drawn)
+
+
+def row_digests(rows: Tensor) -> Tensor:
+    """64 bits of BLAKE2 over the bytes of each row; [N, …] → int64 [N]."""
+    digests = (hashlib.blake2b(row.data, digest_size=8).digest() for row in rows.numpy())
+    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
 
 
 def image_digests(images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from oneticket.lab.cells.rates import rates_of
 from oneticket.lab.planning.audit import Finding, audit
 from oneticket.lab.planning.budget import Budgets, Course, Trainings
 from oneticket.lab.planning.claims import Claims, ask
+from oneticket.lab.planning.kinds import check_kinds, written
 from oneticket.lab.planning.ladder import NOTABLE, Rung, distance
 from oneticket.lab.planning.leaks import Leak
 from oneticket.lab.planning.order import by_data
@@ -78,9 +79,11 @@ class _Planner:
         self.labels: dict[str, str] = {}
         self.rows: dict[tuple[object, ...], Row] = {}
         self.met: dict[float, set[float]] = {}
+        self._recipes: dict[tuple[Recipe, str], Recipe] = {}
         self._tickets: dict[tuple[str, Role, int, Search], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
+        check_kinds(self.experiment, self.resolved)
         for spec in self.experiment.models:
             for number, transfer in enumerate(self.experiment.transfer):
                 self.resolved.check(spec, transfer, f"transfer[{number}]")
@@ -103,10 +106,13 @@ class _Planner:
         **rest: Any,
     ) -> str:  # fmt: skip
         """The name of a cell on ``role``, by its recipe or another; ``rest`` are other fields of its description."""
+        asked = self.experiment.recipe[role.recipe_name] if recipe is None else recipe
+        if (asked, role.data_name) not in self._recipes:  # one object for all cells: they share its text
+            self._recipes[asked, role.data_name] = written(asked, self.resolved.splits(role.data_name).train)
         description = Description(
             network=self.resolved.network(spec, role.data_name),
             data=self.resolved.ref(role.data_name),
-            recipe=self.experiment.recipe[role.recipe_name] if recipe is None else recipe,
+            recipe=self._recipes[asked, role.data_name],
             seed=seed,
             start=start,
             **rest,
@@ -334,7 +340,12 @@ def make_plan(
         without a head, tickets that do not fit a target, densities below that of the last round, claims about what
         no grid trains.
     """
-    return _Planner(experiment, ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)).plan()
+    return plan_of(ResolvedExperiment(experiment, folder, cache, code=code, packages=packages))
+
+
+def plan_of(resolved: ResolvedExperiment) -> Plan:
+    """The plan of an experiment whose names are resolved; raises as :func:`make_plan` does."""
+    return _Planner(resolved.experiment, resolved).plan()
 
 
 def _model_label(spec: ModelSpec) -> str:

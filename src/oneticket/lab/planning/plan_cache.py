@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-import oneticket
 from oneticket.errors import InputError
 from oneticket.identity import digest
 from oneticket.lab.cells.store import Store, is_store
 
 if TYPE_CHECKING:
     from oneticket.lab.spec.experiment import Experiment
+
+PACKAGE = Path(__file__).parents[2]
+"""The folder of oneticket's own code."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -92,7 +94,7 @@ def _places(folder: Path, experiment: Experiment) -> Iterable[str]:
 
 
 def _state(file: Path, places: Iterable[str]) -> str:
-    own = sorted(Path(oneticket.__file__).parent.rglob("*.py"))
+    own = sorted(PACKAGE.rglob("*.py"))
     states = [(str(place), place.stat()) for place in (*map(Path, places), *own)]
     text = hashlib.sha256(file.read_bytes()).hexdigest()
     return digest([text, [(place, state.st_size, state.st_mtime_ns) for place, state in states]])

@@ -8,10 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypedDict
 
+import msgspec
 import torch
 
 from oneticket.census import take_census
-from oneticket.data import DataRef, Splits, open_data, resolve
+from oneticket.data import DataRef, Splits, TextSet, open_data, resolve
 from oneticket.errors import InputError
 from oneticket.lab.cells.description import Network
 from oneticket.lab.planning.ladder import Ladder, Rung, distance
@@ -22,7 +23,7 @@ from oneticket.lab.spec.experiment import Experiment, Grid
 from oneticket.lab.spec.parsing import split_role
 from oneticket.masks import Masks
 from oneticket.methods import METHODS
-from oneticket.models import ModelSpec, build, check_size, code_digest, complete
+from oneticket.models import ModelSpec, blank, build, check_size, code_digest, complete
 from oneticket.pruning import ALLOCATIONS, kept_count
 from oneticket.pruning.base import allocate
 from oneticket.pruning.correspondence import stretched
@@ -85,28 +86,33 @@ class ResolvedExperiment:
         return self._refs[name]
 
     def splits(self, name: str) -> Splits:
-        """The images of a data set."""
+        """The samples of a data set."""
         if name not in self._splits:
             self._splits[name] = open_data(self.ref(name), cache=self.cache)
         return self._splits[name]
 
     def extent(self, name: str) -> tuple[int, frozenset[str]]:
-        """The number of training images of a data set, and its classes."""
+        """The number of training samples of a data set, and its classes."""
         train = self.splits(name).train
         return len(train), frozenset(train.classes)
 
     def per_epoch(self, role: Role) -> int:
         """The optimiser steps of an epoch."""
-        return math.ceil(len(self.splits(role.data_name).train) / self.experiment.recipe[role.recipe_name].batch_size)
+        return math.ceil(self.samples(role.data_name) / self.experiment.recipe[role.recipe_name].batch_size)
+
+    def samples(self, name: str) -> int:
+        """The number of training samples of a data set."""
+        return len(self.splits(name).train)
 
     def forward_flops(self, spec: ModelSpec, data: str) -> tuple[int, int]:
         """FLOPs of the forward pass of one sample: of all operations, and of those without a prunable weight."""
         key = (str(spec), data)
         if key not in self._flops:
             network, shapes = self._built(spec, data)
-            model = build(spec, input_shape=network.input, classes=network.classes, seed=0, **self._code)
+            tokens = bool(network.tokens)
+            model = build(spec, input_shape=network.input, classes=network.classes, tokens=tokens, seed=0, **self._code)
             none = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
-            self._flops[key] = forward_flops(model, torch.zeros(1, *network.input), none)
+            self._flops[key] = forward_flops(model, network.blank(), none)
         return self._flops[key]
 
     @property
@@ -135,15 +141,15 @@ class ResolvedExperiment:
             classes = len(train.classes)
             search = self.experiment.search
             try:
-                check_size(spec, input_shape=train.shape, classes=classes)
-                model = build(spec, input_shape=train.shape, classes=classes, seed=0, **self._code)
+                tokens = isinstance(train, TextSet)
+                check_size(spec, input_shape=train.shape, classes=classes, tokens=tokens)
+                model = build(spec, input_shape=train.shape, classes=classes, tokens=tokens, seed=0, **self._code)
             except InputError as error:
                 raise error if (error.where or "").startswith("model") else error.at("model") from None
-            images = torch.zeros(2, *train.shape)
             try:
                 census = take_census(
-                    model, images, head=self.experiment.head, classes=classes, prune_head=search.prune_head,
-                    only=search.prunable,
+                    model, blank(train.shape, 2, tokens=tokens), head=self.experiment.head, classes=classes,
+                    prune_head=search.prune_head, only=search.prunable,
                 )  # fmt: skip
             except InputError as error:
                 raise error if error.where in ("head", "model") else error.at("search.prunable") from None
@@ -159,6 +165,7 @@ class ResolvedExperiment:
                 head=view.head,
                 prune_head=search.prune_head,
                 prunable=search.prunable,
+                tokens=tokens or msgspec.UNSET,
             )
             self._normalised[key] = bool(norm_names(model))
             self._networks[key] = (network, {name: tuple(w.shape) for name, w in view.weights()})
@@ -322,7 +329,7 @@ class ResolvedExperiment:
         leak = self._leaks[source, target]
         if leak.refused:
             raise InputError(
-                f"{leak}: its tickets would be tested on images that they were found with",
+                f"{leak}: its tickets would be tested on {leak.noun} that they were found with",
                 where=where,
                 expected=f"data that has seen at most {100 * TOLERATED:g} % of them",
             )
@@ -341,5 +348,5 @@ class ResolvedExperiment:
         )
 
 
-def _times(shape: tuple[int, int, int]) -> str:
+def _times(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from oneticket.errors import InputError
-from oneticket.lab.cells.description import ArmStart, Description
+from oneticket.lab.cells.description import ArmStart, Description, Network
 from oneticket.lab.cells.parents import ParentCells
 from oneticket.lab.cells.store import Store
 from oneticket.lab.cells.tensors import load_masks
@@ -123,7 +123,7 @@ def _beside(
 ) -> Iterator[dict[str, Any]]:
     """The rows of one target: one for each of its networks and each way to run it."""
     measured: dict[tuple[int, str], nn.Module] = {}
-    shape: tuple[int, ...] = ()
+    form: Network | None = None
     for number, seeds in enumerate(networks):
         cell = next((row["cell"] for row in seeds if row["test_loss"] is not None), None)
         if cell is None:
@@ -131,14 +131,16 @@ def _beside(
         description = _description(cell, cells)
         if seeds[0]["arm"] in ARMS or _facts(description).weights == "binary":
             masks = load_masks(cells.store.file(cell, "masks.safetensors"))
-            shape = description.network.input
+            form = description.network
             measured |= {(number, way): net for way, net in ways(stored_network(cell, cells), masks).items()}
-    if not measured:
+    if not measured or form is None:
         return
     taken = {}
     for size, turns in BATCHES.items():
-        images = torch.randn(size, *shape, generator=torch.Generator().manual_seed(0))
-        taken[f"seconds_{size}"] = seconds_per_sample(measured, images, repeats=turns, clock=clock)
+        inputs = form.blank(size)
+        if not form.tokens:
+            inputs = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
+        taken[f"seconds_{size}"] = seconds_per_sample(measured, inputs, repeats=turns, clock=clock)
     for number, way in measured:
         seconds = {column: times[number, way] for column, times in taken.items()}
         line = {**_over_seeds(networks[number], cells.store), "way": way, **seconds}

@@ -1,6 +1,7 @@
 """Compact training: a masked network is trained without its dead channels and its masked weights, where that is faster.
 
-The only entry point is :func:`compacted`; the training differs from that of the whole network only by rounding.
+:func:`compacted` does it; the training differs from that of the whole network only by rounding. :func:`compact` makes
+such a network for prediction.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from oneticket.kernels.sparse.building import Compute
 from oneticket.masks import Masks
 from oneticket.training.compact.channels import shrink
 from oneticket.training.compact.model import CompactModel
+from oneticket.training.compact.prediction import CompactNetwork, compact
 from oneticket.training.compact.sparse import sparsify
 from oneticket.training.compact.verification import independent_copy, trains_alike, unnoticed
 from oneticket.training.recipe import Precision
 
-__all__ = ["CompactModel", "compacted"]
+__all__ = ["CompactModel", "CompactNetwork", "compact", "compacted"]
 
 
 def compacted(

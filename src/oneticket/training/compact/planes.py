@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oneticket.kernels.sparse import is_planes, sparse_product
 from oneticket.kernels.sparse.building import NUMBERS
@@ -18,6 +19,7 @@ from oneticket.kernels.sparse.layout import from_planes, out_of_planes
 from oneticket.kernels.sparse.norm import normalised
 from oneticket.kernels.sparse.pattern import Geometry, Pair, Pattern, geometry_of
 from oneticket.models.layers import HalvingPool
+from oneticket.models.resnet import Block
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -36,7 +38,7 @@ class PlanesLayer(nn.Module):
         self.positions = mask.flatten().nonzero().flatten()
         self.weight = nn.Parameter(layer.weight.detach().flatten()[self.positions], layer.weight.requires_grad)
         self.bias = layer.bias
-        self._geometry = geometry_for(layer, (1, 1))
+        self._geometry = geometry_for(layer)
         self._patterns: dict[Pair, Pattern] = {}
         self.train(layer.training)
 
@@ -51,24 +53,34 @@ class PlanesLayer(nn.Module):
             outputs = out_of_planes(outputs, self.layout)
         return outputs.flatten(1).reshape(*inputs.shape[:-1], -1) if self.linear else outputs
 
+    @property
+    def bytes(self) -> int:
+        """Bytes that say where the kept weights are, for all sizes of images seen so far."""
+        return self.mask.nbytes + self.positions.nbytes + sum(pattern.bytes for pattern in self._patterns.values())
+
     def _pattern(self, size: Pair) -> Pattern:
         if size not in self._patterns:
             self._patterns[size] = Pattern(self.mask, self._geometry._replace(size=size))
         return self._patterns[size]
 
 
-def geometry_for(layer: Layer, size: Pair) -> Geometry:
-    """The geometry of a layer that :func:`is_able` allows."""
+def geometry_for(layer: Layer) -> Geometry:
+    """The geometry of a layer that :func:`is_able` allows, on images of its kernel's size."""
     if isinstance(layer, nn.Linear):
         return Geometry((1, 1), (1, 1), (0, 0), (1, 1))
-    found = geometry_of(layer, size)
+    found = geometry_of(layer, _least(layer))
     assert found is not None
     return found
 
 
 def is_able(layer: Layer) -> bool:
     """Whether the kernels compute this layer."""
-    return isinstance(layer, nn.Linear) or geometry_of(layer, (1, 1)) is not None
+    return isinstance(layer, nn.Linear) or geometry_of(layer, _least(layer)) is not None
+
+
+def _least(layer: nn.Conv2d) -> Pair:
+    """A size that each convolution takes, with padding or without."""
+    return layer.kernel_size[0], layer.kernel_size[1]
 
 
 def outgoing(inputs: Tensor) -> torch.dtype:
@@ -84,8 +96,8 @@ class _Norm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not is_planes(input):
             outputs = super().forward(input)
-        elif self.training and self.affine and input.dtype == self.weight.dtype and input.dtype in NUMBERS:
-            return self._in_c(input)
+        elif self.is_able(input):
+            return self.in_c(input, relu=self.relu)
         else:
             planes = input.permute(1, 2, 3, 0)
             channels, height, width, count = planes.shape
@@ -93,11 +105,17 @@ class _Norm(nn.BatchNorm2d):
             outputs = from_planes(wide.view(planes.shape))
         return torch.relu(outputs) if self.relu else outputs
 
-    def _in_c(self, input: Tensor) -> Tensor:
+    def is_able(self, input: Tensor) -> bool:
+        """Whether the kernel computes this; it does not in evaluation and in mixed precision."""
+        known = input.dtype in NUMBERS and is_planes(input)
+        return self.training and self.affine and known and input.dtype == self.weight.dtype
+
+    def in_c(self, input: Tensor, *, relu: bool, added: Tensor | None = None) -> Tensor:
+        """The kernel's normalisation of images innermost, and what follows it there."""
         count = input.numel() // max(1, input.shape[1])
         if count <= 1:
             super().forward(input)  # refuses one value for each channel in PyTorch's words
-        outputs, mean, variance = normalised(input, self.weight, self.bias, self.eps, relu=self.relu)
+        outputs, mean, variance = normalised(input, self.weight, self.bias, self.eps, relu=relu, added=added)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 if self.num_batches_tracked is not None:
@@ -123,6 +141,20 @@ class _Done(nn.ReLU):
         return input
 
 
+class _Block(Block):
+    """A residual block whose last normalisation, sum and ReLU are one pass."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        *before, last = self.body
+        inner = maps
+        for layer in before:
+            inner = layer(inner)
+        shortcut = self.shortcut(maps)
+        if isinstance(last, _Norm) and last.is_able(inner) and shortcut.dtype == inner.dtype:
+            return last.in_c(inner, relu=True, added=shortcut)
+        return F.relu(last(inner) + shortcut)
+
+
 class _Pool(nn.Module):
     """Pools images innermost with channels as images and images as channels, which lie last."""
 
@@ -140,7 +172,8 @@ _POOLS: dict[type[nn.Module], type[nn.Module]] = {
 def between(model: nn.Module) -> None:
     """Make normalisation and pooling of ``model``, of exactly the known types, work on images innermost, in place.
 
-    A ReLU directly after a normalisation in a ``Sequential`` is computed with it.
+    A ReLU directly after a normalisation in a ``Sequential`` is computed with it, and so are the sum and the ReLU at
+    the end of a residual block of the built-in networks.
     """
     seen: dict[int, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
@@ -148,6 +181,8 @@ def between(model: nn.Module) -> None:
     for module in list(model.modules()):
         if type(module) in _POOLS:
             module.__class__ = _POOLS[type(module)]
+        if type(module) is Block:
+            module.__class__ = _Block
         if type(module) is nn.Sequential:
             for norm, relu in pairwise(module):
                 once = seen[id(norm)] == seen[id(relu)] == 1  # elsewhere, either may come without the other
