@@ -8,10 +8,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Of two test processes on two cores: threads that spin while they wait would take the other's time.
 WAITING := OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0
 
-.PHONY: demo test test-all test-slow test-sweep test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
+.PHONY: demo zoo test test-all test-slow test-sweep test-integrations test-instructions test-faults test-kernels test-lowest test-gpu lint docs bench release clean
 
 demo: $(VENV)/.core
 	$(BIN)/oneticket demo
+
+# Tickets of the demo, with cards, in a folder that is not in the repository: `oneticket zoo list` shows them.
+zoo: demo
+	$(BIN)/oneticket zoo make oneticket-demo/store --to zoo --license cc0-1.0
 
 test: $(VENV)/.dev
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not faults and not gpu"
@@ -34,7 +38,7 @@ test-faults: $(VENV)/.dev
 # missing is skipped elsewhere, so the libraries are imported here first: this fails where one can't be.
 INTEGRATIONS := .venv-integrations
 test-integrations: $(INTEGRATIONS)/.test
-	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft"
+	$(INTEGRATIONS)/bin/python -c "import transformers, accelerate, lightning, peft, onnxruntime, onnxscript, tensorboard, mlflow, sqlalchemy, wandb, trackio"
 	OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/integrations
 
 # What computes, once more with fewer vector instructions than this machine has, and with the C library (glibc) looking
@@ -99,7 +103,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 
 $(INTEGRATIONS)/.test: pyproject.toml $(CONSTRAINTS)
 	test -x $(INTEGRATIONS)/bin/python || $(PYTHON) -m venv $(INTEGRATIONS)
-	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations]"
+	$(INTEGRATIONS)/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,integrations,onnx,tensorboard,mlflow,wandb,trackio]"
 	touch $@
 
 clean:

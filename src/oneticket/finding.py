@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import msgspec
 import torch
@@ -36,6 +36,7 @@ from oneticket.training import Callback, Recipe, Runtime, Snapshot, Training, ev
 from oneticket.training.examination import check_state, examine
 from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
 from oneticket.weights import State
+from oneticket.words import Head
 
 
 @checked
@@ -241,7 +242,7 @@ def transfer(
     recipe: Recipe,
     validation: Any = None,
     test_set: Any = None,
-    head: Literal["fresh", "keep", "copied"] = "fresh",
+    head: Head = "fresh",
     model_head: str | None = None,
     seed: Seed = 0,
     device: str | torch.device = "cpu",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from oneticket.conversion import checked
 from oneticket.errors import InputError
+from oneticket.showing import layers
+from oneticket.words import Within
 
 
 class LayerDensity(NamedTuple):
@@ -93,6 +95,10 @@ class Masks(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self.kept} of {self.total} kept, density {self.density:.4g})"
 
+    def _repr_html_(self) -> str:
+        title = f"Masks: {self.kept:,} of {self.total:,} weights kept, density {self.density:.4g}"
+        return layers(title, [(row.name, row.kept, row.total) for row in self.table()])
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):
             return NotImplemented
@@ -162,7 +168,7 @@ class Masks(Mapping[str, Tensor]):
 
     # -- permutation ---------------------------------------------------------------------------------------------
     @checked
-    def permuted(self, generator: torch.Generator, *, within: str) -> Masks:
+    def permuted(self, generator: torch.Generator, *, within: Within) -> Masks:
         """Masks with the kept positions shuffled uniformly.
 
         Parameters
@@ -179,8 +185,6 @@ class Masks(Mapping[str, Tensor]):
         """
         if within == "layer":
             return Masks({name: _shuffled(t.flatten(), generator).view(t.shape) for name, t in self.items()})
-        if within != "network":
-            raise InputError(f"cannot permute within '{within}'", expected="'layer' or 'network'")
         if not self:
             return Masks({})
         flat = _shuffled(torch.cat([t.flatten() for t in self.values()]), generator)

@@ -21,6 +21,7 @@ from oneticket.pruning.context import Batches, BatchLoss
 from oneticket.randomness import Streams
 from oneticket.training import Recipe, Start, Step
 from oneticket.weights import RESCALINGS, RescalingContext, State, check_optimizer, rescale
+from oneticket.words import AllocationName, CriterionName, Own, RescalingName
 
 Retraining = Literal["rewind", "fine-tune", "lr-rewind"]
 Restored = Literal["fresh", "rewound"]
@@ -106,13 +107,13 @@ class SearchOptions(TypedDict, total=False):
 
     rounds: int | None
     prune: float | None
-    criterion: str
-    allocation: str
+    criterion: CriterionName | Own
+    allocation: AllocationName | Own
     rewind: str | int
     method: Retraining
     optimizer_state: Restored
     norm_statistics: Restored
-    rescale: str
+    rescale: RescalingName | Own
     prune_head: bool
     prunable: tuple[str, ...] | None
     norms: Mixed

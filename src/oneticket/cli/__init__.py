@@ -13,16 +13,19 @@ import click
 from oneticket.cli.bench_command import bench
 from oneticket.cli.claim_commands import verify
 from oneticket.cli.code_options import trust
+from oneticket.cli.completion_command import completion
 from oneticket.cli.export_commands import export, import_masks
 from oneticket.cli.figure_command import figure
 from oneticket.cli.lab_commands import demo, plan, run
+from oneticket.cli.paper_command import paper
 from oneticket.cli.result_commands import report, results
 from oneticket.cli.sharing_commands import pull, push, zoo
 from oneticket.cli.statistics_commands import power, statistics
-from oneticket.cli.store_commands import store
+from oneticket.cli.store_commands import merge, store
 from oneticket.cli.text import harmless, shortened
 from oneticket.cli.ticket_commands import find, ticket, transfer
 from oneticket.cli.view_commands import doctor, list_everything
+from oneticket.cli.watch_command import watch
 from oneticket.errors import InputError, OneticketError
 from oneticket.version import __version__
 
@@ -55,8 +58,8 @@ def group() -> None:
 
 
 _COMMANDS = (
-    demo, plan, run, verify, results, report, figure, power, store, find, transfer, ticket, zoo, trust, bench,
-    statistics, list_everything, doctor,
+    demo, plan, run, watch, verify, paper, results, report, figure, power, store, merge, find, transfer, ticket, zoo,
+    trust, bench, statistics, list_everything, doctor, completion,
 )  # fmt: skip
 for _command in _COMMANDS:
     group.add_command(_command)

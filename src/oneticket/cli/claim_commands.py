@@ -51,9 +51,16 @@ def verify(
         name, root = ended.experiment, ended.store.root
         if not as_json:
             print_end(ended.labels, ended.summary, root, err=True)
+    return told_verdicts(experiment, root, name, as_json=as_json)
+
+
+def told_verdicts(experiment: Path, root: Path, name: str, *, as_json: bool) -> int:
+    """Tell the verdicts on the claims of an experiment file by what its store has; returns the exit code."""
+    from oneticket.lab.spec.parsing import read_toml
+
     rows = tables.rows_of(root, name)
     found = tables.verdicts(root, rows, name)
-    _refuse_unknown(raw, found, str(experiment))
+    _refuse_unknown(read_toml(experiment), found, str(experiment))
     if as_json:
         click.echo(json.dumps([_facts(verdict) for verdict in found], indent=1))
     else:

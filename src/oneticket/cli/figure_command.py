@@ -9,6 +9,7 @@ import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
+from oneticket.cli.completion_command import ARMS
 from oneticket.cli.text import harmless
 from oneticket.errors import InputError, unknown
 
@@ -29,8 +30,12 @@ _FILES = ("svg", "pdf", "png")
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="An SVG, PDF or PNG file.")
 @click.option("--target", metavar="NAME@RECIPE", help="Only this target.")
-@click.option("--arm", "arms", multiple=True, metavar="ARM", help="Only this arm; may be repeated.")
-@click.option("--against", multiple=True, metavar="ARM", help="As in `results`.  [default: dense, random]")
+@click.option(
+    "--arm", "arms", multiple=True, metavar="ARM", shell_complete=ARMS, help="Only this arm; may be repeated."
+)
+@click.option(
+    "--against", multiple=True, metavar="ARM", shell_complete=ARMS, help="As in `results`.  [default: dense, random]"
+)
 @click.option("--experiment", help="Only the rows of this experiment.")
 @click.option("--model", help="Only the networks of this model, as the column `model` has it.")
 @click.option("--columns", type=click.Choice(["1", "2"]), default="2", show_default=True, help="Its width on a page.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oneticket.lab.planning.plan import Plan
     from oneticket.lab.planning.plan_cache import Origin
     from oneticket.lab.spec.code import NamedCode
+    from oneticket.tracking import Tracker
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
 
@@ -124,24 +125,36 @@ def plan(
     show_default=True,
     help="It has at least the time of so many of its slowest steps.",
 )
+@click.option(
+    "--track",
+    "trackers",
+    multiple=True,
+    metavar="NAME",
+    help="Show finished cells in tensorboard, mlflow, wandb or trackio; may be repeated.",
+)
+@click.option("--track-to", metavar="PLACE", help="Folder or address for --track.  [default: that of each]")
 @code_options
 @max_pixels
 @_json
 def run(
     experiment: Path, store: Path | None, cache: Path | None, engine: str, workers: int | None, threads: int,
-    device: str, layout: Layout, compute: Compute, stall_after: float, stall_steps: float, code: CodeOptions,
-    as_json: bool,
+    device: str, layout: Layout, compute: Compute, stall_after: float, stall_steps: float, trackers: tuple[str, ...],
+    track_to: str | None, code: CodeOptions, as_json: bool,
 ) -> int:  # fmt: skip
     """Compute the missing cells of EXPERIMENT. After an interruption the same command continues where it stopped."""
+    opened: Sequence[Tracker] = ()
+    if trackers or track_to is not None:
+        from oneticket.tracking import open_trackers
+
+        opened = open_trackers(trackers, track_to)
     patience = (stall_after, stall_steps)
-    return _run(
-        experiment, store, cache, engine, workers, threads, device, code, layout, patience, compute, as_json=as_json
-    )
+    of_run = (experiment, store, cache, engine, workers, threads, device, code, layout, patience, compute)
+    return _run(*of_run, trackers=opened, as_json=as_json)
 
 
-def _run(*given: Any, as_json: bool) -> int:
+def _run(*given: Any, as_json: bool, trackers: Sequence[Tracker] = ()) -> int:
     """Compute what is missing, and show how that ended; returns the exit code."""
-    return _told(computed(*given, quiet=as_json), as_json=as_json)
+    return _told(computed(*given, trackers=trackers, quiet=as_json), as_json=as_json)
 
 
 class Ended(NamedTuple):
@@ -156,7 +169,7 @@ class Ended(NamedTuple):
 def computed(
     file: Path, store: Path | None, cache: Path | None, engine_name: str, workers: int | None, threads: int,
     device: str, code: CodeOptions, layout: Layout = "channels-last", patience: tuple[float, float] = (600.0, 20.0),
-    compute: Compute = "measured", *, quiet: bool,
+    compute: Compute = "measured", *, trackers: Sequence[Tracker] = (), quiet: bool,
 ) -> Ended:  # fmt: skip
     """Compute the missing cells of an experiment file; the arguments are the options of ``run``."""
     from oneticket.lab.execution.events import Summary
@@ -166,7 +179,7 @@ def computed(
     raw = read_toml(file)  # faults in syntax and code are reported before torch is loaded, which takes seconds
 
     # Another engine or device is checked first, even where nothing is left to compute.
-    usual = (engine_name, device) == ("local", "cpu")
+    usual = (engine_name, device) == ("local", "cpu") and not trackers
     known = recall(file, lambda name: store or default_store(name)) if usual else None
     if known is not None:
         done = Summary(cells=known.cells, cached=known.cells)
@@ -181,6 +194,7 @@ def computed(
     from oneticket.lab.execution.engines import ENGINES
     from oneticket.lab.execution.scheduler import missing, run_plan
     from oneticket.lab.results.table import remember
+    from oneticket.tracking import tracked
     from oneticket.training import Runtime
 
     check_device(device)
@@ -206,7 +220,8 @@ def computed(
     if beside * threads > cores():
         # They wait for each other at every operator: a training becomes many times slower.
         warnings.warn(f"{beside} × {threads} threads for {cores()} cores: each cell takes far longer", stacklevel=1)
-    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=make_listener(quiet=quiet))
+    listener = tracked(make_listener(quiet=quiet), trackers, opened)
+    summary = run_plan(graph, opened, make_engine(), workplace, workers=beside, listener=listener)
     return Ended(graph.experiment, opened, summary, graph.labels)
 
 

@@ -33,6 +33,22 @@ def provenance(place: Path, rows: Sequence[Mapping[str, Any]], experiment: str |
     )
 
 
+def joint(parts: Mapping[str, Provenance], places: Sequence[Path]) -> Provenance:
+    """What is known of the networks of several stores, each fact with the name of its store."""
+    from oneticket.report import Provenance
+
+    found = parts.values()
+    runs = [command for part in found for command in part.commands if command.startswith("oneticket run")]
+    entries = dict.fromkeys(entry for part in found for entry in part.bibtex.strip().split("\n\n") if entry)
+    return Provenance(
+        facts=[(f"{name}: {term}", told) for name, part in parts.items() for term, told in part.facts],
+        files=[file for part in found for file in part.files],
+        commands=[*runs, f"oneticket report {' '.join(place.name for place in places)} --out report"],
+        methods=" ".join(f"{name}: {part.methods}" for name, part in parts.items() if part.methods),
+        bibtex="\n\n".join(entries) + "\n" if entries else "",
+    )
+
+
 def _methods(found: Origins, rows: Sequence[Mapping[str, Any]]) -> str:
     """A paragraph for a paper, of what the store knows."""
     models = _listed(sorted({row["model"] for row in rows}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,46 @@ def list_tickets(source: str, as_json: bool) -> None:
 def get(name: str, source: str, to: Path | None, sha256: str | None, force: bool) -> None:
     """Fetch the ticket NAME of a place, and verify it."""
     _pull(source, to, name, sha256, force)
+
+
+@zoo.command()
+@click.argument("store", type=_file)
+@click.option("--to", default="zoo", show_default=True, metavar="PLACE", help="A folder, a URL, or hf:user/name.")
+@click.option("--experiment", help="Only the rows of this experiment.")
+@click.option("--license", default="", metavar="SPDX", help="Terms under which they are given, such as cc-by-4.0.")
+@click.option("--cache", type=_file, help="Folder of decoded data.  [default: per user]")
+@_force
+def make(store: Path, to: str, experiment: str | None, license: str, cache: Path | None, force: bool) -> None:
+    """Share the tickets behind the winning rows of STORE: of each source and density that of its first seed."""
+    import tempfile
+
+    from oneticket.cli import tables
+    from oneticket.data import default_cache
+    from oneticket.errors import InputError
+    from oneticket.lab.cells.store import Store
+    from oneticket.lab.results.tickets import stored_tickets
+    from oneticket.sharing import place_of
+    from oneticket.sharing import push as push_ticket
+    from oneticket.sharing.card import check_license
+
+    check_license(license)
+    place, rows = place_of(to), tables.rows_of(store, experiment)
+    if not any(row["arm"] == "winning" for row in rows):
+        raise InputError("has no finished winning network", where=str(store), expected="a store of tickets")
+    with tempfile.TemporaryDirectory() as folder:
+        for found, name_of, source, density in stored_tickets(Store.open(store), rows, cache or default_cache()):
+            file = Path(folder) / "ticket.safetensors"
+            found.save(file)
+            beside = [row for row in rows if row["experiment"] == name_of]
+            told = numbers_of(beside, found.density, source, str(store))
+            name = _name(f"{found.provenance.model}-{source}-{100 * density:.3g}")
+            pushed = push_ticket(file, place, name=name, license=license, results=told, force=force)
+            click.echo(f"{harmless(to)}/{name}: {'written' if pushed.written else 'there already'}")
+
+
+def _name(text: str) -> str:
+    """``text`` as a name in a zoo."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100]
 
 
 def _known(place: Place) -> Place:

@@ -11,6 +11,7 @@ import click
 
 from oneticket.cli import tables
 from oneticket.cli.checks import check_out
+from oneticket.cli.completion_command import ARMS
 
 if TYPE_CHECKING:
     from oneticket.report import Table
@@ -27,7 +28,9 @@ _points = click.FloatRange(0, 100, min_open=True)
     "--tests", type=click.IntRange(1), default=1, show_default=True, help="Comparisons that are looked at together."
 )
 @click.option("--experiment", help="Only the rows of this experiment.")
-@click.option("--against", multiple=True, metavar="ARM", help="As in `results`.  [default: dense, random]")
+@click.option(
+    "--against", multiple=True, metavar="ARM", shell_complete=ARMS, help="As in `results`.  [default: dense, random]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def power(
     store: Path | None,

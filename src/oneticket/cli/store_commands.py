@@ -1,4 +1,4 @@
-"""Commands on a store: verify."""
+"""Commands on stores: store verify, merge."""
 
 from __future__ import annotations
 
@@ -43,3 +43,25 @@ def verify(store: Path, repair: bool, as_json: bool) -> int:
     elif found.damaged:
         click.echo(f"{len(found.damaged)} moved aside; run the experiment again to compute them")
     return 0 if found.sound else 1
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--into", required=True, type=click.Path(path_type=Path), help="The store that has everything afterwards."
+)
+@click.option("--copy", is_flag=True, help="Copy files also where hard links can be made.")
+def merge(stores: tuple[Path, ...], into: Path, copy: bool) -> None:
+    """Join STORES in another store; they stay as they are.
+
+    Every cell is compared with its digests. Stores that contradict each other are refused. An interrupted merge goes on
+    when it is called again.
+    """
+    from oneticket.lab.cells.merging import merge as merged
+
+    found = merged(stores, into, copy=copy)
+    click.echo(
+        harmless(
+            f"{into}: {found.cells} cells and {found.tables} tables were added; {found.known} cells were there already"
+        )
+    )

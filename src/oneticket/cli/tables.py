@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import gc
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +30,11 @@ class Shown(NamedTuple):
     verdicts: Sequence[str] = ()
 
 
+_MOST_LAID_OUT = 500
+"""Lines that rich lays out; a table of many more would take it half a minute."""
+_NARROW = re.compile("[ -~−±×–—…]*")
+"""Texts whose letters all take one column of a terminal."""
+
 FORMATS = ("table", "markdown", "csv", "json", "parquet", "latex")
 
 
@@ -50,10 +58,22 @@ def correct_of(place: Path) -> Callable[[str], NDArray[np.bool_] | None] | None:
     return of_store(Store.open(place))
 
 
-def cautions(place: Path, experiment: str | None) -> list[str]:
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """A context without garbage collection: of a large table, all is kept, and looking for cycles takes seconds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def cautions(place: Path, experiment: str | None, rows: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
     """Warnings about networks of a store whose numbers may be wrong, were computed in different ways, or are not level.
 
-    A table in CSV holds enough to say for the last of them only.
+    A table in CSV holds enough to say for the last of them only; ``rows`` are its rows, where they have been read.
     """
     from oneticket.lab.cells.store import Store
     from oneticket.lab.results.natural import correction, correction_of_rows
@@ -62,7 +82,7 @@ def cautions(place: Path, experiment: str | None) -> list[str]:
     from oneticket.lab.results.table import undecided, unlevel
 
     if place.is_file():
-        return correction_of_rows(rows_of(place, experiment))
+        return correction_of_rows(rows_of(place, experiment) if rows is None else rows)
     store = Store.open(place)
     facts = facts_of(store, experiment)
     found = suspects(store, facts=facts)
@@ -103,30 +123,36 @@ def verdict_lines(place: Path, rows: Sequence[Mapping[str, Any]], experiment: st
     return lines + [f"Claimed once, and taken out of the file: {says}" for says in withdrawn(place, experiment)]
 
 
-def results(store: Path, kind: str, experiment: str | None) -> str | bytes:
+def results(rows: list[dict[str, Any]], kind: str) -> str | bytes:
     """The tidy table as CSV, JSON or Parquet."""
     from oneticket.lab.results import table as tidy
 
-    rows = rows_of(store, experiment)
     if kind == "parquet":
         return tidy.as_parquet(rows)
     return tidy.as_json(rows) if kind == "json" else tidy.as_csv(rows)
 
 
 def compared(
-    store: Path, kind: str, experiment: str | None, against: Sequence[str], arms: Sequence[str], *, wide: bool
+    store: Path,
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    experiment: str | None,
+    against: Sequence[str],
+    arms: Sequence[str],
+    *,
+    wide: bool,
 ) -> Shown | str:
     """The table over the seeds, in one piece or with a column for each target; titles where there are several."""
     from oneticket.report import alike, as_markdown, at_edge, fairness, reading, summary_table, tuning_table
     from oneticket.report import summary as over_seeds
+    from oneticket.report.baselines import USUAL
     from oneticket.report.writers import markdown
 
-    rows = rows_of(store, experiment)
     if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
     width = _console().width if kind == "table" else None
-    short = over_seeds(rows, against) if against or wide else over_seeds(rows)
+    short = over_seeds(rows, against if against or wide else USUAL, transfers=False)
     kept = [row for row in short if not arms or row.group.arm in arms]
     found = _wide(short, arms, width) if wide else [("", summary_table(kept, width=width))]
     shown = [row for row in rows if not arms or row["arm"] in arms]
@@ -158,8 +184,8 @@ def _wide(rows: Sequence[SummaryRow], arms: Sequence[str], width: int | None) ->
 
 def comparisons(
     store: Path,
+    rows: Sequence[Mapping[str, Any]],
     kind: str,
-    experiment: str | None,
     against: Sequence[str],
     arms: Sequence[str],
     points: float | None,
@@ -173,7 +199,6 @@ def comparisons(
     from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
     from oneticket.statistics import MARGIN
 
-    rows = rows_of(store, experiment)
     if all(row["test_accuracy"] is None for row in rows):
         return "No finished cell yet."
     _refuse_unknown_arms(arms, {row["arm"] for row in rows})
@@ -254,6 +279,14 @@ def show_all(shown: Shown) -> None:
 
 def show(table: Table) -> None:
     """Print a table to standard output."""
+    console = _console()
+    if len(table.lines) > _MOST_LAID_OUT:
+        lines = aligned(table)
+        if max(map(len, lines)) <= console.width and all(map(_NARROW.fullmatch, lines)):  # else rich shortens
+            console.print(lines[0], style="bold", markup=False, highlight=False, no_wrap=True)
+            click.echo("\n".join(lines[1:]))
+            return
+
     from rich.table import Table as Shown
     from rich.text import Text
 
@@ -263,7 +296,15 @@ def show(table: Table) -> None:
         shown.add_column(Text(harmless(title)), justify="right" if numeric else "left", no_wrap=True)
     for line in table.lines:
         shown.add_row(*(Text(harmless(text)) for text in line))
-    _console().print(shown)
+    console.print(shown)
+
+
+def aligned(table: Table) -> list[str]:
+    """The lines of a table, its columns aligned by their numbers of letters; for narrow letters as rich sets them."""
+    texts = [[harmless(text) for text in line] for line in (table.header, *table.lines)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    form = "  ".join(f"{{:{'>' if right else '<'}{room}}}" for right, room in zip(table.numeric, widths, strict=True))
+    return [form.format(*line) for line in texts]
 
 
 def _console() -> Console:

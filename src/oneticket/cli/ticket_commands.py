@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from oneticket.cli.checks import check_device, check_out, max_pixels
+from oneticket.cli.completion_command import ALLOCATIONS, CRITERIA
 from oneticket.cli.text import harmless
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--density", type=float, default=0.05, show_default=True, help="Fraction of the weights to keep.")
 @click.option("--rewind", default="1ep", show_default=True, help="Moment to rewind to: 1ep, 500it, 0.")
 @click.option("--rounds", type=click.IntRange(1), help="Pruning rounds; 1 is one-shot.  [default: 20 % a round]")
-@click.option("--criterion", default="magnitude", show_default=True)
-@click.option("--allocation", default="global", show_default=True)
+@click.option("--criterion", default="magnitude", show_default=True, shell_complete=CRITERIA)
+@click.option("--allocation", default="global", show_default=True, shell_complete=ALLOCATIONS)
 @click.option("--out", type=_file, required=True, help="File of the ticket.")
 @_training_options
 def find(
@@ -68,6 +69,7 @@ def find(
     from oneticket.finding import find_ticket
     from oneticket.models import ModelSpec
     from oneticket.training import Step, Training
+    from oneticket.words import Own
 
     check_out(out)
     splits, recipe = _prepared(training)
@@ -82,7 +84,7 @@ def find(
 
     ticket = find_ticket(
         model, splits.train, recipe=recipe, density=density, rewind=rewind, seed=seed, rounds=rounds,
-        criterion=criterion, allocation=allocation, head=head,
+        criterion=Own(criterion), allocation=Own(allocation), head=head,
         name=Path(training["data_place"]).name, device=training["device"], on_round=on_round,
     )  # fmt: skip
     ticket.provenance = msgspec.structs.replace(

@@ -221,8 +221,17 @@ def _extras() -> dict[str, str]:
 
     return {
         extra: f"{package} {_version(package)}"
-        + ("" if importlib.util.find_spec(package) else f": pip install 'oneticket[{extra}]'")
-        for extra, package in (("data", "datasets"), ("hub", "huggingface_hub"))
+        + ("" if importlib.util.find_spec(package.partition("-")[0]) else f": pip install 'oneticket[{extra}]'")
+        for extra, package in (
+            ("data", "datasets"),
+            ("hub", "huggingface_hub"),
+            ("share", "fsspec"),
+            ("onnx", "onnxruntime"),
+            ("tensorboard", "tensorboard"),
+            ("mlflow", "mlflow-skinny"),
+            ("wandb", "wandb"),
+            ("trackio", "trackio"),
+        )
     }
 
 

@@ -36,6 +36,7 @@ from oneticket.report.groups import Group
 from oneticket.report.sentences import verdict
 from oneticket.report.writers import markdown
 from oneticket.search import Search, SearchOptions, check_criterion
+from oneticket.showing import table
 from oneticket.ticket import versions
 from oneticket.training import Recipe, Runtime
 from oneticket.training.objectives import Judge, Loss, LossName, MetricName, Objective
@@ -82,6 +83,10 @@ class Comparison:
 
     def __str__(self) -> str:
         return markdown(summary_table(summary(self.table, self.against)))
+
+    def _repr_html_(self) -> str:
+        shown = summary_table(summary(self.table, self.against))
+        return table(f"{len(self.table)} networks", shown.header, shown.lines, self.verdict.splitlines())
 
     def __repr__(self) -> str:
         return f"Comparison({len(self.table)} networks)\n{self.verdict}"

@@ -20,7 +20,7 @@ Shapes: TypeAlias = Mapping[str, Sequence[int]]
 Blocks: TypeAlias = Literal["append", "interleave"]
 """The order of repeated residual blocks: the last ones once more behind the stage, or each beside its original."""
 
-_BLOCK = re.compile(r"(?P<stage>(?:.*\.)?stages\.\d+)\.(?P<block>\d+)\.(?P<rest>.+)")
+_BLOCK = re.compile(r"(?P<stage>(?:.*\.)?(?:stages\.\d+|blocks))\.(?P<block>\d+)\.(?P<rest>.+)")
 
 
 def reindexed(tensors: Mapping[str, Tensor], matching: Matching) -> dict[str, Tensor]:
@@ -58,9 +58,9 @@ def _reindexed(name: str, tensor: Tensor, orders: Sequence[tuple[int, Tensor]]) 
 def stretched(tensors: Mapping[str, Tensor], shapes: Shapes, blocks: Blocks = "append") -> dict[str, Tensor]:
     """Tensors of a residual network, adapted to a network of another depth in its family (Chen et al. 2021).
 
-    Blocks are named ``stages.STAGE.BLOCK.…``; masks, weights and normalisation buffers are treated alike. The first
-    block of a stage, which changes the size, is never repeated and never dropped. Everything outside the stages is
-    copied unchanged.
+    Blocks are named ``stages.STAGE.BLOCK.…``, those of a transformer, which has one stage, ``blocks.BLOCK.…``; masks,
+    weights and normalisation buffers are treated alike. The first block of a stage, which changes the size or sees the
+    input, is never repeated and never dropped. Everything outside the stages is copied unchanged.
 
     With ``append``, a stage that is longer in the second network is extended by copies of its last blocks in their
     order, starting over when they are used up, so that the stage ends with the same block: three blocks become five as

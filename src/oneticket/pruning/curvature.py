@@ -19,7 +19,7 @@ from oneticket.calling import Inputs, call, each
 from oneticket.prunable import Prunable
 from oneticket.pruning.base import Scores, criterion, private_copy
 from oneticket.pruning.context import Batches, ScoreContext
-from oneticket.pruning.gradients import class_samples, gradients, loss
+from oneticket.pruning.gradients import class_samples, gradients, loss, twice_differentiable
 from oneticket.randomness import seeded
 
 PROBES = 10  # random vectors for each sample
@@ -83,7 +83,7 @@ def _hessian(trial: Prunable, context: ScoreContext) -> tuple[list[Tensor], list
     weights = [weight for _, weight in trial.weights()]
     slope, diagonal = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
     count, stream = 0, context.generator
-    with seeded(0), torch.enable_grad():
+    with seeded(0), torch.enable_grad(), twice_differentiable():
         for count, sample in enumerate(_one_by_one(trial, context.batches), start=1):  # noqa: B007
             slopes = gradients(loss(trial.model, sample, _TEMPERATURE), weights, create_graph=True)
             torch._foreach_add_(slope, [part.detach() for part in slopes])

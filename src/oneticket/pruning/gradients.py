@@ -9,10 +9,12 @@ prunable weights, in the weights' precision and on their device. Weights that a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oneticket.calling import Inputs, each, joined, outputs_on
 from oneticket.errors import InputError
@@ -51,7 +53,7 @@ def grasp(model: Prunable, context: ScoreContext) -> Scores:
     trial = _in_training(model)
     weights = dict(trial.weights())
     samples = class_samples(trial, context.batches)
-    with seeded(0), torch.enable_grad():
+    with seeded(0), torch.enable_grad(), twice_differentiable():
         slopes = gradients(loss(trial.model, samples, _TEMPERATURE), weights.values(), create_graph=True)
         kept = [slope.detach() * (weight != 0) for slope, weight in zip(slopes, weights.values(), strict=True)]
         flow = torch.stack([(slope * fixed).sum() for slope, fixed in zip(slopes, kept, strict=True)]).sum()
@@ -93,6 +95,11 @@ def gradients(
         allow_unused=True,
         materialize_grads=True,
     )
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """A context in which gradients have gradients: attention without its fused kernels, whose gradients have none."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def class_samples(model: Prunable, batches: Batches) -> tuple[Inputs, Tensor]:

@@ -11,7 +11,9 @@ from oneticket.report.groups import Group, at
 
 USUAL = ("dense", "random")
 OWN = "own"
-AXES = ("arm", "rescale", "source")
+AXES = ("arm", "rescale", "source", "store")
+IN = " in "
+"""Between the experiment and its store, in tables of several."""
 
 Accuracies = Mapping[Any, float]
 """Seed → test accuracy."""
@@ -26,7 +28,7 @@ class Baseline(NamedTuple):
 
     @classmethod
     def parse(cls, word: str, groups: Iterable[Group]) -> Baseline:
-        """Read ``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``.
+        """Read ``arm=winning`` or ``winning``, ``rescale=none``, ``source=mnist@sgd``, ``store=first``.
 
         Raises InputError, with the nearest valid word, for an unknown axis and for a value that no group has.
         """
@@ -42,7 +44,12 @@ class Baseline(NamedTuple):
     @property
     def label(self) -> str:
         """How a heading names it, after 'vs'."""
-        return {"arm": self.value, "rescale": f"rescale {self.value}", "source": f"from {self.value}"}[self.axis]
+        return {
+            "arm": self.value,
+            "rescale": f"rescale {self.value}",
+            "source": f"from {self.value}",
+            "store": f"that in {self.value}",
+        }[self.axis]
 
     @property
     def phrase(self) -> str:
@@ -51,6 +58,7 @@ class Baseline(NamedTuple):
             "arm": f"the arm {self.value}",
             "rescale": f"the same arm with rescale = {self.value}",
             "source": f"the same arm from {self.value}",
+            "store": f"the same arm in {self.value}",
         }[self.axis]
 
     @property
@@ -67,11 +75,15 @@ class Baseline(NamedTuple):
         if self.axis == "source":
             source, _, recipe = self.value.partition("@")
             return group._replace(source=source, source_recipe=recipe)
+        if self.axis == "store":
+            return group._replace(experiment=f"{group.experiment.rpartition(IN)[0]}{IN}{self.value}")
         return group._replace(arm=self.value) if self.axis == "arm" else group._replace(rescale=self.value)
 
     def _of(self, group: Group) -> str:
         if self.axis == "source":
             return at(group.source, group.source_recipe) if group.source else ""
+        if self.axis == "store":
+            return group.experiment.rpartition(IN)[2] if IN in group.experiment else ""
         return str(getattr(group, self.axis))
 
 

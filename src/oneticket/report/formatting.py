@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oneticket.report.baselines import Baseline
@@ -99,46 +99,40 @@ def summary_table(rows: Sequence[SummaryRow], *, width: int | None = None) -> Ta
     -------
     Table
     """
-    columns = _needed(rows)
-    dropped = _dropped(columns, rows, width)
-    kept = [column for column in columns if column not in dropped]
+    texts = _needed(rows)
+    dropped = _dropped(texts, width)
+    kept = [column for column in texts if column not in dropped]
     return Table(
         header=tuple(column.header for column in kept),
-        lines=tuple(tuple(column.text(row) for column in kept) for row in rows),
+        lines=tuple(zip(*(texts[column] for column in kept), strict=True)),
         numeric=tuple(column.numeric for column in kept),
     )
 
 
-def _needed(rows: Sequence[SummaryRow]) -> list[_Column]:
-    """All columns but those that would say the same in each row, or nothing."""
+def _needed(rows: Sequence[SummaryRow]) -> dict[_Column, list[str]]:
+    """The texts of all columns but those that would say the same in each row, or nothing."""
     versus = [_versus(baseline, place) for place, baseline in enumerate(rows[0].versus)] if rows else []
     columns = [c for c in (*_SUMMARY, *versus) if c.idle is None or not all(map(c.idle, rows))]
-    return [c for c in columns if not c.optional or len({c.text(row) for row in rows}) > 1]
+    texts = {column: list(map(column.text, rows)) for column in columns}
+    return {column: said for column, said in texts.items() if not column.optional or len(set(said)) > 1}
 
 
-def _dropped(columns: Sequence[_Column], rows: Sequence[SummaryRow], width: int | None) -> list[_Column]:
+def _dropped(texts: Mapping[_Column, Sequence[str]], width: int | None) -> list[_Column]:
     """The columns to leave out so that the rest fits, as far as it can."""
     dropped: list[_Column] = []
-    excess = 0 if width is None else _width(columns, rows) - width
-    for column in sorted((c for c in columns if c.dropped is not None), key=lambda c: c.dropped or 0):
+    widths = {column: max(map(len, (column.header, *said))) for column, said in texts.items()}
+    excess = 0 if width is None else sum(widths.values()) + _GAP * (len(widths) - 1) - width
+    for column in sorted((c for c in texts if c.dropped is not None), key=lambda c: c.dropped or 0):
         if excess <= 0:
             break
         dropped.append(column)
-        excess -= _column_width(column, rows) + _GAP
+        excess -= widths[column] + _GAP
     return dropped
 
 
 def _versus(baseline: Baseline, place: int) -> _Column:
     text = lambda row: comparison(row.versus[baseline])  # noqa: E731
     return _Column(f"vs {baseline.label}", text, optional=True, dropped=1000 - place)
-
-
-def _width(columns: Sequence[_Column], rows: Sequence[SummaryRow]) -> int:
-    return sum(_column_width(column, rows) for column in columns) + _GAP * (len(columns) - 1)
-
-
-def _column_width(column: _Column, rows: Sequence[SummaryRow]) -> int:
-    return max(map(len, (column.header, *(column.text(row) for row in rows))))
 
 
 def cost_table(rows: Sequence[CostRow]) -> Table:

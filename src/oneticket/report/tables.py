@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from oneticket.errors import InputError
@@ -131,34 +132,42 @@ def checked(rows: Iterable[Row]) -> list[Row]:
         When there are no rows, a column is missing, or two networks claim one place (the same arm, density and seed):
         no average over them would mean anything.
     """
+    return [row for kept in _places(rows).values() for row in kept]
+
+
+def _places(rows: Iterable[Row]) -> dict[Group, list[Row]]:
+    """The rows by group, both in the order of a report; refused as `checked` says."""
     table = list(rows)
     if not table:
         raise InputError("the table of results is empty: there is nothing to report", expected="at least one network")
+    needed = frozenset(REQUIRED)
     for row in table:
-        if missing := [column for column in REQUIRED if column not in row]:
-            raise InputError(
-                f"the table lacks the column '{missing[0]}'", expected="the columns " + ", ".join(REQUIRED)
-            )
-    places: dict[Hashable, Row] = {}
+        if not needed <= row.keys():
+            missing = next(column for column in REQUIRED if column not in row)
+            raise InputError(f"the table lacks the column '{missing}'", expected="the columns " + ", ".join(REQUIRED))
+    places: dict[Group, dict[Any, Row]] = {}
     for row in table:
-        place = (group_of(row), row["seed"])
-        other = places.setdefault(place, row)
+        other = places.setdefault(group_of(row), {}).setdefault(row["seed"], row)
         if other["cell"] != row["cell"]:
             raise InputError(
                 f"two networks are the arm '{row['arm']}' of '{row['experiment']}' on '{row['target']}' at density "
                 f"{row['density_asked']} with seed {row['seed']}: the cells {other['cell']} and {row['cell']}",
                 expected="one network; give different experiments different names",
             )
-    return sorted(places.values(), key=_row_order)
+    # Groups are sorted, and then the rows in each: of a large table, sorting all rows would take seconds.
+    return {group: sorted(places[group].values(), key=_seed_order) for group in sorted(places, key=_group_order)}
+
+
+_GROUP = itemgetter(*Group._fields)
 
 
 def group_of(row: Row) -> Group:
     """The group a row belongs to; where no density was asked for, by the density that the network has."""
-    group = Group(*(row[column] for column in Group._fields))
+    group = Group._make(_GROUP(row))
     return group if group.density_asked is not None else group._replace(density_asked=row["density"])
 
 
-def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[SummaryRow]:
+def summary(rows: Iterable[Row], against: Sequence[str] = USUAL, *, transfers: bool = True) -> list[SummaryRow]:
     """The accuracy of each arm at each density, over its seeds; networks without a test accuracy are left out.
 
     Parameters
@@ -167,6 +176,8 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
         The tidy table: a mapping with the columns ``COLUMNS`` for each trained network; those in ``ADDED`` may lack.
     against : Sequence[str], optional
         The baselines, as :meth:`Baseline.parse` reads them.
+    transfers : bool, optional
+        Whether to work out ``efficiency`` and ``matching_density``, which no table of text shows.
 
     Returns
     -------
@@ -181,7 +192,8 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
     groups = grouped(rows)
     accuracies, images = accuracies_of(groups), images_of(groups)
     versus = {baseline: _comparisons(baseline, accuracies, images) for baseline in parse(against, groups)}
-    efficiency, matching = efficiencies(accuracies, images), matching_densities(accuracies, images)
+    efficiency = efficiencies(accuracies, images) if transfers else {}
+    matching = matching_densities(accuracies, images) if transfers else {}
     return [
         SummaryRow(
             group=group,
@@ -200,11 +212,8 @@ def summary(rows: Iterable[Row], against: Sequence[str] = USUAL) -> list[Summary
 
 def grouped(rows: Iterable[Row]) -> dict[Group, list[Row]]:
     """The rows that have a test accuracy, by group, in the order of a report."""
-    groups: dict[Group, list[Row]] = defaultdict(list)
-    for row in checked(rows):
-        if row["test_accuracy"] is not None:
-            groups[group_of(row)].append(row)
-    return dict(groups)
+    tested = {group: [row for row in kept if row["test_accuracy"] is not None] for group, kept in _places(rows).items()}
+    return {group: kept for group, kept in tested.items() if kept}
 
 
 def accuracies_of(groups: Mapping[Group, Sequence[Row]]) -> dict[Group, dict[Any, float]]:
@@ -216,8 +225,10 @@ def images_of(groups: Mapping[Group, Sequence[Row]]) -> dict[Section, int]:
     """The size of the test split of each target that any of its rows knows; the smallest, should they differ."""
     known: dict[Section, int] = {}
     for group, kept in groups.items():
-        for images in (row["test_images"] for row in kept if row.get("test_images") is not None):
-            known[group.section] = min(int(images), known.get(group.section, int(images)))
+        images = {int(size) for row in kept if (size := row.get("test_images")) is not None}
+        if images:
+            section, least = group.section, min(images)
+            known[section] = min(least, known.get(section, least))
     return known
 
 
@@ -280,10 +291,9 @@ def _cost(rows: Sequence[Row], column: str) -> Cost | None:
     return Cost(len(values), mean(values), min(values), max(values)) if values else None
 
 
-def _row_order(row: Row) -> tuple[Any, ...]:
-    group = group_of(row)
+def _group_order(group: Group) -> tuple[Any, ...]:
     density = 1.0 if group.density_asked is None else float(group.density_asked)
-    place = (
+    return (
         *group.section,
         group.source,
         group.source_recipe,
@@ -292,6 +302,9 @@ def _row_order(row: Row) -> tuple[Any, ...]:
         group.rescale != "none",
         group.rescale,
     )
+
+
+def _seed_order(row: Row) -> tuple[int, int, str]:
     # As text where it is not a number, so that any two seeds can be compared.
     seed = row["seed"]
-    return (*place, (0, seed, "") if isinstance(seed, int) else (1, 0, str(seed)))
+    return (0, seed, "") if isinstance(seed, int) else (1, 0, str(seed))

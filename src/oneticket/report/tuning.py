@@ -106,15 +106,33 @@ def alike(rows: Iterable[Row]) -> list[str]:
             groups[place][row["arm"], at(row["source"], row["source_recipe"])][row["seed"]] = row
     told: dict[str, dict[str, None]] = defaultdict(dict)
     for found in groups.values():
-        for (one, here), (other, there) in combinations(found.items(), 2):
-            if one[0] != other[0] and _same(here, there):
-                row = next(iter(here.values()))
-                told[" and ".join(sorted((one[0], other[0]), key=arm_order))][
-                    at(row["target"], row["target_recipe"])
-                ] = None
+        for one, other in _twins(found):
+            row = next(iter(found[one].values()))
+            told[" and ".join(sorted((one[0], other[0]), key=arm_order))][at(row["target"], row["target_recipe"])] = (
+                None
+            )
     return [
         f"{arms} on {', '.join(places)} have the same results to the last digit in every seed: read them as one arm"
         for arms, places in told.items()
+    ]
+
+
+_Arm = tuple[str, str]
+"""An arm and its source."""
+
+
+def _twins(found: Mapping[_Arm, Mapping[object, Row]]) -> list[tuple[_Arm, _Arm]]:
+    """The pairs of different arms with the same results, in the order of ``found``."""
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    arms = list(found)
+    for place, arm in enumerate(arms):  # only what agrees in the first seed is compared in pairs
+        seed, row = min(found[arm].items(), key=lambda entry: str(entry[0]))
+        alike[seed, *(row[what] for what in _RESULTS)].append(place)
+    pairs = sorted(pair for places in alike.values() for pair in combinations(places, 2))
+    return [
+        (arms[one], arms[other])
+        for one, other in pairs
+        if arms[one][0] != arms[other][0] and _same(found[arms[one]], found[arms[other]])
     ]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from scipy.special import stdtr, stdtrit
@@ -88,17 +89,12 @@ class Equivalence:
 
 def mean(values: Iterable[float]) -> float:
     """Arithmetic mean ``Σx / n``; the sum is exact before its one rounding, so the order does not matter."""
-    numbers = _finite(values)
-    return math.fsum(numbers) / len(numbers)
+    return _mean(_finite(values))
 
 
 def deviation(values: Iterable[float]) -> float | None:
     """Sample standard deviation ``√(Σ(x − mean)² / (n − 1))``; None for one value."""
-    numbers = _finite(values)
-    if len(numbers) == 1:
-        return None
-    centre = mean(numbers)
-    return math.sqrt(math.fsum((x - centre) ** 2 for x in numbers) / (len(numbers) - 1))
+    return _deviation(_finite(values))
 
 
 def t_interval(
@@ -129,13 +125,7 @@ def t_interval(
     Interval or None
         None for one value, and for equal values without ``images``.
     """
-    numbers = _finite(values)
-    spread = _spread(numbers, images, readings=1)
-    if spread is None:
-        return None
-    half = float(stdtrit(len(numbers) - 1, 0.5 + confidence / 2)) * spread / math.sqrt(len(numbers))
-    centre, (least, most) = mean(numbers), bounds
-    return Interval(max(least, centre - half), min(most, centre + half))
+    return describe(values, confidence, images=images, bounds=bounds).interval
 
 
 def describe(
@@ -153,8 +143,12 @@ def describe(
         For no values, and for a value that is not finite.
     """
     numbers = _finite(values)
-    interval = t_interval(numbers, confidence, images=images, bounds=bounds)
-    return Sample(len(numbers), mean(numbers), deviation(numbers), interval)
+    n, centre, found = len(numbers), _mean(numbers), _deviation(numbers)
+    spread, interval = _spread(numbers, found, images, readings=1), None
+    if spread is not None:
+        half, (least, most) = _quantile(n - 1, 0.5 + confidence / 2) * spread / math.sqrt(n), bounds
+        interval = Interval(max(least, centre - half), min(most, centre + half))
+    return Sample(n, centre, found, interval)
 
 
 def paired_difference(
@@ -186,13 +180,15 @@ def paired_difference(
     differences = paired(first, second)
     if not differences:
         return None
-    centre, spread = mean(differences), _spread(differences, images, readings=2)
+    numbers = _finite(differences)
+    n, centre = len(numbers), _mean(numbers)
+    spread = _spread(numbers, _deviation(numbers), images, readings=2)
     if spread is None:
-        return Difference(len(differences), centre, None, None)
-    error = spread / math.sqrt(len(differences))
-    half = float(stdtrit(len(differences) - 1, 0.5 + confidence / 2)) * error
-    p = 2 * float(stdtr(len(differences) - 1, -abs(centre / error)))
-    return Difference(len(differences), centre, Interval(centre - half, centre + half), p, spread)
+        return Difference(n, centre, None, None)
+    error = spread / math.sqrt(n)
+    half = _quantile(n - 1, 0.5 + confidence / 2) * error
+    p = 2 * float(stdtr(n - 1, -abs(centre / error)))
+    return Difference(n, centre, Interval(centre - half, centre + half), p, spread)
 
 
 def equivalence(
@@ -264,14 +260,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _spread(numbers: Sequence[float], images: int | None, *, readings: int) -> float | None:
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
+
+
+def _deviation(numbers: Sequence[float]) -> float | None:
+    if len(numbers) == 1:
+        return None
+    centre = _mean(numbers)
+    return math.sqrt(math.fsum([(x - centre) ** 2 for x in numbers]) / (len(numbers) - 1))
+
+
+@lru_cache(maxsize=1024)
+def _quantile(freedom: int, probability: float) -> float:
+    """Student's quantile; a large table asks for the same one thousands of times."""
+    return float(stdtrit(freedom, probability))
+
+
+def _spread(numbers: Sequence[float], found: float | None, images: int | None, *, readings: int) -> float | None:
     """The standard deviation of values that are differences of so many ``readings``, each rounded to 1/images.
+
+    ``found`` is the one that they have as they are.
 
     None where it is not known: for a single value, and for values that are equal as far as anybody can tell.
     """
     if images is not None and images < 1:
         raise InputError(f"there are {images} test images", where="statistics", expected="at least 1")
-    found = deviation(numbers)
     if found is None:
         return None
     if images is not None:

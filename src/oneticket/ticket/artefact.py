@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from oneticket.errors import DamagedTicket, InputError
 from oneticket.masks import Masks
+from oneticket.showing import layers
 from oneticket.ticket import format as ticket_file
 from oneticket.ticket.carrying import keep, masks_on, remember
 from oneticket.ticket.difference import Difference, difference
 from oneticket.ticket.format import Contents, Verification
-from oneticket.ticket.keeping import KeptTicket, Masked, caller
+from oneticket.ticket.keeping import KeptTicket, caller
 from oneticket.ticket.naming import masks_in
 from oneticket.ticket.placement import Placement, place
 from oneticket.ticket.provenance import Provenance
 from oneticket.ticket.reading import read_model
 from oneticket.ticket.sharding import zero_masked
+from oneticket.words import Head, Masked, Stem
 
 
 class Ticket:
@@ -82,6 +84,12 @@ class Ticket:
         if asked is not None and f"{asked:.4g}" != met:
             met += f" (asked {asked:.4g})"
         return f"Ticket({model}, density {met}, {self.masks.kept} of {self.masks.total} weights)"
+
+    def _repr_html_(self) -> str:
+        known = self.provenance
+        facts = {"head": self.head, "rewound to": known.rewind, "criterion": known.criterion, "seed": known.seed}
+        told = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
+        return layers(repr(self), [(row.name, row.kept, row.total) for row in self.masks.table()], [told])
 
     def __eq__(self, other: object) -> bool:
         """Whether the two are equal to the bit, order of the tensors included: equal tickets have equal files."""
@@ -164,9 +172,9 @@ class Ticket:
         self,
         model: nn.Module,
         *,
-        head: str = "fresh",
+        head: Head = "fresh",
         seed: int = 0,
-        stem: str = "adapt",
+        stem: Stem = "adapt",
         model_head: str | None = None,
         prefix: str | None = None,
         rename: Mapping[str, str] | None = None,

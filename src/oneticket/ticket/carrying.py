@@ -13,10 +13,11 @@ from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.ticket.format import Contents
 from oneticket.ticket.hooks import inner_optimizer
-from oneticket.ticket.keeping import Carrier, KeptTicket, Masked
+from oneticket.ticket.keeping import Carrier, KeptTicket
 from oneticket.ticket.placement import carried, fitting
 from oneticket.ticket.twins import Twins, twins_of
 from oneticket.wiring import unwrapped
+from oneticket.words import Masked
 
 
 class _Placed(NamedTuple):

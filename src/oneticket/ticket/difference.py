@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from oneticket.masks import Masks
+from oneticket.showing import Bar, table
 from oneticket.ticket.format import Contents
+
+_EQUAL = {True: "equal", False: "differ"}
 
 
 class LayerDifference(msgspec.Struct, frozen=True):
@@ -47,11 +50,26 @@ class Difference(msgspec.Struct, frozen=True):
         same = all(layer.overlap == 1.0 and layer.weights_equal for layer in self.layers)
         return same and not self.rest and not self.fields
 
+    def _repr_html_(self) -> str:
+        def shown(value: float | None) -> float | str:
+            return "" if value is None else Bar(value)
+
+        rows = [
+            (row.name, *map(shown, (row.overlap, row.density, row.other_density)), _EQUAL[row.weights_equal])
+            for row in self.layers
+        ]
+        notes = [
+            *(f"{name}: differs" for name in self.rest),
+            *(f"{f.field}: {f.here!r} | {f.there!r}" for f in self.fields),
+        ]
+        title = "Equal tickets" if self.empty else "Where two tickets differ"
+        return table(title, ("tensor", "overlap", "density", "other", "weights"), rows, notes)
+
     def __str__(self) -> str:
         rows = [f"{'tensor':40} {'overlap':>8} {'density':>9} {'other':>9}  weights"]
         for row in self.layers:
             numbers = f"{_number(row.overlap):>8} {_number(row.density):>9} {_number(row.other_density):>9}"
-            rows.append(f"{row.name:40} {numbers}  {'equal' if row.weights_equal else 'differ'}")
+            rows.append(f"{row.name:40} {numbers}  {_EQUAL[row.weights_equal]}")
         rows += [f"{name}: differs" for name in self.rest]
         rows += [f"{f.field}: {f.here!r} | {f.there!r}" for f in self.fields]
         return "\n".join(rows)

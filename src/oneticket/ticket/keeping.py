@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from oneticket.masks import Masks
 from oneticket.ticket.hooks import Loading
 from oneticket.ticket.spots import FrozenSpot, Spot
 from oneticket.ticket.twins import Twin, Twins, fits
-
-Masked = Literal["zero", "frozen"]
-"""What masked weights are held at: 0.0, or the value that they had when keeping began."""
+from oneticket.words import Masked
 
 
 class Carrier(NamedTuple):

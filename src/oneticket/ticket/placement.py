@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ from torch.nn.parameter import is_lazy
 from oneticket.errors import InputError, unknown
 from oneticket.masks import Masks
 from oneticket.prunable import prunable_names
+from oneticket.showing import Bar, table
 from oneticket.ticket.format import Contents
 from oneticket.ticket.head import draw_head, head_of
 from oneticket.ticket.naming import asked, found, renamed, wrapping
 from oneticket.ticket.sharding import laid_out_like, local
+from oneticket.words import Head, Stem
 
-HEADS = ("fresh", "keep", "copied")
-STEMS = ("adapt", "fresh", "strict")
+HEADS, STEMS = get_args(Head), get_args(Stem)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -58,6 +59,14 @@ class Placement:
     def densities(self) -> dict[str, float]:
         """ρ_l of each tensor of the model that is masked now."""
         return self.masks.densities()
+
+    def _repr_html_(self) -> str:
+        bars = {name: Bar(density) for name, density in self.densities.items()}
+        kinds = {"matched": self.matched, "fresh": self.fresh, "refused": self.refused}
+        rows = [(kind, o.name, bars.get(o.name, ""), o.reason) for kind, found in kinds.items() for o in found]
+        notes = [f"'{old}…' of the ticket is '{new}…' in the model" for old, new in self.renamed.items()]
+        title = f"Placement: density {self.density:.4g} in the model, {self.ticket_density:.4g} in the ticket"
+        return table(title, ("", "tensor", "density", "reason"), rows, notes)
 
     def __str__(self) -> str:
         masked = [outcome for outcome in self.matched if outcome.name in self.masks]

@@ -96,21 +96,41 @@ def _check_cell(store: Store, folder: Path) -> bool:
     if store.folder(identity) != folder or not folder.is_dir():
         raise InputError("is not a cell: its name and its place do not fit", where=str(folder))
     record = store.read(identity)
-    there = {path.name for path in folder.iterdir() if not path.name.endswith(".writing")} - {RECORD}
-    files = record.get("files")
-    wanted = set(files) if files is not None else _expected(record, there)
-    for name in sorted(there ^ wanted):
-        fault = "is missing" if name in wanted else "is damaged (it is not a file of this cell)"
-        raise InputError(fault, where=str(folder / name))
+    if record.get("files") is not None:
+        check_files(folder, record)
+        return False
+    wanted = _expected(record, _names_in(folder))
+    _check_names(folder, wanted, folder)
     found = {name: digest_of_file(folder / name) for name in sorted(wanted)}
-    if files is None:
-        _check_contents(folder, record)
-        write_whole(folder / RECORD, sealed({**record, "files": found}))
-        return True
-    for name, digest in found.items():
-        if digest != files[name]:
-            raise InputError("is damaged (its content does not agree with its digest)", where=str(folder / name))
-    return False
+    _check_contents(folder, record)
+    write_whole(folder / RECORD, sealed({**record, "files": found}))
+    return True
+
+
+def check_files(folder: Path, record: Mapping[str, Any], *, named: Path | None = None) -> None:
+    """Compare the files of a cell with the digests in its record; InputError if one is damaged, missing or foreign.
+
+    Parameters
+    ----------
+    folder : where the files are.
+    record : the content of the ``cell.json``.
+    named : the folder that an error names, if it is another.
+    """
+    files, place = record["files"], named or folder
+    _check_names(folder, set(files), place)
+    for name, digest in files.items():
+        if digest_of_file(folder / name) != digest:
+            raise InputError("is damaged (its content does not agree with its digest)", where=str(place / name))
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".writing")} - {RECORD}
+
+
+def _check_names(folder: Path, wanted: set[str], place: Path) -> None:
+    for name in sorted(_names_in(folder) ^ wanted):
+        fault = "is missing" if name in wanted else "is damaged (it is not a file of this cell)"
+        raise InputError(fault, where=str(place / name))
 
 
 def _expected(record: Mapping[str, Any], there: set[str]) -> set[str]:
