@@ -171,6 +171,20 @@ def test_five_percent_takes_fourteen_trainings(data: Any, calls: list[Call]) -> 
     assert [run for _, _, run in heard] == [call.result for call in calls]
 
 
+def test_validation_is_told_by_round_and_decides_nothing(data: Any) -> None:
+    heard: list[Training] = []
+    asked: dict[str, Any] = {"recipe": RECIPE, "density": 0.5, "rounds": 2}
+    told = find_ticket(Network(), data, **asked, validation=data, on_round=lambda *facts: heard.append(facts[2]))
+    accuracies = [[record.val_accuracy for record in run.history] for run in heard]
+    assert len(accuracies) == 2
+    assert all(value is not None and 0 < value <= 1 for run in accuracies for value in run)
+    assert told == find_ticket(Network(), data, **asked)
+    with pytest.raises(InputError, match="validation"):
+        find_ticket(Network(), data, **asked, validation=3)
+    with pytest.raises(InputError, match="has no metric"):
+        find_ticket(Network(), data, **asked, validation=data, loss=lambda model, x, y: model(x).square().mean())
+
+
 @pytest.mark.parametrize("rewind", [0, "1ep", "3it", "1ep1it"])
 def test_a_round_starts_from_the_masked_weights_it_was_rewound_to(
     rewind: str | int, data: Any, calls: list[Call]

@@ -54,7 +54,9 @@ def find_ticket(
     runtime: Runtime | None = None,
     callbacks: Sequence[Callback] = (),
     on_round: Callable[[int, int, Any], None] | None = None,
+    validation: Any = None,
     loss: LossName | Loss | None = None,
+    metric: MetricName | Judge | None = None,
     **search: Unpack[SearchOptions],
 ) -> Ticket:
     """Find a winning ticket of ``model`` on ``train_set`` by IMP with rewinding (Frankle et al. 2020).
@@ -76,8 +78,10 @@ def find_ticket(
     device : where to train, such as ``"cpu"`` or ``"cuda"``.
     runtime : how each training is computed, instead of ``device``; without a checkpoint.
     callbacks : as for :func:`oneticket.train`, of each of the trainings.
-    on_round : called after each training with its number, the number of all trainings, and its result.
-    loss : as for :func:`oneticket.train`; by default cross-entropy.
+    on_round : called after each training with its number, the number of all trainings, and its result, whose
+        ``history`` has the accuracy on ``validation`` after each epoch.
+    validation : data that is only looked at; it decides nothing.
+    loss, metric : as for :func:`oneticket.train`; by default cross-entropy and accuracy.
     search : the fields of :class:`Search`. ``rewind`` is the moment k whose weights the ticket carries: ``"1ep"`` (the
         default), ``"500it"``, 0. ``rounds`` is by default the number needed if each round removes the fraction
         ``prune`` (0.2) of the remaining weights; 1 is one-shot pruning.
@@ -109,19 +113,23 @@ def find_ticket(
             raise unknown("option", word, SearchOptions.__annotations__)
     plan, computed = Search.for_density(density, **search), _runtime(runtime, device)
     if fit is not None:
-        _refuse_decided(train_set, recipe, runtime, loss, callbacks, None if str(device) == "cpu" else device)
+        _refuse_decided(
+            train_set, recipe, runtime, validation, loss, metric, callbacks, None if str(device) == "cpu" else device
+        )
         return find_by(fit, model, plan, density, seed=seed, head=head, name=name, on_round=on_round)
     if train_set is None or recipe is None:
         raise InputError("no train_set or no recipe", expected="both, or fit= for a loop of your own")
     if computed.checkpoint is not None:
         raise InputError("runtime has a checkpoint", expected="none: a search is many trainings")
-    objective = Objective.of(train_set, recipe, loss)
-    loss = objective.given()["loss"]
+    objective = Objective.of(train_set, recipe, loss, metric)
     check_criterion(plan.criterion, objective.name)
     _refuse_shared(model)
     refuse_computed_weights(model)  # they can't be copied
     check_state(model)
-    batches = examine(model, train_set, recipe, device=computed.device, objective=objective).train_set
+    examined = examine(
+        model, train_set, recipe, device=computed.device, objective=objective, evaluated={"validation": validation}
+    )
+    batches = examined.train_set
     network = copy.deepcopy(model)
     example, _ = next(batches.ordered(), (None, None))
     census = take_census(network, example, head=head, prune_head=plan.prune_head, only=plan.prunable, spare=True)
@@ -129,28 +137,29 @@ def find_ticket(
     check_search(plan, density, view, recipe, batches)
     if told := census.told(density):
         warnings.warn(told, stacklevel=3)
-    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, computed, callbacks, on_round, loss)
+    train_on = partial(
+        train, network, batches, recipe, callbacks=callbacks, seed=seed, runtime=computed,
+        validation=examined.evaluated.get("validation"), **objective.given(),
+    )  # fmt: skip
+    masks, rewound = _searched(network, batches, recipe, plan, density, view, seed, train_on, on_round, objective)
     if masks.collapsed():
         warnings.warn(f"no weight is left in {', '.join(masks.collapsed())} (layer collapse)", stacklevel=3)
-    provenance = Provenance(
-        model=type(model).__name__,
-        seen=(seen(train_set, name, recipe, batches.samples),),
-        round=plan.rounds,
-        rounds=plan.rounds,
-        rewind=str(plan.rewind),
-        seed=seed,
-        criterion=plan.criterion,
-        allocation=plan.allocation,
-        density_asked=density,
-        versions=versions(),
-    )
+    known = seen(train_set, name, recipe, batches.samples)
+    provenance = _provenance(type(model).__name__, known, plan, density, seed)
     return make_ticket(masks, rewound.state, view.head, provenance)
+
+
+def _provenance(model: str, data: Seen, search: Search, density: float, seed: int) -> Provenance:
+    return Provenance(
+        model=model, seen=(data,), round=search.rounds, rounds=search.rounds, rewind=str(search.rewind), seed=seed,
+        criterion=search.criterion, allocation=search.allocation, density_asked=density, versions=versions(),
+    )  # fmt: skip
 
 
 def _refuse_decided(*given: Any) -> None:
     """Refuse what a loop of the user's own decides."""
     if any(value is not None and value != () for value in given):
-        expected = "no data, recipe, device, runtime, callbacks, loss"
+        expected = "no data, recipe, device, runtime, callbacks, loss, metric"
         raise InputError("fit is given with what it decides", expected=expected)
 
 
@@ -171,16 +180,13 @@ def _searched(
     density: float,
     view: Prunable,
     seed: int,
-    runtime: Runtime,
-    callbacks: Sequence[Callback],
+    train_on: Callable[..., Training],
     on_round: Callable[[int, int, Training], None] | None,
-    loss: LossName | Loss | None,
+    objective: Objective,
 ) -> tuple[Masks, Snapshot]:
-    """The masks of the last round, and the network at k; ``network`` is trained, and ``view`` is its view."""
+    """The masks of the last round, and the network at k; ``train_on`` trains ``network``, and ``view`` is its view."""
     evidence = Replayed(batches, Streams(seed))
     initial = _state(network)
-    train_on = partial(train, network, batches, recipe, callbacks=callbacks, seed=seed, runtime=runtime, loss=loss)
-    objective = Objective(loss, label_smoothing=recipe.label_smoothing)
     run = train_on(snapshots=[search.rewind])
     rewound = run.snapshots[str(search.rewind)]
     masks: Masks | None = None

@@ -9,7 +9,8 @@ MOST_ROWS = 40
 """Rows of a table that are shown; of more, how many there are is said."""
 
 _BAR = "#3a8fc8"  # seen on white and on black; text and lines have the colour of the page
-_CELL = "padding:0.1em 0.6em;border:none;"
+_CELL = "padding:0.1em 0.6em;border:none;white-space:nowrap;"
+_TABLE = "border-collapse:collapse;color:inherit;font-size:inherit"  # old pages do not pass these on to tables
 
 
 class Bar(float):
@@ -47,7 +48,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]], not
     left = [f"… and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else []
     below = "".join(f"<div>{escape(note)}</div>" for note in (*left, *notes))
     return (
-        f'<div style="overflow-x:auto"><div><b>{escape(title)}</b></div><table style="border-collapse:collapse">'
+        f'<div style="overflow-x:auto"><div><b>{escape(title)}</b></div><table style="{_TABLE}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
     )
 
@@ -70,6 +71,6 @@ def _text(value: Cell) -> str:
         return (
             f'<span aria-hidden="true" style="{frame}">'
             f'<span style="display:block;width:{width:.1f}%;height:100%;background:{_BAR}"></span></span> '
-            f"{100 * value:.3g} %"
+            f'<span style="display:inline-block;width:4.5em">{100 * value:.3g} %</span>'
         )
     return escape(f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else f"{value:.4g}")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from oneticket.cli import paper_command
-from oneticket.cli.paper_command import FIGURES, FILES, SCALES, _drawings, about, experiment_file
+from oneticket.cli import paper_command, tables
+from oneticket.cli.paper_command import FIGURES, FILES, SCALES, _drawings, about, draw_all, experiment_file
 from oneticket.errors import InputError
+from oneticket.lab.results.table import from_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIM = '[[claim]]\nsays = "Within all bounds."\narm = "winning"\nagainst = "random"\nequivalent = 99\n'
@@ -62,11 +63,22 @@ def test_each_target_and_each_network_has_its_drawing() -> None:
         ("fig2-resnet50", "accuracy"),
     ]
     six = [row("vgg19", "fashion"), row("vgg19", "cifar10")]
-    assert [d.name for d in _drawings("fig3", six)] == ["fig3", "fig3-fashion-sgd", "fig3-cifar10-sgd"]
+    assert [d.name for d in _drawings("fig3", six)] == ["fig3-heat-map", "fig3-fashion-sgd", "fig3-cifar10-sgd"]
     assert [(d.name, d.kind) for d in _drawings("fig1b", six[:1])] == [
         ("fig1b", "layers"),
         ("fig1b-accuracy", "accuracy"),
     ]
+
+
+def test_a_figure_that_lacks_its_networks_is_said_and_the_others_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row | {"model": "m"} for row in from_csv(ROOT / "docs" / "results" / "quickstart.csv")]
+    monkeypatch.setattr(tables, "rows_of", lambda *_: rows)
+    told = {path.name: caption for path, caption in draw_all(tmp_path, "fig3-small", tmp_path)}
+    assert told.pop("fig3-heat-map.svg").startswith("not drawn: a map needs an arm with two sources")
+    assert told
+    assert {file.name for file in tmp_path.iterdir()} == set(told)
 
 
 @pytest.mark.slow

@@ -39,13 +39,14 @@ _FILES = ("svg", "pdf", "png")
 @click.option("--experiment", help="Only the rows of this experiment.")
 @click.option("--model", help="Only the networks of this model, as the column `model` has it.")
 @click.option("--columns", type=click.Choice(["1", "2"]), default="2", show_default=True, help="Its width on a page.")
+@click.option("--reference", metavar="NAME", help="Published curves behind accuracy; `oneticket list reference`.")
 @click.option(
     "--table", type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the table behind layers, movement, overlap or learning: a CSV file that can stand for STORE.",
 )  # fmt: skip
 def figure(
     store: Path, kind: str, out: Path, target: str | None, arms: tuple[str, ...], against: tuple[str, ...],
-    experiment: str | None, model: str | None, columns: str, table: Path | None,
+    experiment: str | None, model: str | None, columns: str, reference: str | None, table: Path | None,
 ) -> None:  # fmt: skip
     """Draw one figure of STORE, a store or its table in CSV, and say its caption."""
     for file in filter(None, (out, table)):
@@ -59,7 +60,7 @@ def figure(
         from oneticket.lab.results.networks import as_csv
 
         table.write_text(as_csv(kind, rows), encoding="utf-8")
-    caption = drawn(rows, kind, out, target=target, arms=arms, against=against, columns=columns)
+    caption = drawn(rows, kind, out, target=target, arms=arms, against=against, columns=columns, reference=reference)
     click.echo(out)
     click.echo(harmless(caption))
 
@@ -94,7 +95,7 @@ def _of_model(rows: list[dict[str, Any]], model: str | None) -> list[dict[str, A
 
 def drawn(
     rows: list[dict[str, Any]], kind: str, out: Path, *, target: str | None = None, arms: tuple[str, ...] = (),
-    against: tuple[str, ...] = (), columns: str = "2",
+    against: tuple[str, ...] = (), columns: str = "2", reference: str | None = None,
 ) -> str:  # fmt: skip
     """Draw a figure of these rows into the file ``out``, and return its caption."""
     suffix = out.suffix.removeprefix(".")
@@ -109,7 +110,8 @@ def drawn(
     from oneticket.report.writers import write
 
     width = cast("Literal[1, 2]", int(columns))
-    made = make_figure(rows, kind, target=target, arms=arms, against=against or USUAL, columns=width)
+    asked: dict[str, Any] = {"target": target, "arms": arms, "against": against or USUAL, "reference": reference}
+    made = make_figure(rows, kind, columns=width, **asked)
     data = render(made.figure, suffix)
     write(out, standalone(data) if suffix == "svg" else data)
     return made.caption

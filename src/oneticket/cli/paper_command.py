@@ -113,20 +113,26 @@ def about(file: Path) -> str:
 
 
 def draw_all(root: Path, name: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Draw the figures of an experiment into ``folder``: the path and the caption of each."""
+    """Draw the figures of an experiment into ``folder``: the path and the caption of each, or why it is not drawn.
+
+    After hours of computing, one figure that lacks its networks must not take the others along.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tidy = tables.rows_of(root, name)
     for each in _drawings(name.partition("-")[0], tidy):
-        rows = rows_for(root, each.kind, name, each.model, each.target, each.arms)
         path = folder / f"{each.name}.svg"
-        yield path, drawn(rows, each.kind, path, target=each.target, arms=each.arms)
+        try:
+            rows = rows_for(root, each.kind, name, each.model, each.target, each.arms)
+            yield path, drawn(rows, each.kind, path, target=each.target, arms=each.arms)
+        except InputError as error:
+            yield path, f"not drawn: {error}"
 
 
 def _drawings(figure: str, tidy: list[dict[str, Any]]) -> Iterator[_Drawing]:
     """What stands for a figure of the paper: its own kind first, then accuracy against density of each target."""
     places = dict.fromkeys((row["model"], f"{row['target']}@{row['target_recipe']}") for row in tidy)
     if figure in ("fig3", "fig4") and tidy:
-        yield _Drawing(figure, "heat-map", None, None, ())
+        yield _Drawing(f"{figure}-heat-map", "heat-map", None, None, ())
     for model, target in places:
         parts = [figure, *([model.partition("(")[0]] if len({m for m, _ in places}) > 1 else [])]
         parts += [target.replace("@", "-")] if len({t for _, t in places}) > 1 else []

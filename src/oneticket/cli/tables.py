@@ -193,7 +193,15 @@ def comparisons(
     """Every comparison with its verdict; ``points`` is the margin of equivalence."""
     _refuse_others("--comparisons", kind, "table", "markdown", "csv", "latex")
 
-    from oneticket.report import comparison_table, reading_of_comparisons, reading_of_images, tally
+    from oneticket.report import (
+        READING_OF_TARGETS,
+        comparison_table,
+        over_targets,
+        over_targets_table,
+        reading_of_comparisons,
+        reading_of_images,
+        tally,
+    )
     from oneticket.report import comparisons as compare
     from oneticket.report.baselines import USUAL
     from oneticket.report.writers import comparisons_csv, comparisons_latex, markdown
@@ -212,10 +220,14 @@ def comparisons(
     if kind == "latex":
         return comparisons_latex(found, margin)
     of_images = reading_of_images([row.over_images for row in found], asked=correct is not None)
-    table, notes = comparison_table(found), [tally(found), reading_of_comparisons(margin), *of_images]
+    shown, notes = [("", comparison_table(found))], [tally(found), reading_of_comparisons(margin), *of_images]
+    if over := [row for row in over_targets(rows, against or USUAL) if not arms or row.arm in arms]:
+        shown.append(("Over the targets", over_targets_table(over)))
+        notes.append(READING_OF_TARGETS)
     if kind == "table":
-        return Shown([("", table)], notes)
-    return "\n".join([markdown(table), *(f"{note}\n" for note in notes)])
+        return Shown(shown, notes)
+    tables = [(f"{title}\n\n" if title else "") + markdown(table) for title, table in shown]
+    return "\n".join([*tables, *(f"{note}\n" for note in notes)])
 
 
 def costs(store: Path, kind: str, experiment: str | None) -> str:

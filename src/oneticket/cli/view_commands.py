@@ -21,7 +21,7 @@ _KEYS = {"mask": "control", "weights": "draw", "rescale": "rescaling"}
 @click.argument("kind", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def list_everything(kind: str | None, as_json: bool) -> None:
-    """Everything that an experiment file can name, one line each with its source; or only one KIND."""
+    """Everything that an experiment file or a figure can name, one line each with its source; or only one KIND."""
     from oneticket.errors import unknown
 
     kinds = _kinds()
@@ -49,6 +49,7 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
     from oneticket.methods import METHODS, PRETRAININGS
     from oneticket.models import MODELS
     from oneticket.pruning import ALLOCATIONS, CONTROLS, CRITERIA
+    from oneticket.report.references import REFERENCES
     from oneticket.weights import DRAWS, NORMS, RESCALINGS
 
     arms = [
@@ -63,7 +64,11 @@ def _kinds() -> dict[str, list[dict[str, str]]]:
         CRITERIA, ALLOCATIONS, CONTROLS, DRAWS, NORMS, RESCALINGS, METHODS, PRETRAININGS, MODELS, SOURCES, ENGINES,
     )  # fmt: skip
     claims = [{"name": name, "summary": ready.claim.says, "source": ""} for name, ready in READY.items()]
-    return {"arm": arms, "claim": claims} | {
+    references = [
+        {"name": name, "summary": f"{known.network} on {known.data}: {known.protocol}", "source": known.source}
+        for name, known in REFERENCES.items()
+    ]
+    return {"arm": arms, "claim": claims, "reference": references} | {
         registry.kind: [{"name": e.name, "summary": e.summary, "source": e.source} for e in registry.entries()]
         for registry in registries
     }

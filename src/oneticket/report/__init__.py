@@ -15,6 +15,7 @@ from oneticket.report.fairness import fairness
 from oneticket.report.footprint_columns import footprint_table
 from oneticket.report.formatting import Table, cost_table, summary_table
 from oneticket.report.over_images import OverImages, reading_of_images
+from oneticket.report.over_targets import READING_OF_TARGETS, OverTargets, over_targets, over_targets_table
 from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.spreads import Spread, spread_table, spreads
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "READING_OF_TARGETS",
     "ComparisonRow",
     "CostRow",
     "OverImages",
+    "OverTargets",
     "Provenance",
     "Spread",
     "SummaryRow",
@@ -45,6 +48,8 @@ __all__ = [
     "costs",
     "fairness",
     "footprint_table",
+    "over_targets",
+    "over_targets_table",
     "reading",
     "reading_of_comparisons",
     "reading_of_images",

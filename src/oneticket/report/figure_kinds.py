@@ -22,6 +22,7 @@ from oneticket.report.findings import main_arm
 from oneticket.report.groups import at
 from oneticket.report.lines import Drawn, one_target
 from oneticket.report.palette import source_dashes
+from oneticket.report.references import agreeing, caption, curves
 from oneticket.report.tables import Row, SummaryRow, checked, summary
 
 
@@ -32,6 +33,7 @@ class Asked(NamedTuple):
     rows: Sequence[SummaryRow]
     arms: Sequence[str]
     columns: Columns
+    reference: str | None = None
 
     @property
     def title(self) -> str:
@@ -47,6 +49,7 @@ def make_figure(
     arms: Sequence[str] = (),
     against: Sequence[str] = USUAL,
     columns: Columns = 2,
+    reference: str | None = None,
 ) -> Drawn:
     """A figure of a table of results, and its caption.
 
@@ -64,6 +67,8 @@ def make_figure(
         What the networks are compared with.
     columns : {1, 2}
         The width, in columns of a page of two.
+    reference : str, optional
+        Published curves to draw behind those of ``accuracy``, one of ``REFERENCES``.
 
     Raises
     ------
@@ -73,6 +78,8 @@ def make_figure(
     """
     if kind not in (*KINDS, *OF_NETWORKS):
         raise unknown("figure", kind, (*KINDS, *OF_NETWORKS), where="--kind")
+    if reference is not None and kind != "accuracy":
+        raise InputError(f"'{kind}' has no published curves", where="--reference", expected="the figure 'accuracy'")
     if kind in OF_NETWORKS:
         return OF_NETWORKS[kind](one_target(table, kind, target, arms), columns)
     networks = checked(table)
@@ -92,15 +99,19 @@ def make_figure(
             where="--target",
             expected=f"one of {', '.join(targets)}, and --experiment or --model where several have it",
         )
-    return KINDS[kind](Asked(networks, rows, arms, columns))
+    return KINDS[kind](Asked(networks, rows, arms, columns, reference))
 
 
 def _accuracy(asked: Asked) -> Drawn:
     dashes = source_dashes(
         at(row.group.source, row.group.source_recipe) for row in asked.rows if row.group.arm not in ("dense", "own")
     )
-    shown = _shown(asked)
-    return Drawn(draw(shown, dashes, asked.columns), captions.accuracy(shown, asked.title, by_arm=False))
+    shown, name = _shown(asked), asked.reference
+    told = captions.accuracy(shown, asked.title, by_arm=False)
+    if name is None:
+        return Drawn(draw(shown, dashes, asked.columns), told)
+    agreeing(name, shown)
+    return Drawn(draw(shown, dashes, asked.columns, curves(name)), f"{told} {caption(name)}")
 
 
 def _arms(asked: Asked) -> Drawn:

@@ -18,6 +18,7 @@ from oneticket.report.drawing import INK, LETTER, PAPER, WIDTHS, Columns, Extent
 from oneticket.report.formatting import density
 from oneticket.report.groups import Group, at
 from oneticket.report.palette import SOLID, Dash, arm_colour, arm_marker, arm_order, rescale_fill
+from oneticket.report.published import Published, draw_published
 from oneticket.report.tables import SummaryRow
 from oneticket.statistics import Sample
 
@@ -42,7 +43,9 @@ class Panel:
     lines: Mapping[Line, Sequence[SummaryRow]]
 
 
-def draw(rows: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns = 2) -> Figure:
+def draw(
+    rows: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns = 2, published: Published | None = None
+) -> Figure:
     """The figure of one target.
 
     x is the density in percent on a log axis, falling to the right; y the test accuracy in percent; points are means,
@@ -57,9 +60,15 @@ def draw(rows: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Column
         The line style of each source, ``name@recipe``.
     columns : {1, 2}
         The width, in columns of a page of two.
+    published : Published, optional
+        Curves of others, drawn in grey behind the lines.
     """
     with styled():
-        return _figure(panels(rows), [row for row in rows if row.group.arm == "dense"], dashes, columns)
+        dense = [row for row in rows if row.group.arm == "dense"]
+        figure = _figure(panels(rows), dense, dashes, columns, published or {})
+        for axis in figure.axes:
+            draw_published(axis, published or {})
+        return figure
 
 
 def panels(rows: Iterable[SummaryRow]) -> list[Panel]:
@@ -110,8 +119,9 @@ def _none_first(name: str) -> tuple[bool, str]:
 
 
 def _figure(
-    parts: Sequence[Panel], dense: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns
-) -> Figure:
+    parts: Sequence[Panel], dense: Sequence[SummaryRow], dashes: Mapping[str, Dash], columns: Columns,
+    published: Published,
+) -> Figure:  # fmt: skip
     across = min(columns, len(parts))
     down = ceil(len(parts) / across)
     handles = _legend(parts, dense, dashes)
@@ -123,7 +133,8 @@ def _figure(
     axes = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for spare in axes[len(parts) :]:
         spare.set_visible(False)
-    scale, shown = _Scale.of(parts), _extent(parts, dense)
+    scale = _Scale.of(parts)
+    shown = _extent(parts, dense, [y for points in published.values() for x, y, _ in points if scale.reaches(x)])
     # First, and with limits: matplotlib cannot choose a range for a single density.
     _set_scale(axes[0], scale)
     axes[0].set_ylim(*shown)
@@ -143,9 +154,14 @@ def _figure(
     return figure
 
 
-def _extent(parts: Sequence[Panel], dense: Sequence[SummaryRow]) -> Extent:
+def _extent(parts: Sequence[Panel], dense: Sequence[SummaryRow], published: Sequence[float]) -> Extent:
     samples = [row.accuracy for panel in parts for points in panel.lines.values() for row in points]
-    return accuracy_extent([*samples, *(row.accuracy for row in dense)])
+    return accuracy_extent([*samples, *(row.accuracy for row in dense), *map(_alone, published)])
+
+
+def _alone(percent: float) -> Sample:
+    """A published accuracy as a sample of its own."""
+    return Sample(1, percent / 100, None, None)
 
 
 def accuracy_extent(samples: Iterable[Sample]) -> Extent:
@@ -189,6 +205,10 @@ class _Scale:
         percents = tuple(sorted({float(density(row.density)) for row in rows}, reverse=True)) or (100.0,)
         several = len(percents) > 1
         return cls(percents, log10(percents[0] / percents[-1]) / (len(percents) - 1) if several else 1.0)
+
+    def reaches(self, percent: float) -> bool:
+        """Whether a density in percent lies between those of the lines."""
+        return self.percents[-1] <= percent <= self.percents[0]
 
     def ticks(self) -> list[float]:
         """The densities themselves when there is room to label them, else the round numbers between."""

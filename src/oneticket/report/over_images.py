@@ -104,6 +104,6 @@ def reading_of_images(found: Iterable[OverImages], *, asked: bool) -> list[str]:
     if asked and len(known) < len(rows):
         told.append(
             f"{len(rows) - len(known)} of {len(rows)} comparisons lack what needs the test images one by one: a "
-            "network of theirs diverged, or was finished by a version that did not write them down."
+            "network of theirs diverged, does not classify, or was finished by a version that did not write them down."
         )
     return told

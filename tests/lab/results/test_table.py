@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,14 @@ def test_a_cell_that_lost_its_record_is_not_left_out_of_the_table(lab: Any) -> N
         tidy(store)
     lab.run(plan, store)
     assert len(tidy(store)) == len(plan.rows)
+
+
+def test_an_old_record_that_lacks_a_figure_is_named(done: tuple[Plan, Store], tmp_path: Path) -> None:
+    shutil.copytree(done[1].root, tmp_path / "old")
+    (tmp_path / "old" / "store.json").write_text('{"store":1}')
+    path = Store(tmp_path / "old").folder(done[0].rows[0].cell) / "cell.json"
+    record = json.loads(path.read_text())
+    del record["sha256"], record["cost"]["samples"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="it lacks 'samples'"):
+        tidy(Store.open(tmp_path / "old"))

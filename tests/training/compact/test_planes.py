@@ -208,6 +208,16 @@ def test_all_layers_that_can_are_sparse_where_that_is_demanded() -> None:
     assert sparsify(CompactModel(network, masks), torch.zeros(8, 3, 8, 8), compute="dense").sparse == ()
 
 
+def test_convolutions_without_padding_are_sparse() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, CLASSES))
+    mask = torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3
+    network[0].weight.data *= mask
+    found = sparsify(CompactModel(network, Masks({"0.weight": mask})), torch.zeros(8, 3, 8, 8), compute="sparse")
+    assert found.sparse == ("0",)
+    images = drawn(5, 3, 8, 8, dtype=torch.float32)
+    torch.testing.assert_close(found.model(images), network(images))
+
+
 @pytest.mark.parametrize("faster", ["dense", "sparse"])
 def test_what_is_measured_decides_and_is_remembered(
     faster: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -222,6 +232,7 @@ def test_what_is_measured_decides_and_is_remembered(
         return 1.0 if is_sparse == (faster == "sparse") else 1.1
 
     monkeypatch.setattr(choice, "_step", step)
+    monkeypatch.setattr(sparse, "gain", lambda *_: 2.0)
     network, masks = masked("vgg11", 0.2, width=0.125)
     names = []
     for _ in range(2):
@@ -229,6 +240,44 @@ def test_what_is_measured_decides_and_is_remembered(
         assert len(steps) == 2 * (1 + choice.TURNS), "measured once"
     assert names[0] == names[1]
     assert bool(names[0]) == (faster == "sparse")
+
+
+def test_layers_that_are_faster_by_themselves_are_tried_together(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sparse, "SMALL", 0)
+    seen: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def gain(layers: tuple[nn.Module, nn.Module], inputs: tuple[Tensor, Tensor], _: str) -> float:
+        seen[tuple(layers[0].weight.shape)] = inputs
+        return 1.1 if layers[0].weight.shape[0] == 32 else 0.9
+
+    def step(network: nn.Module, *_: Any) -> float:
+        return 1.0 if sum(isinstance(module, PlanesLayer) for module in network.modules()) == 2 else 2.0
+
+    monkeypatch.setattr(sparse, "gain", gain)
+    monkeypatch.setattr(choice, "_step", step)
+    network, masks = masked("vgg11", 0.2, width=0.125)
+    found = sparsify(CompactModel(network, masks), torch.zeros(8, 3, 8, 8))
+    wide = [n for n, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.shape[0] == 32]
+    assert list(found.sparse) == wide
+    assert len(wide) == 2
+    plain, planes = seen[8, 3, 3, 3]
+    assert plain.shape == planes.shape == (8, 3, 8, 8), "a whole batch"
+    assert is_planes(planes)
+    assert not is_planes(plain)
+
+
+def test_a_gain_is_that_of_the_fastest_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Conv2d(3, 3, 3)
+    sparse_layer = PlanesLayer(layer, torch.ones_like(layer.weight, dtype=torch.bool), None)
+    inputs = torch.zeros(2, 3, 4, 4), innermost(torch.zeros(2, 3, 4, 4))
+    assert choice.gain((layer, sparse_layer), inputs, "float32") > 0
+    assert all(parameter.grad is None for parameter in (*layer.parameters(), *sparse_layer.parameters()))
+    seconds = iter([0.1, 0.1, 4.0, 2.0, 3.0, 1.5, 5.0, 7.0])
+    monkeypatch.setattr(choice, "_layer_step", lambda *_: next(seconds))
+    assert choice.gain((layer, sparse_layer), inputs, "float32") == 3.0 / 1.5, "the first pass sets things up"
 
 
 def test_what_is_clear_needs_no_further_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,17 +235,16 @@ def _compute(
                 runtime=msgspec.structs.replace(runtime, checkpoint=checkpoint("training")),
                 **objective.given(),
             )
-        judge = partial(_judge, model, training, device=workplace.runtime.device, watch=watch, objective=objective)
-        # Tokens are not samples: of text there is nothing to set beside another network's answers, one by one.
-        correct = Correct() if objective.name == "classification" else None
-        tested = judge(batches(splits.test, 512), correct=correct) if cell.test else None
+        judge = partial(_judge, model, training, objective, device=workplace.runtime.device, on_batch=watch.on_step)
+        correct = Correct()
+        note = correct.note if objective.name == "classification" else None
+        tested = judge(batches(splits.test, 512), on_outputs=note) if cell.test else None
         untrained = judge(validation, "validation")[0] if validation is not None and not training.history else None
     except NonFiniteLoss as error:
         flops = training_flops(model.to(workplace.runtime.device), example, error.samples, begun.masks)
         outcome = _diverged(cell, model, str(error), splits)
         return _Made(error.history, error.steps, error.samples, flops, outcome, asked)
-    if correct is not None:
-        correct.save(working / CORRECT)
+    correct.save(working / CORRECT)
     return _concluded(cell, parents, begun, training, example, tested, counted(splits.test), untrained, working)
 
 
@@ -275,21 +274,12 @@ def _concluded(
 
 
 def _judge(
-    model: nn.Module,
-    training: Training,
-    split: BatchSource,
-    name: str = "test",
-    *,
-    device: str,
-    watch: Watch,
-    objective: Objective,
-    correct: Correct | None = None,
+    model: nn.Module, training: Training, objective: Objective, split: BatchSource, name: str = "test", **told: Any
 ) -> tuple[float, float]:
     """Accuracy and loss on a split; raises NonFiniteLoss where the loss is not a finite number."""
-    as_trained = training.kernels.layout == "channels-last"
-    told: dict[str, Any] = {"on_batch": watch.on_step, "on_outputs": correct.note if correct is not None else None}
+    told |= {"channels_last": training.kernels.layout == "channels-last", **objective.given()}
     with training.kernels.at_work(model):
-        accuracy, loss = evaluate(model, split, device=device, channels_last=as_trained, **told, **objective.given())
+        accuracy, loss = evaluate(model, split, **told)
     if not math.isfinite(loss):
         text = f"the {name} loss is {loss} after {training.steps} steps"
         raise NonFiniteLoss(text, training.steps, training.samples, training.history)

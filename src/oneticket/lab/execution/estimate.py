@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Collection
@@ -21,9 +22,11 @@ from oneticket.training import Step
 
 STEPS = 4  # timed, after equally many to warm up
 OVERHEAD = 0.1  # seconds to start a worker and to write a cell
-SEEN = 20  # finished cells of a kind that are read; more would add nothing
+SEEN = 10  # finished cells of a kind and a density that are read; more would add nothing
 
 Kind = tuple[int, int, int]
+Times = dict[float, float]
+"""Seconds per step by density: the kernels of kept weights make sparser networks cheaper."""
 
 
 def estimated_seconds(
@@ -38,7 +41,7 @@ def estimated_seconds(
     """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
     For each kind of training (network, data, recipe), the time of a step comes from the plan's finished cells of that
-    kind; if there are none, it is measured on a few steps.
+    kind with the nearest density; if there are none, it is measured on a few steps of the dense network.
     """
     lacking = missing(plan, store)
     known = _known(plan, store, lacking) if store is not None and lacking else {}
@@ -47,24 +50,39 @@ def estimated_seconds(
     for cell in lacking.values():
         kind = _kind(cell)
         if kind not in known:
-            known[kind] = _seconds_per_step(cell, cache, folder, packages, device)
+            known[kind] = {1.0: _seconds_per_step(cell, cache, folder, packages, device)}
         length = _begins(cell), cycles_of(cell.start)
         if (kind, *length) not in steps:
             steps[kind, *length] = _steps(cell, *length, cache)
-        total += OVERHEAD + known[kind] * steps[kind, *length]
+        total += OVERHEAD + _nearest(known[kind], _density(cell)) * steps[kind, *length]
     return total
 
 
-def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, float]:
-    """Seconds per step of each kind that has finished cells."""
-    seen: dict[Kind, list[float]] = {}
+def _known(plan: Plan, store: Store, lacking: Collection[str]) -> dict[Kind, Times]:
+    """Seconds per step of each kind that has finished cells, by their densities."""
+    seen: dict[Kind, dict[float, list[float]]] = {}
     for identity, cell in plan.cells.items():
-        times = seen.setdefault(_kind(cell), [])
+        times = seen.setdefault(_kind(cell), {}).setdefault(_density(cell), [])
         if identity not in lacking and len(times) < SEEN:
             cost = store.figures(identity)
             if cost["steps"]:
                 times.append(cost["seconds"] / cost["steps"])
-    return {kind: statistics.median(times) for kind, times in seen.items() if times}
+    found = {kind: {d: statistics.median(each) for d, each in times.items() if each} for kind, times in seen.items()}
+    return {kind: times for kind, times in found.items() if times}
+
+
+def _density(cell: Description) -> float:
+    """The fraction of the weights that is trained; 1 for methods that make their masks on the way."""
+    if isinstance(cell.start, Round):
+        return cell.start.ticket.density
+    if isinstance(cell.start, ArmStart) and METHODS.entry(cell.start.method).facts.makes is None:
+        return cell.start.density
+    return 1.0
+
+
+def _nearest(times: Times, density: float) -> float:
+    """The time at the density whose ratio to ``density`` is nearest to 1."""
+    return times[min(times, key=lambda other: abs(math.log(other / density)))]
 
 
 def _kind(cell: Description) -> Kind:

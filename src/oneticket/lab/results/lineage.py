@@ -56,7 +56,10 @@ class Lineage:
     def figures(self, cell: str) -> dict[str, Any]:
         """Outcome and cost of a finished cell."""
         figures, parents = self._store.account(cell)
-        self._own[cell] = (figures["steps"], figures["samples"], figures["masked_flops"]), parents
+        try:
+            self._own[cell] = (figures["steps"], figures["samples"], figures["masked_flops"]), parents
+        except KeyError as missing:  # a record without a digest, as those of version 1, can lack anything
+            raise self._store.damaged(self._store.folder(cell) / "cell.json", f"it lacks {missing}") from None
         return figures
 
     def ancestors(self, cell: str) -> frozenset[str]:

@@ -138,4 +138,9 @@ def _name(cell: str, labels: Mapping[str, str]) -> str:
 def _label(row: Mapping[str, Any]) -> str:
     source = f"{row['source']}@{row['source_recipe']} → " if row.get("source") else ""
     density = f", {100 * row['density_asked']:.3g} %" if row.get("density_asked") not in (None, 1) else ""
-    return f"{row['arm']}{density}, {source}{row['target']}@{row['target_recipe']}, seed {row['seed']}"
+    others = "".join(f", {word}" for word in (_rescaling(row), row.get("tuned")) if word)
+    return f"{row['arm']}{density}{others}, {source}{row['target']}@{row['target_recipe']}, seed {row['seed']}"
+
+
+def _rescaling(row: Mapping[str, Any]) -> str:
+    return "" if row.get("rescale") in (None, "", "none") else f"rescale {row['rescale']}"

@@ -38,7 +38,7 @@ class PlanesLayer(nn.Module):
         self.positions = mask.flatten().nonzero().flatten()
         self.weight = nn.Parameter(layer.weight.detach().flatten()[self.positions], layer.weight.requires_grad)
         self.bias = layer.bias
-        self._geometry = geometry_for(layer, (1, 1))
+        self._geometry = geometry_for(layer)
         self._patterns: dict[Pair, Pattern] = {}
         self.train(layer.training)
 
@@ -64,18 +64,23 @@ class PlanesLayer(nn.Module):
         return self._patterns[size]
 
 
-def geometry_for(layer: Layer, size: Pair) -> Geometry:
-    """The geometry of a layer that :func:`is_able` allows."""
+def geometry_for(layer: Layer) -> Geometry:
+    """The geometry of a layer that :func:`is_able` allows, on images of its kernel's size."""
     if isinstance(layer, nn.Linear):
         return Geometry((1, 1), (1, 1), (0, 0), (1, 1))
-    found = geometry_of(layer, size)
+    found = geometry_of(layer, _least(layer))
     assert found is not None
     return found
 
 
 def is_able(layer: Layer) -> bool:
     """Whether the kernels compute this layer."""
-    return isinstance(layer, nn.Linear) or geometry_of(layer, (1, 1)) is not None
+    return isinstance(layer, nn.Linear) or geometry_of(layer, _least(layer)) is not None
+
+
+def _least(layer: nn.Conv2d) -> Pair:
+    """A size that each convolution takes, with padding or without."""
+    return layer.kernel_size[0], layer.kernel_size[1]
 
 
 def outgoing(inputs: Tensor) -> torch.dtype:

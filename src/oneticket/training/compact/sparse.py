@@ -15,10 +15,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from oneticket.kernels.sparse import building
+from oneticket.kernels.sparse import as_planes, building
 from oneticket.kernels.sparse.building import Compute
+from oneticket.kernels.sparse.layout import from_planes
 from oneticket.masks import Masks
-from oneticket.training.compact.choice import fastest, key_of, known, settle
+from oneticket.training.compact.choice import fastest, gain, key_of, known, settle
 from oneticket.training.compact.layers import Room, SparseConv2d, SparseLinear
 from oneticket.training.compact.model import CompactModel, Slice
 from oneticket.training.compact.planes import PlanesLayer, between, is_able
@@ -29,11 +30,15 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class Sight(NamedTuple):
-    """The size of a layer's input images, () for linear layers, the memory format and the size of its outputs."""
+    """The size of a layer's input images, () for linear layers, the memory format and the size of its outputs.
+
+    ``takes`` is the shape of its inputs for a batch of two.
+    """
 
     area: tuple[int, ...] = ()
     layout: torch.memory_format = torch.contiguous_format
     gives: tuple[int, ...] = ()
+    takes: tuple[int, ...] = ()
 
 
 # Nanoseconds on one core of a Zen 4, forward and backward: for a multiplication in a dense kernel, and its other work
@@ -87,7 +92,8 @@ def _with_kernels(compact: CompactModel, example: Tensor, precision: Precision, 
     key = key_of(compact.model, masks, example, precision, layout)
     choice = known(key)
     if choice is None:
-        others = _alternatives(compact, sights, before, example, LIMITS[precision], innermost=innermost)
+        sets = [*_below(masks, sights, LIMITS[precision]), _faster(compact, sights, len(example), precision)]
+        others = _alternatives(compact, sights, before, example, sets, innermost=innermost)
         networks: dict[tuple[str, ...], CompactModel] = {(): compact, **others}
         if not others:
             return compact
@@ -109,20 +115,39 @@ def alternatives(
     masks = compact.masks or Masks({})
     with _watched(compact.model, masks, kernels=True) as sights:
         before = masked_outputs(compact.model, masks, probe_like(example))
-    return _alternatives(compact, sights, before, example, limits, innermost=True)
+    return _alternatives(compact, sights, before, example, _below(masks, sights, limits), innermost=True)
 
 
 def _alternatives(
-    compact: CompactModel, sights: Mapping[str, Sight], before: Tensor, example: Tensor, limits: Sequence[float], *,
-    innermost: bool,
+    compact: CompactModel, sights: Mapping[str, Sight], before: Tensor, example: Tensor,
+    sets: Sequence[tuple[str, ...]], *, innermost: bool,
 ) -> dict[tuple[str, ...], CompactModel]:  # fmt: skip
-    masks, networks = compact.masks or Masks({}), {}
-    for limit in limits:
-        names = tuple(name for name in sights if _density(masks[f"{name}.weight"]) <= limit)
+    """Networks in which the layers of one of ``sets`` are sparse, without those whose outputs differ."""
+    networks = {}
+    for names in dict.fromkeys(sets):
         found = _equal(compact, names, sights, before, example, innermost=innermost) if names else None
         if found is not None:
             networks[names] = found
     return networks
+
+
+def _below(masks: Masks, sights: Mapping[str, Sight], limits: Sequence[float]) -> list[tuple[str, ...]]:
+    """The layers of at most each density."""
+    return [tuple(name for name in sights if _density(masks[f"{name}.weight"]) <= limit) for limit in limits]
+
+
+def _faster(compact: CompactModel, sights: Mapping[str, Sight], batch: int, precision: Precision) -> tuple[str, ...]:
+    """The layers that are faster with their kept weights alone, each by itself and in its own layout."""
+    masks, names = compact.masks or Masks({}), []
+    for name, sight in sights.items():
+        layer = copy.deepcopy(cast("Layer", compact.model.get_submodule(name))).train()
+        sparse = PlanesLayer(layer, masks[f"{name}.weight"], None)
+        inputs = torch.zeros(sight.takes[0] * batch // 2, *sight.takes[1:], dtype=layer.weight.dtype)
+        images = inputs if inputs.dim() != 4 else inputs.contiguous(memory_format=sight.layout)
+        planes = inputs if inputs.dim() != 4 else from_planes(as_planes(inputs))
+        if gain((layer, sparse), (images, planes), precision) > 1:
+            names.append(name)
+    return tuple(names)
 
 
 def _equal(
@@ -207,12 +232,14 @@ def _watched(model: nn.Module, masks: Masks, *, kernels: bool) -> Iterator[dict[
     for name, module in _candidates(model, masks, kernels=kernels):
 
         def look(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, *, name: str = name) -> None:
-            sights[name] = Sight()
+            sights[name] = Sight(takes=tuple(inputs[0].shape))
             if isinstance(layer, nn.Conv2d):
                 # By strides: if a dimension is 1 both layouts apply, and later operations use the strides, too.
                 last = outputs.stride() == torch.empty_like(outputs, memory_format=torch.channels_last).stride()
                 layout = torch.channels_last if last else torch.contiguous_format
-                sights[name] = Sight(tuple(inputs[0].shape[2:]), layout, tuple(outputs.shape[2:]))
+                sights[name] = Sight(
+                    tuple(inputs[0].shape[2:]), layout, tuple(outputs.shape[2:]), tuple(inputs[0].shape)
+                )
 
         handles.append(module.register_forward_hook(look))
     try:
