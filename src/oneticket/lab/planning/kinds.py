@@ -40,8 +40,6 @@ def loss_of(train: AnySet) -> LossName:
 
 def written(recipe: Recipe, train: AnySet) -> Recipe:
     """``recipe`` without the loss and the metric that its data have anyway: both ways to write it are one cell."""
-    if not (recipe.loss or recipe.metric):
-        return recipe
     usual = loss_of(train)
     loss = msgspec.UNSET if recipe.loss == usual else recipe.loss
     metric = msgspec.UNSET if recipe.metric == LOSSES[usual].metric else recipe.metric
@@ -57,6 +55,8 @@ class WrittenRecipes:
 
     def of(self, recipe: Recipe, data: str) -> Recipe:
         """``recipe`` as it is written for the data set ``data``."""
+        if not (recipe.loss or recipe.metric):  # the kind of the data need not be known
+            return recipe
         if (recipe, data) not in self._known:
             self._known[recipe, data] = written(recipe, self._resolved.splits(data).train)
         return self._known[recipe, data]

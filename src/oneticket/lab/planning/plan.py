@@ -83,7 +83,6 @@ class _Planner:
         self._tickets: dict[tuple[str, Role, int, Search], list[TicketRef]] = {}
 
     def plan(self) -> Plan:
-        check_kinds(self.experiment, self.resolved)
         for spec in self.experiment.models:
             for number, transfer in enumerate(self.experiment.transfer):
                 self.resolved.check(spec, transfer, f"transfer[{number}]")
@@ -334,10 +333,11 @@ def make_plan(
     ------
     InputError
         For everything that would not work: data that is missing or damaged, classes that a data set lacks, a model
-        without a head, tickets that do not fit a target, densities below that of the last round, claims about what
-        no grid trains.
+        without a head, tickets that do not fit a target, densities below the last round's, claims no grid tests.
     """
-    return plan_of(ResolvedExperiment(experiment, folder, cache, code=code, packages=packages))
+    resolved = ResolvedExperiment(experiment, folder, cache, code=code, packages=packages)
+    check_kinds(experiment, resolved)
+    return plan_of(resolved)
 
 
 def plan_of(resolved: ResolvedExperiment) -> Plan:
