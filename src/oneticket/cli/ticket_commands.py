@@ -135,7 +135,7 @@ def transfer(
 
 @click.group()
 def ticket() -> None:
-    """Look into ticket files: show, verify, diff."""
+    """Ticket files: show, verify, diff; push, pull; export, import."""
 
 
 @ticket.command()
