@@ -37,20 +37,25 @@ COMMANDS = [
     "demo",
     "plan",
     "run",
+    "watch",
     "verify",
+    "paper",
     "results",
     "report",
     "figure",
     "power",
     "store",
+    "merge",
     "find",
     "transfer",
     "ticket",
+    "zoo",
     "trust",
     "bench",
     "statistics",
     "list",
     "doctor",
+    "completion",
 ]
 
 
@@ -425,8 +430,8 @@ def test_a_diverging_recipe_is_an_outcome_of_its_cells_and_of_no_others(call: An
 def test_list_shows_everything_that_can_be_named(call: Any) -> None:
     kinds = facts(call("list", "--json"))
     assert list(kinds) == [
-        "arm", "claim", "criterion", "allocation", "control", "draw", "norms", "rescaling", "method", "pre-training",
-        "model", "data source", "engine",
+        "arm", "claim", "reference", "criterion", "allocation", "control", "draw", "norms", "rescaling", "method",
+        "pre-training", "model", "data source", "engine",
     ]  # fmt: skip
     assert {entry["name"] for entry in kinds["arm"]} >= {"dense", "winning", "own", "random", "preserved", "erk"}
     assert {entry["name"] for entry in kinds["engine"]} >= {"local"}
