@@ -28,7 +28,7 @@ def variants() -> list[ModelSpec]:
     found = []
     for name in FACTORED:
         default: dict[str, object] = {"width": 0.1}
-        chosen = [{}] if name == "lenet-300-100" else [{"norm": norm} for norm in ("batch", "group", "none")]
+        chosen = [{}] if name in ("lenet-300-100", "mlp") else [{"norm": norm} for norm in ("batch", "group", "none")]
         if name.startswith("resnet"):
             chosen.append({"norm": "batch", "shortcut": "identity"})
         found += [ModelSpec(name=name, options=default | options) for options in chosen]

@@ -114,7 +114,7 @@ def test_facts_are_frozen_and_numbers_are_numbers(registry: Registry) -> None:
 
 def test_what_states_no_facts_says_so() -> None:
     assert {registry.kind for registry in EVERY if isinstance(registry.entries()[0].facts, NoFacts)} == {
-        "norms", "model", "data source", "engine"
+        "norms", "data source", "engine"
     }  # fmt: skip
     assert CRITERIA.entry("synflow").facts.rounds == 100
     assert RESCALINGS.entry("smup").facts.optimizers == ("adam", "adamw")

@@ -38,7 +38,7 @@ def test_steps_act_in_the_stated_order_whatever_the_order_of_the_keys() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (DataSpec(), "the origin is missing; expected exactly one of path, hub, builtin, images, from"),
+        (DataSpec(), "the origin is missing; expected exactly one of path, hub, builtin, images, text, table, from"),
         (DataSpec(path="a", hub="b"), "path and hub are all given"),
         (DataSpec(path="a", classes=()), "classes: .* out of range"),
         (DataSpec(path="a", per_class=0), "per_class: 0 is out of range"),
