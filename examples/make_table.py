@@ -1,6 +1,6 @@
 """Makes the table that table.toml reads: scikit-learn's measurements of 569 breast tumours, benign or malignant.
 
-    python examples/make_table.py              # into tumours.csv, beside the experiment file
+python examples/make_table.py              # into tumours.csv, beside the experiment file
 """
 
 from __future__ import annotations

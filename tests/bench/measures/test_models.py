@@ -25,14 +25,11 @@ CEILING = Ceiling(float32=2e11, bf16=4e11, copy=3e10)
 
 
 def test_every_built_in_model_is_profiled() -> None:
-    """But for those that take no images, and for transformers: the floor knows no attention."""
+    """But for transformers, whose attention the floor does not know, and mlp, which takes features."""
     built_in = {
-        entry.name
-        for entry in REGISTERED.entries()
-        if entry.function.__module__.startswith("oneticket.models.")
-        and (entry.facts.takes, entry.facts.draws) == ("images", "he-normal")
+        entry.name for entry in REGISTERED.entries() if entry.function.__module__.startswith("oneticket.models.")
     }
-    assert set(MODELS) == built_in
+    assert set(MODELS) == built_in - {"gpt", "vit", "mlp"}
     assert len(set(MODELS)) == len(MODELS)
 
 
