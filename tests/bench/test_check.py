@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from oneticket.bench.check import fallen, ratios, read_ratios, regressions, unmeasured, write_ratios
+from oneticket.bench.check import fallen, incomparable, ratios, read_ratios, regressions, unmeasured, write_ratios
 from oneticket.bench.machine import Machine
 from oneticket.bench.measures.ceiling import Ceiling
 from oneticket.bench.outcome import Outcome, absent, result
@@ -63,6 +63,18 @@ def test_one_calm_turn_of_each_is_enough_to_tell(disturbance: Any, slower: float
     found = ratios(disturbed(disturbance, ours=slower))
     assert found["lenet"] == pytest.approx({"reference": 4 / slower, "plain": 1.5 / slower})
     assert fallen(found, EXPECTED) == (["lenet"] if slower > 4 / 3 else [])
+
+
+def test_bf16_is_not_compared_where_it_is_not_faster() -> None:
+    """Some processors have the instructions and multiply bf16 slower than float32: the rivals are in float32."""
+    seconds = {"ours": [4.0] * TURNS, "reference": [4.0] * TURNS, "plain": [1.5] * TURNS}
+    expected = EXPECTED | {"lenet-bf16": EXPECTED["lenet"]}
+    both = outcome(measured("lenet", **seconds), measured("lenet-bf16", **seconds))
+    assert [line.partition(":")[0] for line in regressions(both, expected)] == ["lenet", "lenet-bf16"]
+    assert incomparable(both, expected) == []
+    slow = replace(both, ceiling=Ceiling(float32=1.15e11, bf16=6.6e10, copy=1e10))
+    assert [line.partition(":")[0] for line in regressions(slow, expected)] == ["lenet"]
+    assert incomparable(slow, expected) == ["lenet-bf16: bf16 is not faster here (66 GFLOP/s, 115 in float32)"]
 
 
 def test_medians_would_have_raised_a_false_alarm() -> None:

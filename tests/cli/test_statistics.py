@@ -54,7 +54,7 @@ def test_statistics_simulates_and_draws(call: Any, tmp_path: Path) -> None:
     assert told.count("| test split |") == 3
     assert told.count("\n| own |") == told.count("\n| shared |") == 3 * 12
     assert figure.read_bytes().startswith(b"<?xml")
-    assert call("statistics", "--images", "--tables", "100", "--format", "markdown").out.count("\n| ") == 7
+    assert call("statistics", "--images", "--tables", "100", "--format", "markdown").out.count("\n| ") == 2 + 6
     assert len(json.loads(call("statistics", "--images", "--tables", "100", "--format", "json").out)) == 30
 
 

@@ -95,7 +95,8 @@ def test_reasons_are_told(processor) -> None:  # type: ignore[no-untyped-def]
     """And the precision of the recipe stays what it is, also where it is the slower one."""
     processor(X86.format("avx512_bf16"))
     assert choice("bf16") == Choice("bf16", True, "avx512_bf16 multiplies it")
-    assert choice("float32") == Choice("float32", False, "bf16 would be faster here (avx512_bf16), with other numbers")
+    told = "bf16 may be faster here (avx512_bf16; `oneticket bench` measures it), with other numbers"
+    assert choice("float32") == Choice("float32", False, told)
     processor(X86.format(""))
     nothing = "nothing on cpu is known to multiply bfloat16 in hardware"
     assert choice("bf16") == Choice("bf16", False, f"{nothing}: slower than float32 here")

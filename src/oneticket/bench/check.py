@@ -61,7 +61,7 @@ def regressions(
     a CPU.
     """
     _check_kind(outcome, "--check")
-    found = ratios(outcome)
+    found = {row: now for row, now in ratios(outcome).items() if row not in _of_slow_bf16(outcome)}
     suspects = fallen(found, expected)
     if suspects and again is not None:
         found = ratios(again(suspects))
@@ -74,6 +74,21 @@ def unmeasured(outcome: Outcome, expected: Ratios) -> list[str]:
     return [
         f"{entry.row}: {entry.note}" for entry in outcome.results if entry.measured is None and entry.row in expected
     ]
+
+
+def incomparable(outcome: Outcome, expected: Ratios) -> list[str]:
+    """The rows whose expected ratio says nothing of this machine, each with the reason.
+
+    The expected ratios of bf16, against rivals in float32, are of a processor that multiplies bf16 faster. Some have the
+    instructions and multiply it slower.
+    """
+    speeds = f"{outcome.ceiling.bf16 / 1e9:.0f} GFLOP/s, {outcome.ceiling.float32 / 1e9:.0f} in float32"
+    return [f"{row}: bf16 is not faster here ({speeds})" for row in _of_slow_bf16(outcome) if row in expected]
+
+
+def _of_slow_bf16(outcome: Outcome) -> list[str]:
+    slow = outcome.ceiling.bf16 <= outcome.ceiling.float32
+    return [entry.row for entry in outcome.results if slow and entry.row.endswith("-bf16")]
 
 
 def read_ratios(path: Path = EXPECTED) -> dict[str, dict[str, float]]:

@@ -176,10 +176,10 @@ def _refuse_another_kind(option: str, given: set[str], values: dict[str, Any]) -
 
 def _check(outcome: Outcome, again: Again | None) -> int:
     """Say which rows have become slower; the exit code."""
-    from oneticket.bench.check import read_ratios, regressions, unmeasured
+    from oneticket.bench.check import incomparable, read_ratios, regressions, unmeasured
 
     expected = read_ratios()
-    for line in unmeasured(outcome, expected):
+    for line in [*unmeasured(outcome, expected), *incomparable(outcome, expected)]:
         _say(f"not compared: {line}")
 
     def once_more(rows: Sequence[str]) -> Outcome:

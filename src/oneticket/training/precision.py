@@ -50,7 +50,9 @@ def choice(precision: Precision, device: str = "cpu") -> Choice:
     if precision == "bf16":
         reason = f"{units} multiplies it" if units else f"{nothing}: slower than float32 here"
         return Choice(precision, bool(units), reason)
-    reason = f"bf16 would be faster here ({units}), with other numbers" if units else nothing
+    reason = (
+        f"bf16 may be faster here ({units}; `oneticket bench` measures it), with other numbers" if units else nothing
+    )
     return Choice(precision, not units, reason)
 
 
