@@ -79,8 +79,8 @@ def unmeasured(outcome: Outcome, expected: Ratios) -> list[str]:
 def incomparable(outcome: Outcome, expected: Ratios) -> list[str]:
     """The rows whose expected ratio says nothing of this machine, each with the reason.
 
-    The expected ratios of bf16, against rivals in float32, are of a processor that multiplies bf16 faster. Some have the
-    instructions and multiply it slower.
+    The expected ratios of bf16, against rivals in float32, are of a processor that multiplies bf16 faster. Some have
+    the instructions and multiply it slower.
     """
     speeds = f"{outcome.ceiling.bf16 / 1e9:.0f} GFLOP/s, {outcome.ceiling.float32 / 1e9:.0f} in float32"
     return [f"{row}: bf16 is not faster here ({speeds})" for row in _of_slow_bf16(outcome) if row in expected]
