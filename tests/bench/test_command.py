@@ -47,6 +47,7 @@ def call(tmp_path: Path, tiny: Workload, monkeypatch: pytest.MonkeyPatch, capsys
     return bench
 
 
+@pytest.mark.slow
 def test_a_run_tells_every_repetition(call: Call) -> None:
     code, out, error = call("--short", "--only", "lenet", "--only", "vgg19-sparse", "--repeats", "3", "--json")
     assert code == 0, error
@@ -177,6 +178,7 @@ def test_a_run_that_is_cut_off_keeps_what_was_measured(
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_runs_are_shown_together_the_later_one_before_the_earlier(call: Call, tmp_path: Path) -> None:
     for rows_of_it, file in (("lenet resnet20", "a.json"), ("lenet", "b.json")):
         only = [word for row in rows_of_it.split() for word in ("--only", row)]
@@ -190,6 +192,7 @@ def test_runs_are_shown_together_the_later_one_before_the_earlier(call: Call, tm
     assert both.profiles == {"lenet": second.profiles["lenet"], "resnet20": first.profiles["resnet20"]}
 
 
+@pytest.mark.slow
 def test_a_step_of_every_model_is_told_and_written(
     call: Call, tiny: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -312,6 +312,7 @@ def test_layers_that_took_the_plain_path_are_named(
     ]
 
 
+@pytest.mark.slow
 def test_what_an_earlier_version_trained_with_wrong_gradients_is_pointed_out(
     call: Any, tiny: Tiny, tmp_path: Path
 ) -> None:

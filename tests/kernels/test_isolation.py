@@ -99,6 +99,7 @@ def test_what_is_refused_is_a_fault() -> None:
     assert verdict.fault == "it is refused (no such kernel)"
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_the_same() -> None:
     trials = (trial(), trial("aten.not_there"), trial(width=9))
     first, second, third = judge_elsewhere(Job(trials, threads=2))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -225,6 +226,7 @@ def networks(draw: Any) -> tuple[tuple[int, int, int], list[Step]]:
     return shape, [*steps, Linear(width, draw(st.integers(1, 3)))]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(), st.sampled_from([0.15, 0.3, 0.5, 0.7, 0.9, 1.0]), st.integers(0, 2**31), st.booleans())
 def test_effective_masks_are_what_a_search_through_the_graph_finds(

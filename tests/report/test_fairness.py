@@ -27,6 +27,7 @@ def test_equal_steps_are_one_number_for_all_targets(table: list[Row]) -> None:
     assert sentence.startswith("On fashion@sgd, mnist@sgd each network had 1875 steps of its own; ")
 
 
+@pytest.mark.slow
 def test_others_are_named_with_theirs(table: list[Row], tmp_path: Path) -> None:
     (sentence,) = fairness(table)
     assert "other numbers of steps of their own: 2344 own, winning; 1875 dense, preserved, random;" in sentence

@@ -79,6 +79,7 @@ def test_every_file_of_the_contract_is_there_and_no_other(folder: Path) -> None:
     assert sorted(contents(folder)) == sorted(["report.html", *figures, *tables])
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_any_order_give_the_same_bytes(rows: list[Row], folder: Path, tmp_path: Path) -> None:
     write_report(random.Random(2).sample(rows, len(rows)), tmp_path)
     assert contents(tmp_path) == contents(folder)
@@ -183,6 +184,7 @@ def test_cautions_are_said_first_and_escaped(make_table: Make, tmp_path: Path) -
     assert shown.index("Caution: <b> was wrong Caution: so was c") < shown.index("Accuracies are on")
 
 
+@pytest.mark.slow
 def test_names_that_would_meet_or_leave_the_folder_get_files_of_their_own(make_table: Make, tmp_path: Path) -> None:
     targets = ["../../a@x", "A@x", "a@x", "数@据"]
     write_report(make_table(seeds=1, targets=targets, arms=["winning"], densities=[0.1]), tmp_path / "out")
@@ -193,6 +195,7 @@ def test_names_that_would_meet_or_leave_the_folder_get_files_of_their_own(make_t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.slow
 def test_several_experiments_each_have_their_section(make_table: Make, tmp_path: Path) -> None:
     rows = make_table(seeds=2, targets=["a@x"], arms=["winning"])
     text = write_report([*rows, *(row | {"experiment": "second", "cell": "2"} for row in rows)], tmp_path).read_text()

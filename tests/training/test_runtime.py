@@ -96,6 +96,7 @@ def measured() -> dict[str, int]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_large_memory_is_taken_anew_outside_and_kept_inside(measured: dict[str, int]) -> None:
     assert measured["kept"] < 1000 < 10_000 < measured["outside"]
 

@@ -67,6 +67,7 @@ def test_the_families_of_the_table_are_some_of_these() -> None:
     assert {*SHOWN} < {*FAMILIES, DATA}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [1.0, 0.2])
 def test_the_shares_of_a_profile_are_the_whole_step(tiny: Workload, density: float) -> None:
     found = families(tiny, replace(tiny, density=density).masks())
@@ -77,6 +78,7 @@ def test_the_shares_of_a_profile_are_the_whole_step(tiny: Workload, density: flo
     assert [entry.ms for entry in found] == sorted((entry.ms for entry in found), reverse=True)
 
 
+@pytest.mark.slow
 def test_milliseconds_are_those_of_one_step(tiny: Workload) -> None:
     """Of steps that wait for their data, so that other things that the machine does matter little."""
     waiting, slept = 0.05, []

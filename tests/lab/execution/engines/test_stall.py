@@ -102,6 +102,7 @@ def test_a_hanging_worker_fails_its_cell_with_its_stack_and_others_go_on(
     assert "hang_here" in (store.root / "failures" / f"{cell}.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hung_once_is_tried_again(lab: Any) -> None:
     plan, store, heard = hanging(lab, kind="deadlock", once=str(lab.folder / "seen")), lab.store(), Heard()
     summary = lab.run(plan, store, LocalEngine(), 2, listener=heard, patience=SOON)
