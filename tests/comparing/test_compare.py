@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,18 @@ def test_what_cant_work_is_refused_before_the_first_training(changed: dict[str, 
         compared(on_training=lambda number, of, label: trained.append(label), **changed)
     assert "transfer[0]" not in str(error.value)
     assert not trained
+
+
+def test_of_text_it_judges_the_next_token(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.txt").write_text(f"the cat sat on mat {number}. " * 20, encoding="utf-8")
+    train_set, test_set = ot.data.text(tmp_path, window=8, test=0.25)
+
+    def gpt() -> nn.Module:
+        spec, seed = ModelSpec(name="gpt", options={"width": 8, "depth": 1, "heads": 2}), int(torch.randint(99, ()))
+        return build(spec, input_shape=(8,), classes=256, seed=seed, tokens=True)
+
+    recipe = ot.Recipe.adam(epochs=1, lr=0.01, batch_size=32)
+    found = ot.compare(gpt, train_set, test_set, recipe=recipe, densities=[0.5], seeds=2, rounds=1)
+    assert [row["arm"] for row in found.table] == ["dense", "winning", "random"] * 2
+    assert all(row["test_loss"] < math.log(256) for row in found.table)

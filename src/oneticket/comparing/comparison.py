@@ -166,7 +166,7 @@ def compare(
     for word in search:
         if word not in SearchOptions.__annotations__:
             raise unknown("option", word, SearchOptions.__annotations__)
-    objective = Objective(loss, metric, label_smoothing=recipe.label_smoothing)
+    objective = Objective.of(train_set, recipe, loss, metric)
     if runtime is None:
         runtime = Runtime(device=str(device))
     _refuse_unjudged(objective, runtime)
