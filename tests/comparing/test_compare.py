@@ -205,7 +205,7 @@ def test_of_text_it_judges_the_next_token(tmp_path: Path) -> None:
         spec, seed = ModelSpec(name="gpt", options={"width": 8, "depth": 1, "heads": 2}), int(torch.randint(99, ()))
         return build(spec, input_shape=(8,), classes=256, seed=seed, tokens=True)
 
-    recipe = ot.Recipe.adam(epochs=1, lr=0.01, batch_size=32)
+    recipe = ot.Recipe.adam(epochs=2, lr=0.01, batch_size=32)
     found = ot.compare(gpt, train_set, test_set, recipe=recipe, densities=[0.5], seeds=2, rounds=1)
     assert [row["arm"] for row in found.table] == ["dense", "winning", "random"] * 2
     assert all(row["test_loss"] < math.log(256) for row in found.table)
