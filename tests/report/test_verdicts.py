@@ -87,10 +87,18 @@ def page(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_the_page_begins_with_the_verdicts(page: str) -> None:
     assert page.index("What was claimed") < page.index("<figure>")
-    assert 'class="verdict supported"' in page
-    assert 'class="verdict contradicted"' in page
+    assert 'class="folded verdict supported" open>' in page
+    assert 'class="folded verdict contradicted" open>' in page
+    assert "Of 2 claims 1 is supported, 1 is contradicted." in page
     assert "Winning &lt;b&gt;wins&lt;/b&gt; &amp; more." in page
     assert "taken out of the file:</i> Old." in page
+
+
+def test_many_claims_are_folded_to_a_sentence_each(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    small = [row for row in rows if row["target"] == "fashion" and row["seed"] < 2]
+    page = write_report(small, tmp_path, verdicts=[verdict(place("here", GOOD))] * 4).read_text("utf-8")
+    assert page.count('class="folded verdict supported">\n<summary><b>Supported.</b>') == 4
+    assert "Of 4 claims 4 are supported." in page
 
 
 def test_a_page_without_claims_has_no_place_for_them(tmp_path: Path, rows: list[dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from oneticket.report.provenance import Provenance
 from oneticket.report.reading import reading
 from oneticket.report.tables import COLUMNS, Row, SummaryRow, checked, costs, group_of, summary
 from oneticket.report.tuning import alike, at_edge, tuning_table
-from oneticket.report.verdicts import RULE, told
+from oneticket.report.verdicts import RULE, claims_tally, told
 from oneticket.report.writers import comparisons_csv, results_csv, summary_csv, summary_latex, write
 from oneticket.verdicts import Verdict
 from oneticket.version import __version__
@@ -144,7 +144,13 @@ def write_report(
     write(out / "tables" / "comparisons.csv", comparisons_csv(comparisons(table, against, correct=correct)))
     write(out / "tables" / "summary.tex", summary_latex(short))
     page = out / "report.html"
-    told_first = {"verdicts": told(verdicts), "withdrawn": withdrawn, "rule": RULE, "cautions": cautions}
+    told_first = {
+        "verdicts": told(verdicts),
+        "withdrawn": withdrawn,
+        "rule": RULE,
+        "tally": claims_tally(verdicts),
+        "cautions": cautions,
+    }
     drawn = (drawings.of_everything(), spent)
     write(page, _page(title or _title(table), table, short, sections, drawn, told_first, provenance))
     return page

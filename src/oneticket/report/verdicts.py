@@ -21,7 +21,7 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Told:
-    """A verdict as the page and the terminal show it; ``lines`` are its places."""
+    """A verdict as the page and the terminal show it; ``lines`` are its places, ``late`` is among its ``notes``."""
 
     word: str
     says: str
@@ -29,6 +29,7 @@ class Told:
     experiment: str
     lines: tuple[str, ...]
     notes: tuple[str, ...]
+    late: str = ""
 
     @property
     def kind(self) -> str:
@@ -40,6 +41,15 @@ def told(verdicts: Sequence[Verdict], *, every: bool = False) -> list[Told]:
     """The verdicts in words; with ``every`` place of each, else those that matter where there are many."""
     several = len({verdict.question.experiment for verdict in verdicts}) > 1
     return [_told(verdict, several, every) for verdict in verdicts]
+
+
+def claims_tally(verdicts: Sequence[Verdict]) -> str:
+    """How many claims came out how, in a sentence: ``Of 8 claims 1 is supported, 2 are contradicted, …``."""
+    found = []
+    for word in ("supported", "contradicted", "not decided"):
+        if count := sum(verdict.word == word for verdict in verdicts):
+            found.append(f"{count} {'is' if count == 1 else 'are'} {word}")
+    return f"Of {len(verdicts)} claims {', '.join(found)}."
 
 
 def as_lines(verdicts: Sequence[Verdict], *, every: bool = False) -> list[str]:
@@ -74,7 +84,7 @@ def _told(verdict: Verdict, several: bool, every: bool) -> Told:
     if count > 1 and not verdict.lacks:
         asks += f", shown at {sum(test.outcome == 'shown' for test in verdict.tests)}"
     experiment = question.experiment if several else ""
-    return Told(verdict.word, question.says, asks, experiment, tuple(lines), tuple(notes))
+    return Told(verdict.word, question.says, asks, experiment, tuple(lines), tuple(notes), question.late)
 
 
 def _chosen(verdict: Verdict, every: bool) -> tuple[list[Tested], int]:
