@@ -29,7 +29,7 @@ PLACES = {"oneticket"}
     ids=["criteria", "allocations", "rescalings", "arms"],
 )
 def test_literals_are_the_words_of_the_registries(choice: Any, words: list[str]) -> None:
-    """Words that other tests register are no part of oneticket; a new criterion takes a word in `words.py`."""
+    """Words that other tests register are not a part of oneticket; a new criterion takes a word in `words.py`."""
     known = set(get_args(choice))
     assert known <= set(words)
     assert {word for word in words if _is_ours(word, choice)} == known

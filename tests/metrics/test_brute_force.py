@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -62,13 +63,13 @@ def _closure(starts: Iterable[Node], edges: Iterable[tuple[int, int]]) -> set[No
 
 
 # -- layers, each as a module and as a graph --------------------------------------------------------------------------
-class Step:
+class Step(ABC):
     """A layer: ``module`` for torch, ``draw`` for the graph."""
 
     module: nn.Module
 
-    def draw(self, graph: Graph, grid: Grid, name: str) -> Grid:
-        raise NotImplementedError
+    @abstractmethod
+    def draw(self, graph: Graph, grid: Grid, name: str) -> Grid: ...
 
 
 class Convolution(Step):

@@ -141,7 +141,7 @@ def test_unknown_names_list_the_nearest() -> None:
 def test_a_hub_that_is_out_of_reach(folder) -> None:
     error = refusal("transformers:google/vit-base", folder=folder)
     assert error.what == (
-        "there is no folder 'google/vit-base' with a config.json, and the hub gives none: "
+        "'google/vit-base' is not a folder with a config.json, and the hub does not give one: "
         "OSError: We couldn't connect to the hub"
     )
     assert "needs no network" in error.expected

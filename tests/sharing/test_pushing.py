@@ -123,7 +123,7 @@ def test_from_a_web_server_a_ticket_is_pulled_and_nothing_is_pushed(server: str,
     web = place_of(f"{server}/zoo/")
     assert pull(web).data == ticket.read_bytes()
     assert pull(place_of(server), file="small.safetensors").entry is None
-    with pytest.raises(TicketError, match="there are no shared tickets"):
+    with pytest.raises(TicketError, match="it holds no shared tickets"):
         pull(place_of(f"{server}/nothing"))
     with pytest.raises(InputError, match="a web server is only read"):
         push(ticket, web)

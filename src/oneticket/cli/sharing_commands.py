@@ -165,7 +165,7 @@ def _known(place: Place) -> Place:
 
     if read_index(place) is None:
         raise InputError(
-            "there are no shared tickets", where=place.where, expected="--from a place with an index.json; `make zoo`"
+            "it holds no shared tickets", where=place.where, expected="--from a place with an index.json; `make zoo`"
         )
     return place
 

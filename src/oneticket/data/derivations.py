@@ -67,7 +67,7 @@ class Derivation(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_f
 
     def apply(self, view: View) -> View:
         """``view`` after this derivation."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a msgspec.Struct can't be an ABC besides, their metaclasses conflict
 
     def pixels(self, images: Tensor) -> Tensor:
         """The pixels after this derivation, uint8 [N, C, H, W]; most derivations do not change them."""

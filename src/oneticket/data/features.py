@@ -34,7 +34,7 @@ Columns: TypeAlias = dict[str, Column]
 
 
 def existing_file(file: Path) -> Path:
-    """``file``; InputError with the nearest name if there is no such file."""
+    """``file``; InputError with the nearest name if it does not exist."""
     if not file.exists():
         beside = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
         raise InputError(f"the file {file} does not exist", nearest=nearest(file.name, beside))

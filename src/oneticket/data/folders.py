@@ -42,7 +42,7 @@ class Labelled(NamedTuple):
 def pictures_to_part(home: Path, left: list[Left]) -> tuple[list[str], list[Labelled]]:
     """Classes and pictures of a folder of CLASS/FILE that is not parted into train and test.
 
-    Raises InputError as :func:`classes_of` and :func:`pictures_of` do, and where there is no class.
+    Raises InputError as :func:`classes_of` and :func:`pictures_of` do, and for a folder without a class.
     """
     classes = sorted(_class_folders(home, left), key=in_order)
     if not classes:

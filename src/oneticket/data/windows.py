@@ -24,8 +24,8 @@ WINDOW, TEST = 128, 0.1
 def files_of(home: Path, patterns: Sequence[str], left: list[Left]) -> list[Path]:
     """The files of a folder and its sub-folders whose names fit one of ``patterns``, or all without patterns, by path.
 
-    Raises InputError for a pipe or a device, for a link to a folder, and where there is no such file. What is left out
-    is added to ``left``.
+    Raises InputError for a pipe or a device, for a link to a folder, and for a file that does not exist. What is left
+    out is added to ``left``.
     """
     found: list[Path] = []
 

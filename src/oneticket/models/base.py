@@ -95,7 +95,7 @@ def build(
     Raises
     ------
     InputError
-        When there is no such network, when it takes another kind of input, when it refuses its options, or when its
+        When the network does not exist, when it takes another kind of input, when it refuses its options, or when its
         output for two samples does not have the shape (2, classes), of tokens (2, T, classes).
     """
     with _located(spec):

@@ -143,7 +143,7 @@ def _config(transformers: ModuleType, place: str, options: dict[str, Any]) -> An
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise InputError(
-            f"there is no folder '{place}' with a config.json, and the hub gives none: {reason}",
+            f"'{place}' is not a folder with a config.json, and the hub does not give one: {reason}",
             expected="a folder with a config.json, which needs no network, or the id of a model at a hub in reach",
         ) from error
     if unused:

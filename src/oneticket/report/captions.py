@@ -72,9 +72,7 @@ def compute(found: Sequence[Spent], title: str) -> str:
 
 def _bars(rows: Sequence[SummaryRow], bars: str) -> str:
     counts = [row.accuracy.n for row in rows]
-    return (
-        f"{bars} over seeds ({n_of(counts)})" if max(counts, default=0) > 1 else "One seed, so there are no intervals"
-    )
+    return f"{bars} over seeds ({n_of(counts)})" if max(counts, default=0) > 1 else "One seed, so without intervals"
 
 
 def _most(rows: Sequence[SummaryRow]) -> int:

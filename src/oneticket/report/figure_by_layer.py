@@ -169,5 +169,5 @@ def _finish(figure: Figure, axes: Sequence[Axes], lines: Lines, columns: Columns
 
 def _bars(lines: Lines) -> str:
     if lines.seeds < 2:
-        return "One seed, so there are no intervals."
+        return "One seed, so without intervals."
     return "Points are means over seeds, bars their 95 % intervals."

@@ -37,7 +37,7 @@ def draw_learning(rows: Sequence[Row], columns: Columns = 2) -> Drawn:
     told = f"Training loss {'and validation accuracy ' if judged else ''}against optimiser steps, {lines.about()}. "
     told += "Lines are means over seeds, bands their 95 % intervals." if lines.seeds > 1 else "One seed: no intervals."
     if not judged:
-        told += " Without a validation split there is no validation accuracy."
+        told += " Validation accuracies need a validation split."
     return Drawn(figure, f"{told} Rewound networks begin at the step of W_k.")
 
 

@@ -118,4 +118,4 @@ def _refuse_other_names(contents: Contents, model: nn.Module) -> None:
             raise InputError(f"{name}: {shapes}", where="import", expected="the network that was pruned")
     if lacking := [n for n in known if n not in contents.rest and not n.endswith("num_batches_tracked")]:
         listed = ", ".join(lacking[:_SHOWN])
-        raise InputError(f"there are no values for {listed}", where="import", expected="a whole state dict")
+        raise InputError(f"values are missing for {listed}", where="import", expected="a whole state dict")

@@ -90,7 +90,7 @@ def stem_of(file: str | os.PathLike[str]) -> str:
 
 
 def read_index(place: Place) -> Index | None:
-    """The index of a place, None where there is none.
+    """The index of a place, None for a place without an index.
 
     Raises TooNewTicket for one of a later version, and ForeignFile for a file that is not such an index, or that names
     files outside of the place.

@@ -43,7 +43,7 @@ def pull(place: Place, *, name: str | None = None, file: str | None = None, sha2
     Raises
     ------
     InputError
-        When there is no such ticket.
+        When the place does not list the ticket.
     DamagedTicket
         When the file does not agree with the index, with ``sha256`` or with its own checksum.
     TicketError
@@ -54,7 +54,7 @@ def pull(place: Place, *, name: str | None = None, file: str | None = None, sha2
         index = read_index(place)
         if index is None:
             expected = f"{NAME}, which `oneticket ticket push` writes, or the address of a ticket file"
-            raise TicketError("there are no shared tickets", where=place.where, expected=expected)
+            raise TicketError("it holds no shared tickets", where=place.where, expected=expected)
         entry = index.entry(name, place.where)
         file = entry.file
     where = f"{place.where}/{file}"

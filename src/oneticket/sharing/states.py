@@ -20,7 +20,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a file by name: safetensors, or what ``torch.save`` wrote, read with ``weights_only=True``.
 
     A state dict under ``state_dict``, ``model_state_dict``, ``model``, ``net`` or ``weights`` of a checkpoint is found;
-    what is no tensor is left out.
+    what is not a tensor is left out.
 
     Raises
     ------

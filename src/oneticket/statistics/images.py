@@ -219,7 +219,7 @@ def interquartile_mean(
     """
     groups = [np.asarray(list(found), dtype=np.float64) for found in values.values() if len(found)]
     if not groups:
-        raise InputError("there are no values", where="interquartile_mean", expected="at least one number")
+        raise InputError("values are missing", where="interquartile_mean", expected="at least one number")
     everything = np.concatenate(groups)
     if not np.isfinite(everything).all():
         raise InputError("a value is not finite", where="interquartile_mean", expected="finite numbers")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oneticket.lab.planning.plan import Plan
 
 PATIENCE = 60.0
-"""Seconds without a cell written after which, at the end of a run, a tracker is no longer waited for."""
+"""Seconds without a cell written after which, at the end of a run, the run stops waiting for a tracker."""
 
 
 def tracked(shown: RunListener, trackers: Sequence[Tracker], store: Store) -> RunListener:

@@ -41,7 +41,7 @@ def estimated_seconds(
     """Seconds of one worker for all cells of ``plan`` that ``store`` lacks.
 
     For each kind of training (network, data, recipe), the time of a step comes from the plan's finished cells of that
-    kind with the nearest density; if there are none, it is measured on a few steps of the dense network.
+    kind with the nearest density; before the first is finished, it is measured on a few steps of the dense network.
     """
     lacking = missing(plan, store)
     known = _known(plan, store, lacking) if store is not None and lacking else {}

@@ -76,7 +76,7 @@ def _check_recipe(recipe: Recipe, train: AnySet, role: str, where: str) -> None:
 
 
 def _check_criteria(experiment: Experiment, grid: Grid, role: str, where: str) -> None:
-    """Refuse criteria that look at classes: of tokens there are none."""
+    """Refuse criteria that look at classes: tokens do not have any."""
     searched = {experiment.search_of(name).criterion: f"the search of {name}" for name in grid.arms}
     masks = {arm.mask: name for name, arm in experiment.arms().items() if name in grid.arms and arm.mask in CRITERIA}
     for criterion, name in {**searched, **masks}.items():

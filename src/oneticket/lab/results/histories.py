@@ -19,22 +19,7 @@ recipe, also where the network was rewound; losses are in nats, accuracies fract
 def histories(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for each epoch of each network; of a training that diverged, the epochs that it finished.
 
-    Parameters
-    ----------
-    store : Store
-        The store with the finished cells.
-    rows : Iterable[Mapping[str, Any]]
-        Rows of its tidy table.
-
-    Returns
-    -------
-    list of dict
-        Rows of :data:`COLUMNS`.
-
-    Raises
-    ------
-    InputError
-        For a damaged cell.
+    Parameters and errors are those of :func:`oneticket.lab.results.layers.layers`, rows those of :data:`COLUMNS`.
     """
     found = []
     for row in rows:

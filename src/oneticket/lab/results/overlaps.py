@@ -26,22 +26,7 @@ def overlaps(store: Store, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, 
     Dense networks are left out, and networks whose training diverged; of an arm and a source, the first rescaling
     counts, since rescaling leaves masks alone.
 
-    Parameters
-    ----------
-    store : Store
-        The store with the finished cells.
-    rows : Iterable[Mapping[str, Any]]
-        Rows of its tidy table.
-
-    Returns
-    -------
-    list of dict
-        Rows of :data:`COLUMNS`.
-
-    Raises
-    ------
-    InputError
-        For a damaged cell.
+    Parameters and errors are those of :func:`oneticket.lab.results.layers.layers`, rows those of :data:`COLUMNS`.
     """
     places: dict[tuple[Any, ...], dict[tuple[Any, ...], Mapping[str, Any]]] = {}
     for row in rows:

@@ -87,7 +87,8 @@ def compact(model: nn.Module, example: Tensor, *, compute: Compute = "measured")
 
     Raises
     ------
-    InputError : no weight is exactly zero; the network can't be copied; sparse layers are demanded, and there are none.
+    InputError : no weight is exactly zero; the network can't be copied; sparse layers are demanded, and no layer
+        can be sparse.
 
     Examples
     --------
